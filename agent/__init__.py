@@ -1,0 +1,1 @@
+"""The agent: makes one host match its peer map."""

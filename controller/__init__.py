@@ -1,0 +1,1 @@
+"""The controller: who is in, and who sees whom."""

@@ -1,0 +1,181 @@
+"""What the parts talk about: frozen values, no I/O.
+
+A network has members; a member is a Node (who it is, signed when it changes) with
+NodeEndpoints (where it is, signed apart because that changes often). What one agent gets to see
+is its PeerMap: signed items under keys, at a revision, with a digest.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Self
+
+Address = IPv4Address | IPv6Address
+Range = IPv4Network | IPv6Network
+
+NETWORK_KEY = "network"
+
+
+class Mode(IntEnum):
+    """How packets between nodes of a network travel. The numbers are those of mesh.proto."""
+
+    PLAIN = 1
+    SEALED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a node can be reached on the underlay (UDP)."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One overlay: its ranges and how it carries packets."""
+
+    name: str
+    number: int
+    ranges: tuple[Range, ...]
+    mode: Mode = Mode.PLAIN
+    mtu: int = 0
+    serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A member: identity and what belongs to it. Signed by the mesh root."""
+
+    id: str
+    network: str
+    name: str
+    public_key: bytes
+    addresses: tuple[Address, ...]
+    routes: tuple[Range, ...] = ()
+    tags: tuple[str, ...] = ()
+    serial: int = 0
+    not_after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEndpoints:
+    """Where a member is, best first. Signed by the mesh root, apart from the Node."""
+
+    node_id: str
+    network: str
+    endpoints: tuple[Endpoint, ...]
+    serial: int = 0
+
+
+Record = Network | Node | NodeEndpoints
+
+
+def node_key(node_id: str) -> str:
+    """Return the peer map key of a node's record."""
+    return f"node/{node_id}"
+
+
+def endpoints_key(node_id: str) -> str:
+    """Return the peer map key of a node's endpoints."""
+    return f"endpoints/{node_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something an agent could not use or do, by name."""
+
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A fingerprint of a set of items that is updated in O(1) per change.
+
+    The sum modulo 2^256 of SHA-256(key, 0, value) over the items: the order of arrival does not
+    matter, and adding then removing an item gives back the old digest. It proves convergence
+    between parties that mean well; it is no defence against forgery, the signatures are.
+    """
+
+    value: int = 0
+
+    @staticmethod
+    def _term(key: str, value: bytes) -> int:
+        return int.from_bytes(hashlib.sha256(key.encode() + b"\0" + value).digest())
+
+    def add(self, key: str, value: bytes) -> Self:
+        """Return the digest of the set with the item in it."""
+        return type(self)((self.value + self._term(key, value)) % (1 << 256))
+
+    def remove(self, key: str, value: bytes) -> Self:
+        """Return the digest of the set without the item."""
+        return type(self)((self.value - self._term(key, value)) % (1 << 256))
+
+    @classmethod
+    def of(cls, items: Mapping[str, bytes]) -> Self:
+        """Return the digest of a whole set."""
+        return cls(sum(cls._term(key, value) for key, value in items.items()) % (1 << 256))
+
+    def to_bytes(self) -> bytes:
+        """Return the 32 bytes that travel."""
+        return self.value.to_bytes(32)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what travelled."""
+        return cls(int.from_bytes(data))
+
+
+@dataclass(frozen=True, slots=True)
+class MapItems:
+    """A peer map as it travels and is stored: key -> encoded Signed, nothing verified yet."""
+
+    revision: int = 0
+    items: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another member as this host sees it: who and where."""
+
+    node: Node
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMap:
+    """One agent's verified view of its network."""
+
+    revision: int
+    network: Network
+    me: Node
+    peers: tuple[Peer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FastpathPeer:
+    """A peer as the fastpath needs it."""
+
+    id: str
+    name: str
+    prefixes: tuple[Range, ...]
+    endpoints: tuple[Endpoint, ...]
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class FastpathState:
+    """The whole desired state of the fastpath process."""
+
+    revision: int
+    tun: str
+    mtu: int
+    network_number: int
+    port: int
+    peers: tuple[FastpathPeer, ...]

@@ -1,0 +1,89 @@
+"""What both ends of every gRPC connection share: settings, and errors that keep their class."""
+
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from overmesh import errors
+from overmesh.errors import OvermeshError
+
+# Name that every controller certificate carries, whatever host it runs on: the Python API has no
+# hook to verify names, so clients override the expected one with this.
+CONTROLLER_NAME = "controller.overmesh"
+
+# The ping timeout is its own setting: without it a frozen peer is noticed after a minute, not
+# after keepalive_timeout_ms (measured, gRPC 1.85).
+KEEPALIVE: list[tuple[str, Any]] = [
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+MESSAGE_LIMIT: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+]
+
+_STATUS = {
+    errors.UsageError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.TokenError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.RemovedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.CloneError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.ExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.NameTakenError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.PoolExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.UnreachableError: grpc.StatusCode.UNAVAILABLE,
+}
+
+# CANCELLED too: a server past its limit of pending requests ends calls that way.
+_NO_ANSWER = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
+
+
+def status_of(error: OvermeshError) -> grpc.StatusCode:
+    """Return the gRPC status under which an error travels."""
+    for cls in type(error).__mro__:
+        if cls in _STATUS:
+            return _STATUS[cls]
+    return grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: OvermeshError) -> NoReturn:
+    """End a call with the error, so that the caller can raise the same class (see `raised`)."""
+    await context.abort(
+        status_of(error),
+        error.cause,
+        (("overmesh-error", type(error).__name__), ("overmesh-fix-bin", error.fix.encode())),
+    )
+
+
+def raised(error: grpc.aio.AioRpcError, peer: str) -> OvermeshError:
+    """Translate what a gRPC call raised into the tree of overmesh/errors.py.
+
+    Args:
+        error: from the call.
+        peer: what was being talked to, for the message ("controller at 192.0.2.1:7443").
+
+    """
+    metadata = {str(key): value for key, value in (error.trailing_metadata() or ())}
+    cls = getattr(errors, str(metadata.get("overmesh-error", "")), None)
+    if isinstance(cls, type) and issubclass(cls, OvermeshError):
+        fix = metadata.get("overmesh-fix-bin", b"")
+        return cls(error.details() or "", fix.decode() if isinstance(fix, bytes) else fix)
+    if error.code() in (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+    ):
+        return errors.UnreachableError(
+            f"{peer} does not answer: {error.details()}", "check that it runs and that the address is right"
+        )
+    return errors.MeshError(f"{peer} failed: {error.code().name} {error.details()}")

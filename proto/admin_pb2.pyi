@@ -1,0 +1,226 @@
+from overmesh.proto import mesh_pb2 as _mesh_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CreateTokenRequest(_message.Message):
+    __slots__ = ("network", "ttl_seconds", "uses", "tags")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    ttl_seconds: int
+    uses: int
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, network: _Optional[str] = ..., ttl_seconds: _Optional[int] = ..., uses: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CreateTokenReply(_message.Message):
+    __slots__ = ("token", "secret_token", "join_line")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SECRET_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    JOIN_LINE_FIELD_NUMBER: _ClassVar[int]
+    token: Token
+    secret_token: str
+    join_line: str
+    def __init__(self, token: _Optional[_Union[Token, _Mapping]] = ..., secret_token: _Optional[str] = ..., join_line: _Optional[str] = ...) -> None: ...
+
+class Token(_message.Message):
+    __slots__ = ("id", "network", "expires", "uses_left", "unlimited", "revoked", "tags", "created")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    USES_LEFT_FIELD_NUMBER: _ClassVar[int]
+    UNLIMITED_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    network: str
+    expires: int
+    uses_left: int
+    unlimited: bool
+    revoked: bool
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    created: int
+    def __init__(self, id: _Optional[str] = ..., network: _Optional[str] = ..., expires: _Optional[int] = ..., uses_left: _Optional[int] = ..., unlimited: _Optional[bool] = ..., revoked: _Optional[bool] = ..., tags: _Optional[_Iterable[str]] = ..., created: _Optional[int] = ...) -> None: ...
+
+class ListTokensRequest(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    def __init__(self, network: _Optional[str] = ...) -> None: ...
+
+class ListTokensReply(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[Token]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[Token, _Mapping]]] = ...) -> None: ...
+
+class RevokeTokenRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class RevokeTokenReply(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("id", "name", "network", "public_key", "addresses", "routes", "tags", "serial", "not_after", "endpoints", "online", "last_seen", "acked_revision", "in_step", "backend", "backend_reason", "mtu", "version", "problems")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    ONLINE_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
+    ACKED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    IN_STEP_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_REASON_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    network: str
+    public_key: bytes
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    routes: _containers.RepeatedScalarFieldContainer[str]
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    serial: int
+    not_after: int
+    endpoints: _containers.RepeatedCompositeFieldContainer[_mesh_pb2.Endpoint]
+    online: bool
+    last_seen: int
+    acked_revision: int
+    in_step: bool
+    backend: str
+    backend_reason: str
+    mtu: int
+    version: str
+    problems: _containers.RepeatedCompositeFieldContainer[_mesh_pb2.Problem]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., network: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., online: _Optional[bool] = ..., last_seen: _Optional[int] = ..., acked_revision: _Optional[int] = ..., in_step: _Optional[bool] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ...) -> None: ...
+
+class ListNodesRequest(_message.Message):
+    __slots__ = ("network", "node")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    node: str
+    def __init__(self, network: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
+
+class ListNodesReply(_message.Message):
+    __slots__ = ("nodes", "revision")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    revision: int
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class RemoveNodeRequest(_message.Message):
+    __slots__ = ("network", "node")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    node: str
+    def __init__(self, network: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
+
+class RemoveNodeReply(_message.Message):
+    __slots__ = ("node", "revision")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    node: Node
+    revision: int
+    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class Network(_message.Message):
+    __slots__ = ("name", "number", "ranges", "mode", "mtu", "revision", "nodes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    number: int
+    ranges: _containers.RepeatedScalarFieldContainer[str]
+    mode: _mesh_pb2.Mode
+    mtu: int
+    revision: int
+    nodes: int
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[int] = ..., ranges: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., mtu: _Optional[int] = ..., revision: _Optional[int] = ..., nodes: _Optional[int] = ...) -> None: ...
+
+class CreateNetworkRequest(_message.Message):
+    __slots__ = ("name", "ranges", "mode", "mtu")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    ranges: _containers.RepeatedScalarFieldContainer[str]
+    mode: _mesh_pb2.Mode
+    mtu: int
+    def __init__(self, name: _Optional[str] = ..., ranges: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., mtu: _Optional[int] = ...) -> None: ...
+
+class CreateNetworkReply(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: Network
+    def __init__(self, network: _Optional[_Union[Network, _Mapping]] = ...) -> None: ...
+
+class ListNetworksRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListNetworksReply(_message.Message):
+    __slots__ = ("networks",)
+    NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    networks: _containers.RepeatedCompositeFieldContainer[Network]
+    def __init__(self, networks: _Optional[_Iterable[_Union[Network, _Mapping]]] = ...) -> None: ...
+
+class WaitRequest(_message.Message):
+    __slots__ = ("network", "revision", "timeout_ms")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    revision: int
+    timeout_ms: int
+    def __init__(self, network: _Optional[str] = ..., revision: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class WaitReply(_message.Message):
+    __slots__ = ("converged", "revision", "agents", "behind")
+    CONVERGED_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
+    converged: bool
+    revision: int
+    agents: int
+    behind: _containers.RepeatedCompositeFieldContainer[Behind]
+    def __init__(self, converged: _Optional[bool] = ..., revision: _Optional[int] = ..., agents: _Optional[int] = ..., behind: _Optional[_Iterable[_Union[Behind, _Mapping]]] = ...) -> None: ...
+
+class Behind(_message.Message):
+    __slots__ = ("name", "acked_revision", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACKED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    acked_revision: int
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., acked_revision: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
