@@ -1,0 +1,56 @@
+# Each target runs on a fresh clone by itself.
+
+BIN := .venv/bin
+FASTPATH := fastpath/target/release/overmesh-fastpath
+RUST := --manifest-path fastpath/Cargo.toml
+
+.PHONY: help setup demo test check bench clean
+
+help:
+	@echo "make demo    three hosts, one mesh, on this machine, in a minute (HOLD=1 leaves it up)"
+	@echo "make test    all tests"
+	@echo "make check   formatting, lints, types, generated code"
+	@echo "make bench   side by side with its peers"
+	@echo "make setup   what the others need, by itself"
+	@echo "make clean   back to a fresh clone"
+
+setup: .venv/ready $(FASTPATH)
+	@scripts/setup test
+
+demo: .venv/ready $(FASTPATH)
+	@scripts/setup run
+	@$(BIN)/python -m tests.netns.demo
+
+test: setup
+	cargo test --locked --quiet $(RUST)
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	@scripts/setup run
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	cargo fmt --check $(RUST)
+	cargo clippy --locked --quiet --all-targets $(RUST) -- -D warnings
+	scripts/generate --check
+	$(BIN)/python -m pytest -q tests/unit/test_imports.py
+
+bench: .venv/ready $(FASTPATH)
+	@scripts/setup bench
+	$(BIN)/python -m benchmarks.overlay
+
+clean:
+	rm -rf .venv fastpath/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/ready: requirements/dev.txt pyproject.toml scripts/python
+	rm -rf .venv
+	$$(scripts/python) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(FASTPATH): $(shell find fastpath -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
+	@scripts/setup run
+	cargo build --locked --release --quiet $(RUST)
+	@touch $@

@@ -1,0 +1,72 @@
+from ipaddress import ip_address, ip_network
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overmesh.model import Endpoint, FastpathPeer, FastpathState, Mode, Problem
+from overmesh.proto import codec, fastpath_pb2, mesh_pb2
+
+items = st.dictionaries(st.text(max_size=40), st.binary(max_size=400), max_size=8)
+revisions = st.integers(0, 2**63)
+
+
+def encoded(values: dict[str, bytes]) -> list[bytes]:
+    return [codec.encode_item(key, signed) for key, signed in values.items()]
+
+
+@given(items, revisions, revisions, st.lists(st.text(max_size=10), max_size=4))
+def test_a_delta_made_of_ready_bytes_is_what_protobuf_reads(
+    values: dict[str, bytes], start: int, end: int, removed: list[str]
+) -> None:
+    data = codec.encode_delta(start, end, b"d" * 32, removed, encoded(values))
+    delta = mesh_pb2.WatchReply.FromString(data).delta
+    assert (delta.from_revision, delta.to_revision, delta.digest) == (start, end, b"d" * 32)
+    assert list(delta.removed) == removed
+    assert codec.item_values(delta.items) == values
+
+
+@given(items, revisions, st.integers(0, 9))
+def test_a_snapshot_made_of_ready_bytes_is_what_protobuf_reads(
+    values: dict[str, bytes], revision: int, chunk: int
+) -> None:
+    data = codec.encode_snapshot(revision, b"d" * 32, chunk, 10, encoded(values))
+    snapshot = mesh_pb2.WatchReply.FromString(data).snapshot
+    assert (snapshot.revision, snapshot.chunk, snapshot.chunks) == (revision, chunk, 10)
+    assert codec.item_values(snapshot.items) == values
+
+
+def test_a_heartbeat_tells_where_the_map_stands() -> None:
+    reply = mesh_pb2.WatchReply.FromString(codec.encode_heartbeat(9, b"x"))
+    assert (reply.heartbeat.revision, reply.heartbeat.digest) == (9, b"x")
+
+
+def test_problems_survive_the_way() -> None:
+    problems = (Problem("node/a", "forged"), Problem("route", "taken"))
+    assert codec.problem_values(codec.problem_messages(problems)) == problems
+
+
+def test_the_fastpath_gets_the_whole_state() -> None:
+    peer = FastpathPeer(
+        id="p",
+        name="b",
+        prefixes=(ip_network("10.77.0.2/32"), ip_network("fd00::2/128")),
+        endpoints=(Endpoint(ip_address("192.0.2.1"), 6081), Endpoint(ip_address("2001:db8::1"), 6082)),
+        mode=Mode.PLAIN,
+    )
+    request = codec.apply_request(FastpathState(5, "om0", 1420, 7, 6081, (peer,)))
+    assert request == fastpath_pb2.ApplyRequest(
+        revision=5,
+        tun="om0",
+        mtu=1420,
+        network_number=7,
+        port=6081,
+        peers=[
+            fastpath_pb2.Peer(
+                id="p",
+                name="b",
+                prefixes=["10.77.0.2/32", "fd00::2/128"],
+                endpoints=["192.0.2.1:6081", "[2001:db8::1]:6082"],
+                mode=fastpath_pb2.Mode.MODE_PLAIN,
+            )
+        ],
+    )
