@@ -116,9 +116,8 @@ class Replica:
         self._root = root
         self._mine = node_key(node_id)
         # Never absent: no map can take from this host who it is (RemovedError does, see sync.py).
-        self._good = {
-            key: _Verified(verify(key, signed, root), signed) for key, signed in self._own(network, node)
-        }
+        own = {NETWORK_KEY: network, self._mine: node}
+        self._good = {key: _Verified(verify(key, signed, root), signed) for key, signed in own.items()}
         self._refused: dict[str, str] = {}
         self._floors = dict(held.floors)
         self._items = dict(held.items)
