@@ -51,8 +51,13 @@ class JoinToken:
             raise UsageError("the token is incomplete or mistyped", fix)
         return cls(parts[0], secret, pin)
 
+    @property
+    def secret_text(self) -> str:
+        """The secret as it stands in the token and travels in JoinRequest.token_secret."""
+        return _encode(self.secret)
+
     def __str__(self) -> str:
-        return f"{VERSION}.{self.id}.{_encode(self.secret)}.{_encode(self.pin)}"
+        return f"{VERSION}.{self.id}.{self.secret_text}.{_encode(self.pin)}"
 
 
 def root_pin(root_der: bytes) -> bytes:
