@@ -1,0 +1,41 @@
+"""The store of record: one contract (base.py), one implementation per file, one test suite for all.
+
+base.py      the contract: etcd's semantics
+sqlite.py    the embedded store: one controller, one file; the files named sqlite_* are its parts
+feed.py      a watch as its reader sees it
+history.py   keeps the history from growing for ever
+
+open_store("sqlite:/var/lib/overmesh/store.db")
+"""
+
+import re
+from collections.abc import Callable
+from types import MappingProxyType
+
+from overmesh.controller.store.base import Store
+from overmesh.controller.store.sqlite import SqliteStore
+from overmesh.errors import ConfigError
+
+_OPENERS: MappingProxyType[str, Callable[[str], Store]] = MappingProxyType({"sqlite": SqliteStore.open})
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):")
+
+
+def open_store(target: str) -> Store:
+    """Open the store that a setting names; call it from the event loop that will use the store.
+
+    Args:
+        target: `scheme:rest`, or the plain path of a SQLite file.
+
+    Raises:
+        ConfigError: no such scheme, or nothing after it.
+        StoreError: the store is there but can't be opened; see its subclasses.
+
+    """
+    found = _SCHEME.match(target)
+    scheme, rest = (found[1], target[found.end() :]) if found else ("sqlite", target)
+    fix = f"name a path, or one of: {', '.join(f'{known}:…' for known in _OPENERS)}"
+    if scheme not in _OPENERS:
+        raise ConfigError(f"the store {target!r} has an unknown scheme: {scheme}", fix)
+    if not rest:
+        raise ConfigError(f"the store {target!r} names no place", fix)
+    return _OPENERS[scheme](rest)
