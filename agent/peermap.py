@@ -36,8 +36,8 @@ from overmesh.proto.signed import verify
 class Outcome(Enum):
     """What a message from the controller meant for the replica."""
 
-    NOTHING = "part of a snapshot, or something already held"
-    CHANGED = "the map is now at another revision: apply it, then ack"
+    NOTHING = "part of a snapshot, or older than what is held"
+    CHANGED = "the map is at the revision of the message: apply it, then ack"
     CURRENT = "the controller has the very map that is held"
     BEHIND = "the controller has a newer map; its delta should be on the way"
     RESYNC = "the held map can't be brought up to date from here: open a new stream"
@@ -171,8 +171,10 @@ class Replica:
         return Outcome.CHANGED
 
     def _delta(self, message: mesh_pb2.Delta) -> Outcome:
-        if message.to_revision <= self.revision:
+        if message.to_revision < self.revision:
             return Outcome.NOTHING
+        if message.to_revision == self.revision:
+            return Outcome.CHANGED if message.digest == self.digest.to_bytes() else Outcome.RESYNC
         if message.from_revision != self.revision:
             return Outcome.RESYNC
         changed = item_values(message.items)

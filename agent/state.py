@@ -1,0 +1,323 @@
+"""Everything this host keeps, in one directory that only root may read.
+
+    tls.key          the TLS key (PEM, P-256); never leaves the host
+    noise.key        the X25519 key, base64 of 32 bytes as WireGuard writes them; never leaves the host
+    root.pem         the mesh root that was pinned when the host joined
+    node.pem         this node's certificate, issued by the root
+    membership.json  who this host is and where its controllers are; written last, so it says "joined"
+    map.json         the last peer map, see peermap.py
+    fastpath.log     what the fastpath said
+    lock             held by the one process that uses the directory
+
+Files are replaced whole: written aside, synced, renamed, the directory synced. What a crash leaves
+is the old file or the new one.
+"""
+
+import base64
+import binascii
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from overmesh.agent.peermap import Floor, Held
+from overmesh.errors import CorruptStateError, NotJoinedError, PermissionMissingError, StateError
+
+T = TypeVar("T")
+
+_LOCK = "lock"
+_KEYS = ("tls.key", "noise.key")
+_ALL = ("membership.json", "map.json", "node.pem", "root.pem", *_KEYS, "fastpath.log", _LOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The private keys of this host."""
+
+    tls: EllipticCurvePrivateKey
+    noise: X25519PrivateKey
+
+    @classmethod
+    def new(cls) -> Self:
+        """Return fresh keys."""
+        return cls(generate_private_key(SECP256R1()), X25519PrivateKey.generate())
+
+    @property
+    def public(self) -> bytes:
+        """The 32 bytes by which others know this host."""
+        return self.noise.public_key().public_bytes_raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What the controller answered when this host joined. network and node: encoded Signed."""
+
+    node_id: str
+    name: str
+    network_name: str
+    controllers: tuple[str, ...]
+    network: bytes
+    node: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """All that makes this host a member."""
+
+    keys: Keys
+    membership: Membership
+    root: x509.Certificate
+    certificate: x509.Certificate
+
+    @property
+    def root_key(self) -> EllipticCurvePublicKey:
+        """The key that every record has to be signed with."""
+        key = self.root.public_key()
+        assert isinstance(key, EllipticCurvePublicKey)
+        return key
+
+    @property
+    def tls_pem(self) -> tuple[bytes, bytes, bytes]:
+        """Root, private key and certificate, as `grpc.ssl_channel_credentials` takes them."""
+        return (
+            self.root.public_bytes(Encoding.PEM),
+            _pem(self.keys.tls),
+            self.certificate.public_bytes(Encoding.PEM),
+        )
+
+
+class StateDir:
+    """The directory. Reading methods raise CorruptStateError naming the file that is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory if need be and hold it for this process alone.
+
+        Raises:
+            StateError: another process has it.
+            PermissionMissingError: it can't be made or opened.
+
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise PermissionMissingError(
+                f"{self.path} can't be used: {error.strerror}", "run as root, or name another state_dir"
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise StateError(
+                f"an agent is already running on {self.path}",
+                "see `meshctl status`, or stop that agent first",
+            ) from None
+        finally:
+            os.close(descriptor)
+
+    # Identity.
+
+    def keys(self) -> Keys | None:
+        """Return this host's keys, or None when it has none yet."""
+        tls, noise = (self.path / name for name in _KEYS)
+        if not (tls.exists() and noise.exists()):
+            return None
+        return Keys(self._read("tls.key", _tls_key), self._read("noise.key", _noise_key))
+
+    def save_keys(self, keys: Keys) -> None:
+        """Keep the keys."""
+        self._write("tls.key", _pem(keys.tls))
+        self._write("noise.key", base64.b64encode(keys.noise.private_bytes_raw()) + b"\n")
+
+    def identity(self) -> Identity:
+        """Return who this host is.
+
+        Raises:
+            NotJoinedError: it has not joined.
+
+        """
+        if not (self.path / "membership.json").exists():
+            raise NotJoinedError(
+                "this host has not joined a mesh", "run the line that `meshctl token create` printed"
+            )
+        identity = Identity(
+            Keys(self._read("tls.key", _tls_key), self._read("noise.key", _noise_key)),
+            self._read("membership.json", _membership),
+            self._read("root.pem", x509.load_pem_x509_certificate),
+            self._read("node.pem", x509.load_pem_x509_certificate),
+        )
+        if not issued(identity):
+            raise self._corrupt("node.pem", "it does not belong to tls.key and root.pem")
+        return identity
+
+    def save_identity(self, identity: Identity) -> None:
+        """Keep all of it; the membership last."""
+        self.save_keys(identity.keys)
+        self._write("root.pem", identity.root.public_bytes(Encoding.PEM))
+        self._write("node.pem", identity.certificate.public_bytes(Encoding.PEM))
+        self._write("membership.json", _membership_text(identity.membership))
+
+    # The map.
+
+    def map(self) -> Held:
+        """Return the last map, an empty one when there is none."""
+        return self._read("map.json", _held) if (self.path / "map.json").exists() else Held()
+
+    def save_map(self, held: Held) -> None:
+        """Keep the map; it is on disk when this returns."""
+        self._write("map.json", _held_text(held))
+
+    def forget_map(self) -> None:
+        """Drop the map: it belongs to a membership that this host no longer has."""
+        (self.path / "map.json").unlink(missing_ok=True)
+
+    def wipe(self) -> None:
+        """Remove all that is kept, and the directory if nothing else is in it."""
+        for name in _ALL:
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
+    def _read(self, name: str, parse: Callable[[bytes], T]) -> T:
+        try:
+            return parse((self.path / name).read_bytes())
+        except PermissionError:
+            raise PermissionMissingError(f"{self.path / name} can't be read", "run as root") from None
+        except FileNotFoundError:
+            raise self._corrupt(name, "it is missing") from None
+        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+            raise self._corrupt(name, str(error) or type(error).__name__) from None
+
+    def _corrupt(self, name: str, why: str) -> CorruptStateError:
+        return CorruptStateError(
+            f"{self.path / name} is damaged: {why.splitlines()[0]}",
+            f"restore it from a backup, or remove {self.path} and join again with a new token",
+        )
+
+    def _write(self, name: str, data: bytes) -> None:
+        aside = self.path / f".{name}.new"
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        aside.rename(self.path / name)
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def issued(identity: Identity) -> bool:
+    """Tell whether the certificate was issued by the root, for this host's TLS key."""
+    try:
+        identity.certificate.verify_directly_issued_by(identity.root)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return identity.certificate.public_key() == identity.keys.tls.public_key()
+
+
+# How each file is written.
+
+
+def _pem(key: EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _tls_key(data: bytes) -> EllipticCurvePrivateKey:
+    key = load_pem_private_key(data, None)
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise TypeError("not an ECDSA key")
+    return key
+
+
+def _noise_key(data: bytes) -> X25519PrivateKey:
+    return X25519PrivateKey.from_private_bytes(base64.b64decode(data.strip(), validate=True))
+
+
+def _membership_text(membership: Membership) -> bytes:
+    return _json(
+        {
+            "node_id": membership.node_id,
+            "name": membership.name,
+            "network_name": membership.network_name,
+            "controllers": list(membership.controllers),
+            "network": _text(membership.network),
+            "node": _text(membership.node),
+        }
+    )
+
+
+def _membership(data: bytes) -> Membership:
+    value = json.loads(data)
+    return Membership(
+        node_id=str(value["node_id"]),
+        name=str(value["name"]),
+        network_name=str(value["network_name"]),
+        controllers=tuple(str(target) for target in value["controllers"]),
+        network=_bytes(value["network"]),
+        node=_bytes(value["node"]),
+    )
+
+
+def _held_text(held: Held) -> bytes:
+    value = {
+        "revision": held.revision,
+        "newest": held.newest,
+        "items": {key: _text(signed) for key, signed in held.items.items()},
+        "good": {key: _text(signed) for key, signed in held.good.items()},
+        "floors": {key: [floor.serial, floor.until] for key, floor in held.floors.items()},
+    }
+    return _json({"map": value, "sha256": hashlib.sha256(_json(value)).hexdigest()})
+
+
+def _held(data: bytes) -> Held:
+    whole = json.loads(data)
+    value = whole["map"]
+    if hashlib.sha256(_json(value)).hexdigest() != whole["sha256"]:
+        raise ValueError("its checksum is wrong")
+    return Held(
+        revision=int(value["revision"]),
+        newest=int(value["newest"]),
+        items={key: _bytes(text) for key, text in value["items"].items()},
+        good={key: _bytes(text) for key, text in value["good"].items()},
+        floors={key: Floor(*map(int, pair)) for key, pair in value["floors"].items()},
+    )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
