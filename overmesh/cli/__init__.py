@@ -1,1 +1,1 @@
-"""meshctl, the command line."""
+"""meshctl: one file per noun; output.py draws, client.py talks, main.py ties together."""

@@ -1,0 +1,107 @@
+"""The two unix sockets that meshctl asks: the controller's and the agent's of this host.
+
+Heavy to import (gRPC): verbs import it when they run, not before.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from overmesh import rpc
+from overmesh.config import AgentConfig, ControllerConfig
+from overmesh.errors import PermissionMissingError, UnreachableError
+from overmesh.proto import admin_pb2_grpc, agent_pb2_grpc
+
+# Local calls answer at once or not at all; what waits by its nature brings its own limit.
+CALL_TIMEOUT = 10.0
+
+T = TypeVar("T")
+Stub = Any  # generated gRPC stubs carry no types
+
+
+def ask_controller(config: ControllerConfig, call: Callable[[Stub], Awaitable[Any]]) -> Any:
+    """Return what one call to the admin service of this host's controller answers.
+
+    Raises:
+        UnreachableError: no controller runs here.
+        PermissionMissingError: its socket is not for this user.
+        OvermeshError: what the controller said.
+
+    """
+    return run(ask(controller(config), call))
+
+
+def ask_agent(config: AgentConfig, call: Callable[[Stub], Awaitable[Any]]) -> Any:
+    """Return what one call to this host's agent answers; errors as for the controller."""
+    return run(ask(agent(config), call))
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run what a verb does on these sockets."""
+    return asyncio.run(main)
+
+
+async def ask(
+    opened: AbstractAsyncContextManager[Stub],
+    call: Callable[[Stub], Awaitable[Any]],
+    timeout: float = CALL_TIMEOUT,
+) -> Any:
+    """Return what one call answers within so many seconds; `opened` is `controller` or `agent`."""
+    async with opened as stub:
+        return await asyncio.wait_for(call(stub), timeout)
+
+
+@asynccontextmanager
+async def controller(config: ControllerConfig) -> AsyncIterator[Stub]:
+    """Give the stub of the admin service; errors inside the block come out as OvermeshErrors."""
+    absent = UnreachableError(
+        "no controller runs on this host",
+        "run this on the controller's host as root, or start one: meshctl controller run",
+    )
+    async with _channel(config.socket, "the controller of this host", absent) as channel:
+        yield admin_pb2_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]
+
+
+@asynccontextmanager
+async def agent(config: AgentConfig) -> AsyncIterator[Stub]:
+    """Give the stub of this host's agent; errors inside the block come out as OvermeshErrors."""
+    absent = UnreachableError(
+        "the agent does not run on this host",
+        "start it: systemctl start overmesh-agent, or meshctl agent run; "
+        "if the host has not joined yet: meshctl join",
+    )
+    async with _channel(config.socket, "the agent of this host", absent) as channel:
+        yield agent_pb2_grpc.AgentStub(channel)  # type: ignore[no-untyped-call]
+
+
+@asynccontextmanager
+async def _channel(path: Path, who: str, absent: UnreachableError) -> AsyncIterator[grpc.aio.Channel]:
+    target = _target(path, absent)
+    async with grpc.aio.insecure_channel(target, options=rpc.MESSAGE_LIMIT) as channel:
+        try:
+            yield channel
+        except grpc.aio.AioRpcError as error:
+            raise rpc.raised(error, who) from None
+        except TimeoutError:
+            raise UnreachableError(f"{who} does not answer", "look at its log, restart it") from None
+
+
+def _target(path: Path, absent: UnreachableError) -> str:
+    """Return a socket as gRPC names it; if it can't be used say why: gRPC would only say "unavailable"."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+        try:
+            knock.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise absent from None
+        except PermissionError:
+            raise PermissionMissingError(
+                f"{path} is only for root", "use sudo, or run this as root"
+            ) from None
+        except OSError as error:
+            raise UnreachableError(f"{path} can't be used: {error.strerror or error}") from None
+    return f"unix:{path.absolute()}"

@@ -1,0 +1,176 @@
+"""`meshctl node`: the members of a network, as its controller sees them."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from overmesh.cli import options, output
+from overmesh.config import ControllerConfig, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from overmesh.proto import admin_pb2
+
+app = typer.Typer(help="List, show and remove the members of a network.")
+
+Node = Annotated[str, typer.Argument(metavar="NODE", help="A name or node id.")]
+
+
+@app.command("list", epilog=options.examples("meshctl node list", "meshctl node list --network lab --json"))
+def list_(
+    *,
+    network: options.Network = options.DEFAULT,
+    config: options.Config = None,
+    runtime_dir: options.RuntimeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """List nodes: who is in, where, and whether each has applied the newest map."""
+    reply = _ask(network, "", config, runtime_dir)
+    if as_json:
+        output.show_json({"revision": reply.revision, "nodes": [_as_json(node) for node in reply.nodes]})
+        return
+    columns = ("name", "addresses", "endpoint", "state", "map", "fastpath", "version")
+    output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply.nodes))
+    output.show(Text(f"{len(reply.nodes)} nodes at revision {reply.revision}", output.DIM))
+
+
+@app.command(epilog=options.examples("meshctl node show web1", "meshctl node show web1 --json"))
+def show(
+    node: Node,
+    *,
+    network: options.Network = options.DEFAULT,
+    config: options.Config = None,
+    runtime_dir: options.RuntimeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show all that the controller knows about one node."""
+    reply = _ask(network, node, config, runtime_dir)
+    found = reply.nodes[0]
+    if as_json:
+        output.show_json(_as_json(found))
+    else:
+        output.show(output.facts(_facts(found, reply.revision)), *_problems([found]))
+
+
+@app.command(
+    epilog=options.examples("meshctl node remove web1", "meshctl node remove web1 --network lab --json")
+)
+def remove(
+    node: Node,
+    *,
+    network: options.Network = options.DEFAULT,
+    config: options.Config = None,
+    runtime_dir: options.RuntimeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Remove a node: every other agent cuts it off, its name and addresses are free again."""
+    settings = load(ControllerConfig, {"runtime_dir": runtime_dir}, file=config)
+    from overmesh.cli import client
+    from overmesh.proto import admin_pb2
+
+    request = admin_pb2.RemoveNodeRequest(network=network, node=node)
+    reply = client.ask_controller(settings, lambda admin: admin.RemoveNode(request))
+    if as_json:
+        output.show_json({"node": _as_json(reply.node), "revision": reply.revision})
+        return
+    addresses = ", ".join(reply.node.addresses)
+    output.show(
+        f"Removed {reply.node.name} ({addresses}) at revision {reply.revision}.",
+        f"See that all agents know: meshctl wait --revision {reply.revision}",
+    )
+
+
+def _ask(
+    network: str, node: str, config: options.Config, directory: options.RuntimeDir
+) -> "admin_pb2.ListNodesReply":
+    settings = load(ControllerConfig, {"runtime_dir": directory}, file=config)
+    from overmesh.cli import client
+    from overmesh.errors import NotFoundError
+    from overmesh.proto import admin_pb2
+
+    request = admin_pb2.ListNodesRequest(network=network, node=node)
+    reply: admin_pb2.ListNodesReply = client.ask_controller(settings, lambda admin: admin.ListNodes(request))
+    if node and not reply.nodes:
+        raise NotFoundError(f"no node {node!r} in network {network}", "see meshctl node list")
+    return reply
+
+
+def _as_json(node: "admin_pb2.Node") -> dict[str, object]:
+    return {
+        "id": node.id,
+        "name": node.name,
+        "network": node.network,
+        "public_key": node.public_key.hex(),
+        "addresses": list(node.addresses),
+        "routes": list(node.routes),
+        "tags": list(node.tags),
+        "endpoints": [{"address": end.address, "port": end.port} for end in node.endpoints],
+        "online": node.online,
+        "last_seen": node.last_seen or None,
+        "in_step": node.in_step,
+        "acked_revision": node.acked_revision,
+        "backend": node.backend,
+        "backend_reason": node.backend_reason,
+        "mtu": node.mtu,
+        "version": node.version,
+        "serial": node.serial,
+        "not_after": node.not_after or None,
+        "problems": [{"subject": problem.subject, "reason": problem.reason} for problem in node.problems],
+    }
+
+
+def _row(node: "admin_pb2.Node") -> tuple[output.Cell, ...]:
+    return (
+        node.name,
+        "\n".join(node.addresses),
+        output.endpoint(node.endpoints[0]) if node.endpoints else "",
+        _presence(node),
+        output.state(good=node.in_step, yes="in step", no=f"at {node.acked_revision}"),
+        node.backend,
+        node.version,
+    )
+
+
+def _facts(node: "admin_pb2.Node", revision: int) -> list[tuple[str, output.Cell]]:
+    in_step = output.state(
+        good=node.in_step, yes=f"in step at {revision}", no=f"at {node.acked_revision} of {revision}"
+    )
+    return [
+        ("name", node.name),
+        ("id", node.id),
+        ("network", node.network),
+        ("state", _presence(node)),
+        ("addresses", "\n".join(node.addresses)),
+        ("routes", "\n".join(node.routes) or "none"),
+        ("tags", ", ".join(node.tags) or "none"),
+        ("endpoints", "\n".join(map(output.endpoint, node.endpoints)) or "none"),
+        ("map", in_step),
+        ("fastpath", f"{node.backend}: {node.backend_reason}" if node.backend else "not reported"),
+        ("mtu", str(node.mtu or "not reported")),
+        ("public key", node.public_key.hex()),
+        ("record", _record(node)),
+        ("version", node.version),
+    ]
+
+
+def _presence(node: "admin_pb2.Node") -> Text:
+    if node.online:
+        return Text("online", output.GOOD)
+    seen = f", seen {output.ago(time.time() - node.last_seen)}" if node.last_seen else ""
+    return Text(f"offline{seen}", output.BAD)
+
+
+def _record(node: "admin_pb2.Node") -> str:
+    until = f", valid for {output.span(node.not_after - time.time())}" if node.not_after else ""
+    return f"serial {node.serial}{until}"
+
+
+def _problems(nodes: "Iterable[admin_pb2.Node]") -> list[Text]:
+    return [
+        Text(f"! {node.name}: {problem.subject}: {problem.reason}", output.BAD)
+        for node in nodes
+        for problem in node.problems
+    ]

@@ -1,0 +1,97 @@
+"""Options that several verbs share, and how what was typed becomes settings."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from overmesh.config import DEFAULT_NETWORK, LogFormat
+from overmesh.errors import UsageError
+
+Json = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print JSON for machines; errors too, on stderr.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Read settings from this file instead of the default one."),
+]
+StateDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where keys and state are kept.", show_default=False)
+]
+RuntimeDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where the unix sockets are.", show_default=False)
+]
+Network = Annotated[str, typer.Option("--network", metavar="NAME", help="Which network.")]
+Log = Annotated[
+    LogFormat | None, typer.Option("--log-format", help="text: a line an event; json: for machines.")
+]
+Interface = Annotated[str | None, typer.Option(metavar="NAME", help="The overlay's interface. Default: om0.")]
+Mtu = Annotated[
+    int | None, typer.Option(min=0, help="Inside the overlay. Default: what the underlay leaves room for.")
+]
+Endpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        metavar="ADDRESS",
+        help="Where peers reach this host; again for more. Default: found out.",
+    ),
+]
+Fastpath = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The fastpath binary. Default: overmesh-fastpath in PATH.")
+]
+HostId = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Tells this machine from a copy of it. Default: /etc/machine-id."),
+]
+
+
+def port(what: str) -> Any:
+    """Return an option for a port."""
+    return typer.Option(min=1, max=65535, metavar="PORT", help=what)
+
+
+Port = Annotated[int | None, port("UDP, for packets between hosts. Default: 6081.")]
+
+DEFAULT = DEFAULT_NETWORK
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a verb's --help: commands to copy, each on its line."""
+    return "\n".join(("[bold]Examples[/bold]", *(f"  $ {escape(command)}" for command in commands)))
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"(\d+)([smhdw])")
+
+
+def seconds(text: str) -> int:
+    """Return the seconds in a duration such as 90s, 30m, 1h, 7d or 1h30m.
+
+    Raises:
+        UsageError: not a duration, or none at all.
+
+    """
+    parts = _DURATION.findall(text)
+    total = sum(int(count) * _UNITS[unit] for count, unit in parts)
+    if not total or "".join(count + unit for count, unit in parts) != text:
+        raise UsageError(f"{text!r} is not a duration", "write it like 90s, 30m, 1h or 7d")
+    return total
+
+
+def several(values: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return a repeatable option as settings hold it; not given stays None."""
+    return tuple(values) if values else None
+
+
+def as_flags(settings: dict[str, Any]) -> list[str]:
+    """Return settings as they would be typed, without those that were not given."""
+    flags = []
+    for key, value in settings.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None:
+                flags += [f"--{key.replace('_', '-').removesuffix('s')}", str(one)]
+    return flags

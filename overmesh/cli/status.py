@@ -1,0 +1,176 @@
+"""`meshctl status`: this host, as its agent sees it."""
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from overmesh.cli import options, output
+from overmesh.cli.drops import meaning
+from overmesh.config import AgentConfig, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from overmesh.proto import agent_pb2
+
+NOT_WORKING = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        epilog=options.examples("meshctl status", "meshctl status --json | jq '.peers[] | {name, endpoint}'")
+    )(status)
+
+
+def status(
+    *,
+    config: options.Config = None,
+    runtime_dir: options.RuntimeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show this host: addresses, fastpath, MTU, map, controller, peers, drops and problems.
+
+    Exit code 0: a working member (also while no controller answers: traffic flows on). 1: the agent does
+    not run. 3: the agent runs, but the host was removed, its fastpath is down, or problems are listed.
+    """
+    settings = load(AgentConfig, {"runtime_dir": runtime_dir}, file=config)
+    from overmesh.cli import client
+    from overmesh.proto import agent_pb2
+
+    reply = client.ask_agent(settings, lambda agent: agent.Status(agent_pb2.StatusRequest()))
+    if as_json:
+        output.show_json(as_dict(reply))
+    else:
+        output.show(*_page(reply))
+    if not _working(reply):
+        raise typer.Exit(NOT_WORKING)
+
+
+def _working(reply: "agent_pb2.StatusReply") -> bool:
+    return reply.membership == "member" and reply.fastpath.running and not reply.problems
+
+
+def _page(reply: "agent_pb2.StatusReply") -> "Iterable[Table | output.Cell]":
+    yield output.facts(_facts(reply))
+    yield ""
+    if reply.peers:
+        columns = ("peer", "addresses", "endpoint", "mode", "last heard", "sent", "received", "drops")
+        yield output.table(columns, map(_peer_row, reply.peers), right=("sent", "received", "drops"))
+    else:
+        yield "No peers yet."
+    if any(reply.drops.values()):
+        rows = [(name, str(count), meaning(name)) for name, count in sorted(reply.drops.items()) if count]
+        yield ""
+        yield output.table(("dropped", "packets", "meaning"), rows, right=("packets",))
+    for problem in reply.problems:
+        yield Text(f"! {problem.subject}: {problem.reason}", output.BAD)
+
+
+def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
+    return [
+        ("node", f"{reply.name} ({reply.node_id}) in network {reply.network}"),
+        ("state", output.state(good=reply.membership == "member", yes="member", no=reply.membership)),
+        ("addresses", ", ".join(reply.addresses)),
+        ("interface", f"{reply.interface}, MTU {reply.mtu}: {reply.mtu_reason}"),
+        ("fastpath", _fastpath(reply.fastpath)),
+        ("endpoints", ", ".join(map(output.endpoint, reply.endpoints)) or "none"),
+        ("map", f"revision {reply.revision}, confirmed {output.ago(reply.map_age_seconds)}"),
+        ("controller", _controller(reply.controller)),
+        ("version", reply.version),
+    ]
+
+
+def _fastpath(fastpath: "agent_pb2.Fastpath") -> output.Cell:
+    if not fastpath.running:
+        return Text("down", output.BAD)
+    restarts = f", restarted {fastpath.restarts} times" if fastpath.restarts else ""
+    up = output.span(fastpath.uptime_seconds)
+    return f"{fastpath.backend}: {fastpath.reason}; up {up}, pid {fastpath.pid}{restarts}"
+
+
+def _controller(controller: "agent_pb2.Controller") -> output.Cell:
+    since = output.span(controller.since_seconds)
+    if controller.connected:
+        return f"{controller.address}, connected for {since}"
+    return Text(f"{controller.address}, not connected for {since}: {controller.error}", "yellow")
+
+
+def _peer_row(peer: "agent_pb2.Peer") -> tuple[output.Cell, ...]:
+    return (
+        peer.name,
+        "\n".join(peer.addresses),
+        peer.endpoint,
+        output.mode(peer.mode),
+        output.ago(peer.last_heard_seconds),
+        output.size(peer.tx_bytes),
+        output.size(peer.rx_bytes),
+        str(sum(peer.drops.values())),
+    )
+
+
+def as_dict(reply: "agent_pb2.StatusReply") -> dict[str, object]:
+    """Return a status as --json shows it."""
+    return {
+        "name": reply.name,
+        "node_id": reply.node_id,
+        "network": reply.network,
+        "network_number": reply.network_number,
+        "mode": output.mode(reply.mode),
+        "membership": reply.membership,
+        "working": _working(reply),
+        "addresses": list(reply.addresses),
+        "interface": reply.interface,
+        "mtu": reply.mtu,
+        "mtu_reason": reply.mtu_reason,
+        "fastpath": _fastpath_dict(reply.fastpath),
+        "endpoints": [{"address": end.address, "port": end.port} for end in reply.endpoints],
+        "revision": reply.revision,
+        "digest": reply.digest.hex(),
+        "map_age_seconds": reply.map_age_seconds,
+        "controller": {
+            "address": reply.controller.address,
+            "connected": reply.controller.connected,
+            "error": reply.controller.error,
+            "since_seconds": reply.controller.since_seconds,
+        },
+        "peers": [_peer_dict(peer) for peer in reply.peers],
+        "drops": _counters(reply.drops),
+        "problems": [{"subject": problem.subject, "reason": problem.reason} for problem in reply.problems],
+        "version": reply.version,
+    }
+
+
+def _fastpath_dict(fastpath: "agent_pb2.Fastpath") -> dict[str, object]:
+    return {
+        "running": fastpath.running,
+        "pid": fastpath.pid,
+        "backend": fastpath.backend,
+        "reason": fastpath.reason,
+        "uptime_seconds": fastpath.uptime_seconds,
+        "restarts": fastpath.restarts,
+        "listening": list(fastpath.listening),
+        "version": fastpath.version,
+    }
+
+
+def _peer_dict(peer: "agent_pb2.Peer") -> dict[str, object]:
+    return {
+        "name": peer.name,
+        "node_id": peer.node_id,
+        "addresses": list(peer.addresses),
+        "endpoint": peer.endpoint,
+        "mode": output.mode(peer.mode),
+        "last_heard_seconds": None if peer.last_heard_seconds < 0 else peer.last_heard_seconds,
+        "tx_packets": peer.tx_packets,
+        "tx_bytes": peer.tx_bytes,
+        "rx_packets": peer.rx_packets,
+        "rx_bytes": peer.rx_bytes,
+        "drops": _counters(peer.drops),
+    }
+
+
+def _counters(drops: "Mapping[str, int]") -> dict[str, int]:
+    return dict(sorted(drops.items()))
