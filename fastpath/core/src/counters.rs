@@ -1,0 +1,189 @@
+//! What a lane has carried and dropped, per peer and per reason.
+//!
+//! A lane is the only writer of its counters, so writing is a plain load and store; anyone may
+//! read at any time. Counters belong to peer ids, not to tables: they outlive a table in which the
+//! peer stays.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::drops::{DropReason, Dropped};
+use crate::peers::{PeerIndex, Table};
+
+/// The counters of one lane, in the order of the table they were made for.
+#[derive(Debug)]
+pub struct Counters {
+    /// Drops of all packets, by reason, those blamed on a peer included.
+    pub drops: Arc<Drops>,
+    peers: Vec<Arc<PeerCounters>>,
+}
+
+impl Counters {
+    /// Counters for `table`. `previous` is the table before it and its counters; peers in both
+    /// keep theirs.
+    #[must_use]
+    pub fn new(table: &Table, previous: Option<(&Table, &Self)>) -> Self {
+        let kept = |id: &str| {
+            let (table, counters) = previous?;
+            table.index_of(id).map(|index| counters.peers[index.0].clone())
+        };
+        Self {
+            drops: previous.map(|(_, counters)| counters.drops.clone()).unwrap_or_default(),
+            peers: table.peers().iter().map(|peer| kept(&peer.id).unwrap_or_default()).collect(),
+        }
+    }
+
+    /// The counters of one peer.
+    #[must_use]
+    pub fn peer(&self, peer: PeerIndex) -> &PeerCounters {
+        &self.peers[peer.0]
+    }
+
+    /// Counts a drop, in total and against the peer to blame.
+    pub fn dropped(&self, dropped: Dropped) {
+        self.drops.add(dropped.reason);
+        if let Some(peer) = dropped.peer {
+            self.peer(peer).drops.add(dropped.reason);
+        }
+    }
+}
+
+/// One peer's counters. Bytes are inner bytes: without Geneve, UDP and outer IP headers.
+#[derive(Debug, Default)]
+pub struct PeerCounters {
+    /// Packets sent to the peer.
+    pub tx_packets: Counter,
+    /// Bytes sent to the peer.
+    pub tx_bytes: Counter,
+    /// Packets from the peer that were handed to the host.
+    pub rx_packets: Counter,
+    /// Bytes from the peer that were handed to the host.
+    pub rx_bytes: Counter,
+    /// Packets dropped on the way to the peer or from it.
+    pub drops: Drops,
+    heard: LastHeard,
+}
+
+impl PeerCounters {
+    /// Counts one packet sent.
+    pub fn sent(&self, bytes: usize) {
+        self.tx_packets.add(1);
+        self.tx_bytes.add(bytes as u64);
+    }
+
+    /// Counts one packet handed to the host.
+    pub fn delivered(&self, bytes: usize) {
+        self.rx_packets.add(1);
+        self.rx_bytes.add(bytes as u64);
+    }
+
+    /// Notes that the peer was heard at `now`; true the first time.
+    pub fn heard(&self, now: Duration) -> bool {
+        self.heard.note(now)
+    }
+
+    /// When the peer was last heard, on the clock that [`Self::heard`] was given.
+    #[must_use]
+    pub fn last_heard(&self) -> Option<Duration> {
+        self.heard.read()
+    }
+}
+
+/// A number that one thread raises and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self, amount: u64) {
+        // The lane is the only writer: no read-modify-write is needed, which costs a bus lock.
+        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+
+    /// The value now.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Drops by reason.
+#[derive(Debug, Default)]
+pub struct Drops([Counter; DropReason::COUNT]);
+
+impl Drops {
+    fn add(&self, reason: DropReason) {
+        self.0[reason as usize].add(1);
+    }
+
+    /// How many packets were dropped for `reason`.
+    #[must_use]
+    pub fn read(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize].read()
+    }
+
+    /// The reasons that occurred, with how often.
+    #[must_use]
+    pub fn occurred(&self) -> BTreeMap<&'static str, u64> {
+        let all = DropReason::ALL.iter().map(|reason| (reason.name(), self.read(*reason)));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Milliseconds on the caller's clock plus one; zero is never.
+#[derive(Debug, Default)]
+struct LastHeard(AtomicU64);
+
+impl LastHeard {
+    fn note(&self, now: Duration) -> bool {
+        let first = self.0.load(Relaxed) == 0;
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.0.store(millis.saturating_add(1), Relaxed);
+        first
+    }
+
+    fn read(&self) -> Option<Duration> {
+        self.0.load(Relaxed).checked_sub(1).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::tests::{peer, table};
+
+    #[test]
+    fn counters_outlive_a_table_in_which_the_peer_stays() {
+        let before = table(&[peer("a"), peer("b")]);
+        let counters = Counters::new(&before, None);
+        counters.peer(before.index_of("b").unwrap()).sent(100);
+        counters.dropped(DropReason::NoRoute.by(None));
+
+        let after = table(&[peer("b"), peer("c")]);
+        let counters = Counters::new(&after, Some((&before, &counters)));
+        assert_eq!(counters.peer(after.index_of("b").unwrap()).tx_bytes.read(), 100);
+        assert_eq!(counters.peer(after.index_of("c").unwrap()).tx_bytes.read(), 0);
+        assert_eq!(counters.drops.read(DropReason::NoRoute), 1);
+    }
+
+    #[test]
+    fn a_blamed_drop_counts_twice_an_unblamed_once() {
+        let table = table(&[peer("a")]);
+        let counters = Counters::new(&table, None);
+        let a = table.index_of("a").unwrap();
+        counters.dropped(DropReason::TooBig.by(a));
+        counters.dropped(DropReason::TooBig.by(None));
+        assert_eq!(counters.drops.occurred(), BTreeMap::from([("too_big", 2)]));
+        assert_eq!(counters.peer(a).drops.occurred(), BTreeMap::from([("too_big", 1)]));
+    }
+
+    #[test]
+    fn only_the_first_word_is_the_first() {
+        let counters = PeerCounters::default();
+        assert_eq!(counters.last_heard(), None);
+        assert!(counters.heard(Duration::ZERO));
+        assert!(!counters.heard(Duration::from_millis(5)));
+        assert_eq!(counters.last_heard(), Some(Duration::from_millis(5)));
+    }
+}

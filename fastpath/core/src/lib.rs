@@ -1,0 +1,14 @@
+//! What Overmesh does with a packet, without sockets and without a clock.
+//!
+//! [`tunnel`] is the way in: both directions of a packet, on one screen each. It asks the peer
+//! table ([`peers`], [`routes`]), reads and writes headers ([`wire`]), and ends in a verdict or in
+//! a drop that has a name ([`drops`]) and is counted ([`counters`]).
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod drops;
+pub mod fuzz;
+pub mod peers;
+pub mod routes;
+pub mod tunnel;
+pub mod wire;

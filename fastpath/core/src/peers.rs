@@ -1,0 +1,364 @@
+//! The peer table: who is in the network, which inner addresses are theirs, where they are reached.
+//!
+//! A table is built whole from an Apply and never changes; the next Apply replaces it.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use foldhash::fast::FixedState;
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::routes::Routes;
+use crate::wire::geneve;
+
+/// Smallest MTU: what every IPv4 host must accept (RFC 791 section 3.2).
+pub const MIN_MTU: u32 = 576;
+/// Largest MTU: what IPv4 and UDP leave beside the Geneve header.
+pub const MAX_MTU: u32 = 65_507 - 8;
+
+/// Position of a peer in one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PeerIndex(pub(crate) usize);
+
+/// A peer as it is asked for, in text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerSpec {
+    /// Unique in the table; counters belong to it.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// Inner addresses that are the peer's, CIDR.
+    pub prefixes: Vec<String>,
+    /// Underlay `address:port` or `[address]:port`; the first is sent to. None: known, not reachable.
+    pub endpoints: Vec<String>,
+}
+
+/// A peer as the table holds it, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// See [`PeerSpec::id`].
+    pub id: String,
+    /// See [`PeerSpec::name`].
+    pub name: String,
+    /// See [`PeerSpec::prefixes`]; sorted, each once.
+    pub prefixes: Vec<IpNet>,
+    /// See [`PeerSpec::endpoints`].
+    pub endpoints: Vec<SocketAddr>,
+}
+
+impl Peer {
+    fn parse(spec: &PeerSpec) -> Result<Self, TableError> {
+        if spec.id.is_empty() || [&spec.id, &spec.name].iter().any(|text| text.contains(char::is_control)) {
+            return Err(TableError::BadName(spec.id.clone()));
+        }
+        let prefixes = spec.prefixes.iter().map(|text| parse_prefix(&spec.id, text));
+        let endpoints = spec.endpoints.iter().map(|text| parse_endpoint(&spec.id, text));
+        let mut prefixes: Vec<_> = prefixes.collect::<Result<_, _>>()?;
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Ok(Self {
+            id: spec.id.clone(),
+            name: spec.name.clone(),
+            prefixes,
+            endpoints: endpoints.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Where packets to it go; `None` while it has no endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoints.first().copied()
+    }
+
+    /// Whether it may send from this underlay address. Ports are not compared: RFC 8926 section 3.3
+    /// has senders vary the source port.
+    #[must_use]
+    pub fn is_at(&self, underlay: IpAddr) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.ip() == underlay)
+    }
+}
+
+/// Why a table could not be built: cause and fix.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum TableError {
+    #[error("network number {0} is no VNI. give one from 1 to {max}", max = geneve::MAX_VNI)]
+    BadNetworkNumber(u32),
+    #[error("mtu {0} is out of range. give one from {MIN_MTU} to {MAX_MTU}")]
+    BadMtu(u32),
+    #[error(
+        "peer id {0:?} is empty, or it or its name has control characters. give every peer a printable id and name"
+    )]
+    BadName(String),
+    #[error("peer {0} is there twice. list every peer id once")]
+    DuplicateId(String),
+    #[error("peer {peer}: prefix {prefix:?} is not CIDR. write it as 10.77.0.2/32 or fd00::2/128")]
+    BadPrefix { peer: String, prefix: String },
+    #[error("peer {peer}: prefix {prefix} has bits set beyond its length. write {network}")]
+    HostBits { peer: String, prefix: IpNet, network: IpNet },
+    #[error(
+        "peer {peer}: endpoint {endpoint:?} is not an address and port. write it as 192.0.2.1:6081 or [2001:db8::1]:6081"
+    )]
+    BadEndpoint { peer: String, endpoint: String },
+    #[error("prefix {prefix} is both peer {first}'s and peer {second}'s. give it to one of them")]
+    SharedPrefix { prefix: IpNet, first: String, second: String },
+}
+
+fn parse_prefix(peer: &str, text: &str) -> Result<IpNet, TableError> {
+    let prefix: IpNet =
+        text.parse().map_err(|_| TableError::BadPrefix { peer: peer.into(), prefix: text.into() })?;
+    let network = prefix.trunc();
+    if prefix != network {
+        return Err(TableError::HostBits { peer: peer.into(), prefix, network });
+    }
+    Ok(network)
+}
+
+fn parse_endpoint(peer: &str, text: &str) -> Result<SocketAddr, TableError> {
+    let bad = || TableError::BadEndpoint { peer: peer.into(), endpoint: text.into() };
+    let mut endpoint: SocketAddr = text.parse().map_err(|_| bad())?;
+    if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
+        return Err(bad());
+    }
+    // An IPv4 peer is seen under its IPv4 address, so ::ffff:192.0.2.1 would never match.
+    endpoint.set_ip(endpoint.ip().to_canonical());
+    Ok(endpoint)
+}
+
+/// The whole network as one host sees it.
+#[derive(Debug)]
+pub struct Table {
+    network_number: u32,
+    mtu: usize,
+    peers: Vec<Peer>,
+    by_id: HashMap<String, PeerIndex, FixedState>,
+    by_underlay: HashMap<IpAddr, Vec<PeerIndex>, FixedState>,
+    routes: Routes<PeerIndex>,
+}
+
+impl Table {
+    /// Checks what is asked for and builds the indexes.
+    ///
+    /// `mtu` is that of the inner network in bytes.
+    pub fn new(network_number: u32, mtu: u32, specs: &[PeerSpec]) -> Result<Self, TableError> {
+        if network_number == 0 || network_number > geneve::MAX_VNI {
+            return Err(TableError::BadNetworkNumber(network_number));
+        }
+        if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
+            return Err(TableError::BadMtu(mtu));
+        }
+        let peers = specs.iter().map(Peer::parse).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            network_number,
+            mtu: mtu as usize,
+            by_id: index_ids(&peers)?,
+            by_underlay: index_underlay(&peers),
+            routes: index_prefixes(&peers)?,
+            peers,
+        })
+    }
+
+    /// The network's number, its VNI on the wire.
+    #[must_use]
+    pub fn network_number(&self) -> u32 {
+        self.network_number
+    }
+
+    /// MTU of the inner network in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    /// All peers, in the order asked for.
+    #[must_use]
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// All peers with their positions.
+    pub fn entries(&self) -> impl Iterator<Item = (PeerIndex, &Peer)> {
+        self.peers.iter().enumerate().map(|(at, peer)| (PeerIndex(at), peer))
+    }
+
+    /// The peer at a position of this table.
+    #[must_use]
+    pub fn peer(&self, index: PeerIndex) -> &Peer {
+        &self.peers[index.0]
+    }
+
+    /// The position of the peer with this id.
+    #[must_use]
+    pub fn index_of(&self, id: &str) -> Option<PeerIndex> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The peer that has this inner address, by longest prefix.
+    #[must_use]
+    pub fn owner_of(&self, inner: IpAddr) -> Option<PeerIndex> {
+        self.routes.lookup(inner)
+    }
+
+    /// The peers that have this underlay address; several may share one.
+    #[must_use]
+    pub fn at_underlay(&self, underlay: IpAddr) -> &[PeerIndex] {
+        self.by_underlay.get(&underlay).map_or(&[], Vec::as_slice)
+    }
+
+    /// SHA-256 of the table in canonical form (README.md, "Table digest"): equal if and only if
+    /// two tables forward alike, whatever the order of their peers.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.canonical()).into()
+    }
+
+    fn canonical(&self) -> String {
+        let mut text = format!("overmesh table v1\nnetwork {} mtu {}\n", self.network_number, self.mtu);
+        let mut peers: Vec<_> = self.peers.iter().collect();
+        peers.sort_unstable_by_key(|peer| &peer.id);
+        for peer in peers {
+            write_canonical(&mut text, peer).expect("writing to a String cannot fail");
+        }
+        text
+    }
+}
+
+fn write_canonical(text: &mut String, peer: &Peer) -> std::fmt::Result {
+    writeln!(text, "peer {}\nname {}\nmode plain", peer.id, peer.name)?;
+    for prefix in &peer.prefixes {
+        writeln!(text, "prefix {prefix}")?;
+    }
+    for endpoint in &peer.endpoints {
+        writeln!(text, "endpoint {endpoint}")?;
+    }
+    Ok(())
+}
+
+fn index_ids(peers: &[Peer]) -> Result<HashMap<String, PeerIndex, FixedState>, TableError> {
+    let mut index = HashMap::default();
+    for (at, peer) in peers.iter().enumerate() {
+        if index.insert(peer.id.clone(), PeerIndex(at)).is_some() {
+            return Err(TableError::DuplicateId(peer.id.clone()));
+        }
+    }
+    Ok(index)
+}
+
+fn index_underlay(peers: &[Peer]) -> HashMap<IpAddr, Vec<PeerIndex>, FixedState> {
+    let mut index: HashMap<_, Vec<_>, _> = HashMap::default();
+    for (at, peer) in peers.iter().enumerate() {
+        for endpoint in &peer.endpoints {
+            let there = index.entry(endpoint.ip()).or_default();
+            if there.last() != Some(&PeerIndex(at)) {
+                there.push(PeerIndex(at));
+            }
+        }
+    }
+    index
+}
+
+fn index_prefixes(peers: &[Peer]) -> Result<Routes<PeerIndex>, TableError> {
+    let mut owners: HashMap<IpNet, usize, FixedState> = HashMap::default();
+    for (at, peer) in peers.iter().enumerate() {
+        for prefix in &peer.prefixes {
+            if let Some(first) = owners.insert(*prefix, at) {
+                let (first, second) = (peers[first].id.clone(), peer.id.clone());
+                return Err(TableError::SharedPrefix { prefix: *prefix, first, second });
+            }
+        }
+    }
+    Ok(Routes::new(owners.into_iter().map(|(prefix, at)| (prefix, PeerIndex(at)))))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A peer with nothing but its id.
+    pub(crate) fn peer(id: &str) -> PeerSpec {
+        PeerSpec { id: id.into(), ..PeerSpec::default() }
+    }
+
+    pub(crate) fn table(specs: &[PeerSpec]) -> Table {
+        Table::new(42, 1420, specs).unwrap()
+    }
+
+    fn refused(specs: &[PeerSpec]) -> String {
+        Table::new(42, 1420, specs).unwrap_err().to_string()
+    }
+
+    fn with(id: &str, prefixes: &[&str], endpoints: &[&str]) -> PeerSpec {
+        let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+        PeerSpec { prefixes: owned(prefixes), endpoints: owned(endpoints), ..peer(id) }
+    }
+
+    #[test]
+    fn refusals_name_cause_and_fix() {
+        assert_eq!(refused(&[peer("a"), peer("a")]), "peer a is there twice. list every peer id once");
+        assert_eq!(
+            refused(&[with("a", &["10.0.0.1/24"], &[])]),
+            "peer a: prefix 10.0.0.1/24 has bits set beyond its length. write 10.0.0.0/24"
+        );
+        assert_eq!(
+            refused(&[with("a", &["10.0.0.0/8"], &[]), with("b", &["10.0.0.0/8"], &[])]),
+            "prefix 10.0.0.0/8 is both peer a's and peer b's. give it to one of them"
+        );
+        assert!(refused(&[with("a", &["10.0.0.1"], &[])]).contains("is not CIDR"));
+        assert!(refused(&[with("a", &[], &["192.0.2.1"])]).contains("is not an address and port"));
+        assert!(refused(&[with("a", &[], &["192.0.2.1:0"])]).contains("is not an address and port"));
+        assert!(refused(&[peer("")]).contains("is empty"));
+        assert!(refused(&[peer("a\nb")]).contains("control characters"));
+    }
+
+    #[test]
+    fn network_number_and_mtu_are_bounded() {
+        let refused = |number, mtu| Table::new(number, mtu, &[]).unwrap_err();
+        assert_eq!(refused(0, 1420), TableError::BadNetworkNumber(0));
+        assert_eq!(refused(1 << 24, 1420), TableError::BadNetworkNumber(1 << 24));
+        assert_eq!(refused(1, 575), TableError::BadMtu(575));
+        assert_eq!(refused(1, 65_500), TableError::BadMtu(65_500));
+    }
+
+    #[test]
+    fn one_peer_may_nest_in_another() {
+        let table = table(&[with("wide", &["10.0.0.0/8"], &[]), with("host", &["10.0.0.1/32"], &[])]);
+        let owner = |text: &str| table.owner_of(text.parse().unwrap()).map(|at| table.peer(at).id.as_str());
+        assert_eq!(owner("10.0.0.1"), Some("host"));
+        assert_eq!(owner("10.0.0.2"), Some("wide"));
+        assert_eq!(owner("11.0.0.1"), None);
+    }
+
+    #[test]
+    fn an_underlay_address_may_be_shared_and_mapped() {
+        let table = table(&[
+            with("a", &[], &["192.0.2.1:6081", "192.0.2.1:7000"]),
+            with("b", &[], &["[::ffff:192.0.2.1]:6081"]),
+        ]);
+        assert_eq!(table.at_underlay("192.0.2.1".parse().unwrap()), [PeerIndex(0), PeerIndex(1)]);
+        assert!(table.at_underlay("192.0.2.2".parse().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn the_digest_ignores_order_of_peers_but_not_of_endpoints() {
+        let a = with("a", &["10.0.0.1/32", "fd00::1/128"], &["192.0.2.1:6081", "192.0.2.2:6081"]);
+        let b = peer("b");
+        let turned = with("a", &["fd00::1/128", "10.0.0.1/32"], &["192.0.2.2:6081", "192.0.2.1:6081"]);
+        let digest = |specs: &[PeerSpec]| table(specs).digest();
+        assert_eq!(digest(&[a.clone(), b.clone()]), digest(&[b.clone(), a.clone()]));
+        assert_ne!(digest(std::slice::from_ref(&a)), digest(&[turned]));
+        assert_ne!(digest(&[a]), digest(&[b]));
+    }
+
+    #[test]
+    fn the_canonical_form_is_as_documented() {
+        let peer = PeerSpec { name: "two".into(), ..with("b", &["10.0.0.2/32"], &["192.0.2.2:6081"]) };
+        assert_eq!(
+            table(&[peer]).canonical(),
+            "overmesh table v1\nnetwork 42 mtu 1420\npeer b\nname two\nmode plain\n\
+             prefix 10.0.0.2/32\nendpoint 192.0.2.2:6081\n"
+        );
+    }
+}

@@ -1,0 +1,332 @@
+//! Both directions of a packet.
+//!
+//! ```text
+//! outbound  inner packet ─ ip ─ whose is the destination? ─ where is that peer? ─ Geneve header
+//! inbound   datagram ─ who is at this underlay address? ─ Geneve ─ is the inner source theirs?
+//! ```
+//!
+//! Each ends in a verdict for the caller to carry out, or in a named drop that is counted here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::counters::Counters;
+use crate::drops::{DropReason, Dropped};
+use crate::peers::{PeerIndex, Table};
+use crate::wire::{control, geneve, ip};
+
+/// The tunnel of one lane: a table and the lane's counters for it.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Who is where.
+    pub table: Arc<Table>,
+    /// What this lane has carried.
+    pub counters: Counters,
+}
+
+/// A packet to send: `header` goes before it, then both to `endpoint`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outbound {
+    /// Who it is for.
+    pub peer: PeerIndex,
+    /// Where that peer is.
+    pub endpoint: SocketAddr,
+    /// What to put before the packet.
+    pub header: [u8; geneve::HEADER_LEN],
+}
+
+/// A datagram that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inbound {
+    /// Who sent it; `None` for an echo from an underlay address that several peers share.
+    pub peer: Option<PeerIndex>,
+    /// Whether this is the first accepted datagram of that peer.
+    pub first: bool,
+    /// What to do with it.
+    pub content: Content,
+}
+
+/// What an accepted datagram holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// The inner packet at this range of the datagram: for the host.
+    Packet(Range<usize>),
+    /// An echo request that was turned into its reply in place: send it back.
+    Reply,
+    /// The answer to the echo with this token.
+    Answer(u64),
+}
+
+impl Tunnel {
+    /// A tunnel for `table` that goes on with the counters of the tunnel it replaces.
+    #[must_use]
+    pub fn new(table: Arc<Table>, previous: Option<&Self>) -> Self {
+        let previous = previous.map(|tunnel| (tunnel.table.as_ref(), &tunnel.counters));
+        Self { counters: Counters::new(&table, previous), table }
+    }
+
+    /// Judges a packet that the host wants to send.
+    pub fn outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
+        self.counted(self.judge_outbound(packet))
+    }
+
+    /// Judges a datagram that came from `underlay` at `now`, a clock of the caller's choice.
+    pub fn inbound(&self, datagram: &mut [u8], underlay: IpAddr, now: Duration) -> Result<Inbound, Dropped> {
+        let (peer, content) = self.counted(self.judge_inbound(datagram, underlay))?;
+        let first = peer.is_some_and(|peer| self.counters.peer(peer).heard(now));
+        Ok(Inbound { peer, first, content })
+    }
+
+    fn judge_outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
+        let packet = ip::Packet::new_checked(packet).map_err(blameless)?;
+        let peer = self.table.owner_of(packet.destination()).ok_or(blameless(DropReason::NoRoute))?;
+        let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
+        if packet.total_len() > self.table.mtu() {
+            return Err(DropReason::TooBig.by(peer));
+        }
+        let header = geneve::emit(self.table.network_number(), packet.protocol());
+        Ok(Outbound { peer, endpoint, header })
+    }
+
+    fn judge_inbound(
+        &self,
+        datagram: &mut [u8],
+        underlay: IpAddr,
+    ) -> Result<(Option<PeerIndex>, Content), Dropped> {
+        let there = self.table.at_underlay(underlay);
+        let sender = match there {
+            [] => return Err(blameless(DropReason::SourceUnknown)),
+            [only] => Some(*only),
+            _ => None,
+        };
+        let outer = geneve::Datagram::new_checked(datagram).map_err(|reason| reason.by(sender))?;
+        if outer.vni() != self.table.network_number() {
+            return Err(DropReason::NetworkUnknown.by(sender));
+        }
+        let header_len = outer.header_len();
+        match (outer.is_control(), outer.protocol()) {
+            (true, control::PROTOCOL) => {
+                let content = judge_echo(&mut datagram[header_len..]).map_err(|reason| reason.by(sender))?;
+                Ok((sender, content))
+            }
+            (false, geneve::IPV4 | geneve::IPV6) => {
+                let (peer, len) = self.judge_inner(&outer, underlay).map_err(|reason| reason.by(sender))?;
+                Ok((Some(peer), Content::Packet(header_len..header_len + len)))
+            }
+            _ => Err(DropReason::ProtocolUnknown.by(sender)),
+        }
+    }
+
+    /// Who sent the inner packet and how long it is. A peer may only send from inner addresses that
+    /// are its own.
+    fn judge_inner(
+        &self,
+        outer: &geneve::Datagram,
+        underlay: IpAddr,
+    ) -> Result<(PeerIndex, usize), DropReason> {
+        let inner = ip::Packet::new_checked(outer.payload())?;
+        if inner.protocol() != outer.protocol() {
+            return Err(DropReason::InnerMalformed);
+        }
+        let owner = self.table.owner_of(inner.source()).ok_or(DropReason::SourceMismatch)?;
+        if !self.table.peer(owner).is_at(underlay) {
+            return Err(DropReason::SourceMismatch);
+        }
+        Ok((owner, inner.total_len()))
+    }
+
+    fn counted<T>(&self, verdict: Result<T, Dropped>) -> Result<T, Dropped> {
+        verdict.inspect_err(|dropped| self.counters.dropped(*dropped))
+    }
+}
+
+fn judge_echo(payload: &mut [u8]) -> Result<Content, DropReason> {
+    let echo = control::Echo::new_checked(payload)?;
+    Ok(match echo.kind {
+        control::Kind::Request => {
+            control::into_reply(payload);
+            Content::Reply
+        }
+        control::Kind::Reply => Content::Answer(echo.token),
+    })
+}
+
+fn blameless(reason: DropReason) -> Dropped {
+    reason.by(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::PeerSpec;
+    use proptest::prelude::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn spec(id: &str, prefixes: &[&str], endpoints: &[&str]) -> PeerSpec {
+        let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+        PeerSpec { id: id.into(), name: id.into(), prefixes: owned(prefixes), endpoints: owned(endpoints) }
+    }
+
+    /// b is at 192.0.2.2; c and d share 192.0.2.3; e has no endpoint.
+    fn tunnel() -> Tunnel {
+        let specs = [
+            spec("b", &["10.77.0.2/32", "fd00::2/128"], &["192.0.2.2:6081", "[2001:db8::2]:6081"]),
+            spec("c", &["10.77.0.3/32"], &["192.0.2.3:6081"]),
+            spec("d", &["10.77.0.4/32"], &["192.0.2.3:7000"]),
+            spec("e", &["10.77.0.5/32"], &[]),
+        ];
+        Tunnel::new(Arc::new(Table::new(42, 1420, &specs).unwrap()), None)
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn packet(source: &str, destination: &str) -> Vec<u8> {
+        ip::emit(address(source), address(destination), b"hello")
+    }
+
+    fn datagram(vni: u32, protocol: u16, inner: &[u8]) -> Vec<u8> {
+        [&geneve::emit(vni, protocol), inner].concat()
+    }
+
+    /// The name under which a datagram from 192.0.2.2 (peer b) is dropped, checked to be counted.
+    fn refused(mut datagram: Vec<u8>) -> DropReason {
+        let tunnel = tunnel();
+        let dropped = tunnel.inbound(&mut datagram, address("192.0.2.2"), NOW).unwrap_err();
+        assert_eq!(dropped.peer, tunnel.table.index_of("b"));
+        assert_eq!(tunnel.counters.drops.read(dropped.reason), 1);
+        assert_eq!(tunnel.counters.peer(dropped.peer.unwrap()).drops.read(dropped.reason), 1);
+        dropped.reason
+    }
+
+    #[test]
+    fn outbound_goes_to_the_first_endpoint_of_whose_address_it_is() {
+        let tunnel = tunnel();
+        for (packet, protocol) in
+            [(packet("10.77.0.1", "10.77.0.2"), geneve::IPV4), (packet("fd00::1", "fd00::2"), geneve::IPV6)]
+        {
+            let outbound = tunnel.outbound(&packet).unwrap();
+            assert_eq!(Some(outbound.peer), tunnel.table.index_of("b"));
+            assert_eq!(outbound.endpoint.to_string(), "192.0.2.2:6081");
+            assert_eq!(outbound.header, geneve::emit(42, protocol));
+        }
+    }
+
+    #[test]
+    fn outbound_refusals_have_names() {
+        let tunnel = tunnel();
+        let refused = |packet: &[u8]| tunnel.outbound(packet).unwrap_err().reason;
+        assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9")), DropReason::NoRoute);
+        assert_eq!(refused(&packet("10.77.0.1", "10.77.0.5")), DropReason::NoEndpoint);
+        assert_eq!(refused(b"not ip"), DropReason::InnerMalformed);
+        let big = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &[0; 1401]);
+        assert_eq!(refused(&big), DropReason::TooBig);
+        assert!(tunnel.outbound(&big[..0]).is_err());
+    }
+
+    #[test]
+    fn inbound_hands_over_exactly_the_inner_packet() {
+        let tunnel = tunnel();
+        let inner = packet("10.77.0.2", "10.77.0.1");
+        let mut bytes = [datagram(42, geneve::IPV4, &inner), vec![0xff; 3]].concat();
+        let inbound = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
+        assert_eq!(inbound.peer, tunnel.table.index_of("b"));
+        assert_eq!(inbound.content, Content::Packet(8..8 + inner.len()));
+    }
+
+    #[test]
+    fn inbound_takes_any_endpoint_address_of_the_peer() {
+        let mut bytes = datagram(42, geneve::IPV6, &packet("fd00::2", "fd00::1"));
+        assert!(tunnel().inbound(&mut bytes, address("2001:db8::2"), NOW).is_ok());
+    }
+
+    #[test]
+    fn peers_behind_one_underlay_address_are_told_apart_by_inner_source() {
+        let tunnel = tunnel();
+        for (source, id) in [("10.77.0.3", "c"), ("10.77.0.4", "d")] {
+            let mut bytes = datagram(42, geneve::IPV4, &packet(source, "10.77.0.1"));
+            let inbound = tunnel.inbound(&mut bytes, address("192.0.2.3"), NOW).unwrap();
+            assert_eq!(inbound.peer, tunnel.table.index_of(id));
+        }
+    }
+
+    #[test]
+    fn an_unknown_underlay_address_is_refused_before_anything_is_read() {
+        let tunnel = tunnel();
+        for mut bytes in [datagram(42, geneve::IPV4, &packet("10.77.0.2", "10.77.0.1")), vec![]] {
+            let dropped = tunnel.inbound(&mut bytes, address("192.0.2.9"), NOW).unwrap_err();
+            assert_eq!(dropped, DropReason::SourceUnknown.by(None));
+        }
+    }
+
+    #[test]
+    fn a_spoofed_inner_source_is_refused() {
+        let from = |source: &str| datagram(42, geneve::IPV4, &packet(source, "10.77.0.1"));
+        assert_eq!(refused(from("10.77.0.3")), DropReason::SourceMismatch);
+        assert_eq!(refused(from("10.77.0.5")), DropReason::SourceMismatch);
+        assert_eq!(refused(from("203.0.113.1")), DropReason::SourceMismatch);
+    }
+
+    #[test]
+    fn inbound_refusals_have_names() {
+        let inner = packet("10.77.0.2", "10.77.0.1");
+        let with = |at: usize, value: u8| {
+            let mut bytes = datagram(42, geneve::IPV4, &inner);
+            bytes[at] = value;
+            bytes
+        };
+        assert_eq!(refused(datagram(43, geneve::IPV4, &inner)), DropReason::NetworkUnknown);
+        assert_eq!(refused(datagram(42, 0x6558, &inner)), DropReason::ProtocolUnknown);
+        assert_eq!(refused(datagram(42, geneve::IPV6, &inner)), DropReason::InnerMalformed);
+        assert_eq!(refused(datagram(42, geneve::IPV4, &inner[..19])), DropReason::InnerMalformed);
+        assert_eq!(refused(with(0, 0x80)), DropReason::GeneveVersion);
+        assert_eq!(refused(with(0, 0x3f)), DropReason::GeneveMalformed);
+        assert_eq!(refused(with(1, 0x40)), DropReason::GeneveCriticalOption);
+        assert_eq!(refused(with(1, 0x80)), DropReason::ProtocolUnknown);
+        assert_eq!(refused(vec![]), DropReason::GeneveMalformed);
+    }
+
+    #[test]
+    fn an_echo_is_answered_and_its_answer_recognised() {
+        let tunnel = tunnel();
+        let mut bytes = control::emit_request(42, 99, 100);
+        let request = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
+        assert_eq!(request.content, Content::Reply);
+        let reply = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
+        assert_eq!(reply.content, Content::Answer(99));
+        assert_eq!((request.first, reply.first), (true, false));
+    }
+
+    #[test]
+    fn an_echo_from_a_shared_address_is_nobodys_word() {
+        let mut bytes = control::emit_request(42, 99, 0);
+        let inbound = tunnel().inbound(&mut bytes, address("192.0.2.3"), NOW).unwrap();
+        assert_eq!((inbound.peer, inbound.first), (None, false));
+    }
+
+    #[test]
+    fn a_control_packet_of_another_kind_is_refused() {
+        let mut bytes = control::emit_request(42, 99, 0);
+        bytes[geneve::HEADER_LEN] ^= 1;
+        assert_eq!(refused(bytes), DropReason::ControlMalformed);
+    }
+
+    proptest! {
+        #[test]
+        fn what_one_side_sends_the_other_accepts(payload in prop::collection::vec(any::<u8>(), 0..1400)) {
+            let here = tunnel();
+            let inner = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &payload);
+            let sent = here.outbound(&inner).unwrap();
+
+            let there = spec("a", &["10.77.0.1/32"], &["192.0.2.1:6081"]);
+            let there = Tunnel::new(Arc::new(Table::new(42, 1420, &[there]).unwrap()), None);
+            let mut bytes = [&sent.header, inner.as_slice()].concat();
+            let received = there.inbound(&mut bytes, address("192.0.2.1"), NOW).unwrap();
+            prop_assert_eq!(received.content, Content::Packet(geneve::HEADER_LEN..bytes.len()));
+        }
+    }
+}

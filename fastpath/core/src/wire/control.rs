@@ -1,0 +1,119 @@
+//! The echo that two fastpaths exchange, to time a path and to try its size.
+//!
+//! It travels as a Geneve control packet (O bit set), so that it can never be taken for inner
+//! traffic, under the `EtherType` that IEEE 802 sets aside for local experiments. A datagram
+//! carrying an echo of `n` bytes is exactly as long as one carrying an inner packet of `n` bytes.
+//!
+//! ```text
+//!  0                   1                   2                   3
+//! |                      Magic "OMEC"                             |
+//! |      Kind     |                  Reserved                     |
+//! |                           Token                               |
+//! |                      (8 bytes, opaque)                        |
+//! |                    Zeros, up to the size                      |
+//! ```
+
+use super::{field, geneve};
+use crate::drops::DropReason;
+
+/// Geneve protocol type of an echo: local experimental `EtherType` 1 (IEEE 802).
+pub const PROTOCOL: u16 = 0x88b5;
+/// Bytes of an echo without padding; the smallest that can be asked for.
+pub const MIN_SIZE: usize = 16;
+/// Bytes of the largest echo: what IPv4 and UDP leave beside the Geneve header.
+pub const MAX_SIZE: usize = 65_507 - geneve::HEADER_LEN;
+
+const MAGIC: [u8; 4] = *b"OMEC";
+const KIND: usize = 4;
+const TOKEN: usize = 8;
+
+/// Which way an echo goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Please send this back.
+    Request = 1,
+    /// Sent back, token and size unchanged.
+    Reply = 2,
+}
+
+/// An echo, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Echo {
+    /// Request or reply.
+    pub kind: Kind,
+    /// Chosen by who asks; the reply repeats it.
+    pub token: u64,
+}
+
+impl Echo {
+    /// Checks the payload of a Geneve control packet of type [`PROTOCOL`].
+    ///
+    /// # Errors
+    /// `control_malformed`.
+    pub fn new_checked(payload: &[u8]) -> Result<Self, DropReason> {
+        if payload.len() < MIN_SIZE || field(payload, 0) != MAGIC {
+            return Err(DropReason::ControlMalformed);
+        }
+        let kind = match payload[KIND] {
+            1 => Kind::Request,
+            2 => Kind::Reply,
+            _ => return Err(DropReason::ControlMalformed),
+        };
+        Ok(Self { kind, token: u64::from_be_bytes(field(payload, TOKEN)) })
+    }
+}
+
+/// Writes a whole request datagram, Geneve header included.
+///
+/// `size` counts the bytes after the Geneve header and is brought into
+/// [`MIN_SIZE`]`..=`[`MAX_SIZE`].
+#[must_use]
+pub fn emit_request(vni: u32, token: u64, size: usize) -> Vec<u8> {
+    let mut datagram = geneve::emit_control(vni, PROTOCOL).to_vec();
+    datagram.extend(MAGIC);
+    datagram.extend([Kind::Request as u8, 0, 0, 0]);
+    datagram.extend(token.to_be_bytes());
+    datagram.resize(geneve::HEADER_LEN + size.clamp(MIN_SIZE, MAX_SIZE), 0);
+    datagram
+}
+
+/// Turns a checked request payload into its reply, in place.
+pub fn into_reply(payload: &mut [u8]) {
+    payload[KIND] = Kind::Reply as u8;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::geneve::Datagram;
+    use proptest::prelude::*;
+
+    #[test]
+    fn foreign_payloads_are_malformed() {
+        let request = &emit_request(1, 2, 0)[geneve::HEADER_LEN..];
+        for (at, value) in [(0, b'X'), (KIND, 0), (KIND, 3)] {
+            let mut payload = request.to_vec();
+            payload[at] = value;
+            assert_eq!(Echo::new_checked(&payload), Err(DropReason::ControlMalformed));
+        }
+        assert_eq!(Echo::new_checked(&request[..15]), Err(DropReason::ControlMalformed));
+    }
+
+    proptest! {
+        #[test]
+        fn a_reply_repeats_token_and_size(token: u64, size in 0..9000_usize) {
+            let mut bytes = emit_request(3, token, size);
+            prop_assert_eq!(bytes.len(), geneve::HEADER_LEN + size.max(MIN_SIZE));
+
+            let datagram = Datagram::new_checked(&bytes).unwrap();
+            prop_assert!(datagram.is_control());
+            prop_assert_eq!(datagram.protocol(), PROTOCOL);
+            let request = Echo { kind: Kind::Request, token };
+            prop_assert_eq!(Echo::new_checked(datagram.payload()), Ok(request));
+
+            let payload = &mut bytes[geneve::HEADER_LEN..];
+            into_reply(payload);
+            prop_assert_eq!(Echo::new_checked(payload), Ok(Echo { kind: Kind::Reply, token }));
+        }
+    }
+}

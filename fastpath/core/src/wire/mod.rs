@@ -1,0 +1,13 @@
+//! Wire formats, one file a header. `new_checked` looks at the bytes once; the accessors after it
+//! cannot fail. Every parser is total: any bytes in, a value or a named drop out, no panic.
+
+pub mod control;
+pub mod geneve;
+pub mod ip;
+
+/// The `N` bytes that start at `offset`, of a buffer that was checked to hold them.
+pub(crate) fn field<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&bytes[offset..offset + N]);
+    field
+}
