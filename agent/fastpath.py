@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -58,7 +59,7 @@ class Fastpath:
         self._given: tuple[FastpathState, bytes] | None = None
         self._child = 0
         self.restarts = 0
-        self.error = "not started yet"
+        self.error = ""
 
     @property
     def running(self) -> bool:
@@ -98,16 +99,20 @@ class Fastpath:
             )
             self._changed()
             await self._follow()
-        self.error = f"died{self._last_words()}"
+        # The stream may end a moment before the kernel has the exit status.
+        await asyncio.sleep(0.001)
+        self.error = f"it ended: {self._ended() or 'it closed its socket'}"
 
     async def _start(self) -> None:
         binary = find_binary(self._config.fastpath)
         self._config.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._ended()
         self._child = self._spawn(binary)
         deadline = time.monotonic() + START_TIMEOUT
         while not _answers(self._config.fastpath_socket):
-            if self._reaped():
-                raise FastpathError(f"{binary} exited{self._last_words()}", f"see {self._log_file}")
+            ended = self._ended()
+            if ended:
+                raise FastpathError(f"{binary}: {ended}{self._last_words()}", f"see {self._log_file}")
             if time.monotonic() > deadline:
                 raise FastpathError(
                     f"{binary} does not answer on {self._config.fastpath_socket}", f"see {self._log_file}"
@@ -149,7 +154,6 @@ class Fastpath:
             finally:
                 self._stub = None
                 self._given = None
-                self._reaped()
 
     async def _follow(self) -> None:
         with suppress(grpc.aio.AioRpcError):
@@ -163,13 +167,16 @@ class Fastpath:
                     case "peer_heard":
                         log.info("first packet from peer", extra={"node": event.peer_heard.id})
 
-    def _reaped(self) -> bool:
-        """Tell whether the process that this agent started has ended, and let the kernel forget it."""
-        with suppress(ChildProcessError):
-            if not self._child or os.waitpid(self._child, os.WNOHANG) == (0, 0):
-                return False
+    def _ended(self) -> str:
+        """Return how the process that this agent started has ended; empty while it lives."""
+        if not self._child:
+            return "not started by this agent"
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if not pid:
+            return ""
         self._child = 0
-        return True
+        code = os.waitstatus_to_exitcode(status)
+        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
     def _last_words(self) -> str:
         with suppress(OSError), self._log_file.open("rb") as file:
@@ -191,7 +198,10 @@ class Fastpath:
         if not self.running or self._given is None:
             return None
         state, digest = self._given
-        return state if (await self.stats()).table_digest == digest else None
+        with suppress(FastpathError):
+            if (await self.stats()).table_digest == digest:
+                return state
+        return None
 
     async def stats(self) -> fastpath_pb2.StatsReply:
         """Return its counters and what it knows of itself."""
@@ -211,7 +221,9 @@ class Fastpath:
 
     async def _call(self, method: str, request: Any, timeout: float = CALL_TIMEOUT) -> Any:
         if self._stub is None:
-            raise FastpathError(f"the fastpath is not running: {self.error}", f"see {self._log_file}")
+            raise FastpathError(
+                f"the fastpath is not running: {self.error or 'it is being started'}", f"see {self._log_file}"
+            )
         try:
             return await getattr(self._stub, method)(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:

@@ -68,6 +68,13 @@ class Netlink:
             addresses = [_address(message) async for message in await self._route.get_addr()]
         return Underlay(tuple(links), tuple(entry for entry in addresses if entry is not None))
 
+    async def link(self, name: str) -> Link | None:
+        """Return an interface by name, None when there is none."""
+        with _explained(f"{name} can't be read", errno.ENODEV):
+            for message in await self._route.link("get", ifname=name):
+                return _link(message)
+        return None
+
     async def routes(self, link: int = 0) -> tuple[Route, ...]:
         """Return the unicast routes out of one interface, or (0) all of the host's."""
         match = {"oif": link, "table": _RT_TABLE_MAIN} if link else {}
@@ -91,7 +98,7 @@ class Netlink:
 
     # Change. Each does nothing when it is so already.
 
-    async def create_tun(self, name: str) -> None:
+    def create_tun(self, name: str) -> None:
         """Make a TUN interface that stays when nobody has it open, so that addresses and routes stay too.
 
         Raises:
@@ -134,11 +141,11 @@ class Netlink:
                 **({"flags": _IFA_F_NODAD} if address.version == 6 else {}),
             )
 
-    async def remove_address(self, link: int, entry: LinkAddress) -> None:
+    async def remove_address(self, entry: LinkAddress) -> None:
         """Remove an address."""
         with _explained(f"{entry.address} can't be removed", errno.EADDRNOTAVAIL, errno.ENODEV):
             await self._route.addr(
-                "del", index=link, address=str(entry.address), prefixlen=entry.prefix_length
+                "del", index=entry.link, address=str(entry.address), prefixlen=entry.prefix_length
             )
 
     async def set_route(self, route: Route, *, replace: bool) -> None:

@@ -248,6 +248,10 @@ class Replica:
         self._floors[key] = Floor(held.record.serial + final, until)
         del self._good[key]
 
+    def clear(self) -> None:
+        """Forget the map: this host is no member any more. Who it is and what was removed stays known."""
+        self._move(0, Digest(), {}, set(self._items))
+
     def prune(self, now: float) -> None:
         """Forget removed records that would have expired by now (unix seconds) anyway."""
         self._floors = {key: floor for key, floor in self._floors.items() if floor.until >= now}
