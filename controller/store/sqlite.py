@@ -108,7 +108,7 @@ class SqliteStore:
 
     def _release(self) -> None:
         self._readers.join()
-        self._writer.join()
+        self._writer.join()  # after the readers: the last connection to go folds the log into the file
         self._file.close()
 
 

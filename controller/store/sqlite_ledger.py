@@ -1,8 +1,9 @@
 """What a request does to the embedded store. No threads and no clock: the caller says what time it is.
 
-Every method but `load` and `commit` runs between a begin and a commit that belong to the caller. A
-request is refused before its first write, so that a refusal leaves nothing to undo; whatever goes
-wrong later undoes the caller's whole transaction, and `load` brings the memory back in line.
+The caller begins and commits the SQLite transaction, which may span many requests, and calls `settle`
+before it commits. A request is refused before its first write, so that a refusal leaves nothing to
+undo; whatever goes wrong later undoes the whole transaction, and then `load` brings the memory back
+in line.
 """
 
 import math

@@ -113,8 +113,9 @@ class Writer:
             self._queue.put(_Request(lambda _: None, lambda _: None, self._clock()))  # wakes the thread
 
     def join(self) -> None:
-        """Wait for the thread to end; not in the event loop, which its answers need."""
+        """Wait for the thread to end; not in the event loop, which has to hear the answers."""
         self._thread.join()
+        self._connection.close()
 
     def _submit(self, action: Callable[[float], Any], done: Callable[[Any], None]) -> None:
         if self._stopped:
@@ -125,7 +126,6 @@ class Writer:
         while not (self._stopped and self._queue.empty()):
             self._round(*self._take())
         self._end_watches(f"the store {self._path} was closed")
-        self._connection.close()
 
     def _take(self) -> tuple[list[_Request], float]:
         """Wait for requests or an expiry; return also the time before which every keepalive has come."""
