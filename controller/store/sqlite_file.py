@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 
 _MAGIC = b"SQLite format 3\0"
 _APPLICATION_ID_AT = slice(68, 72)  # https://www.sqlite.org/fileformat.html#the_database_header
-_RESTORE = "restore it from a backup; it was left as it is"
+_RESTORE = "restore it from a backup, and move its -wal file away; it was left as it is"
 
 
 class StoreFile:
@@ -61,9 +61,8 @@ class StoreFile:
         with translated(self.path):
             connection = _connect(self.path)
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(
-                "PRAGMA synchronous = FULL"
-            )  # free with group commit; NORMAL may lose acked revisions
+            # NORMAL may lose the last commits with the power, and would then use their revisions again.
+            connection.execute("PRAGMA synchronous = FULL")
             return connection
 
     def close(self) -> None:
@@ -87,15 +86,17 @@ def explained(error: sqlite3.Error, path: Path) -> StoreError:
     """Return the store error for one of SQLite's."""
     match _primary_code(error):
         case sqlite3.SQLITE_FULL:
-            return StoreUnavailableError(f"no space left for {path}", "free some; nothing was lost")
-        case sqlite3.SQLITE_BUSY:
             return StoreUnavailableError(
-                f"{path} is locked by another program", "end the program that writes to it"
+                f"no space left for {path}", "free some; what was stored before is safe"
             )
+        case sqlite3.SQLITE_BUSY:
+            return StoreUnavailableError(f"{path} is locked by another program", "end that program")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreCorruptError(f"{path} is damaged: {error}", _RESTORE)
         case _:
-            return StoreUnavailableError(f"can't use {path}: {error}", "see the kernel log about its disk")
+            return StoreUnavailableError(
+                f"can't use {path}: {error}", "check the disk: its free space, and the kernel log"
+            )
 
 
 def is_passing(error: sqlite3.Error) -> bool:
@@ -111,13 +112,15 @@ def _locked(path: Path) -> int:
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+    except OSError as error:
         pid = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
         os.close(lock)
+        if not isinstance(error, BlockingIOError):
+            raise
         fix = "stop it, or give this controller its own store"
         raise StoreBusyError(f"another controller (pid {pid}) has {path} open", fix) from error
-    os.truncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
     return lock
 
 
@@ -125,9 +128,8 @@ def _create(path: Path) -> None:
     log = Path(f"{path}-wal")
     if log.exists() and log.stat().st_size:
         # SQLite would apply it to the new file.
-        raise StoreCorruptError(
-            f"{log} is there, but not the file it belongs to", f"restore {path}, or move {log} away"
-        )
+        cause = f"{log} is there, but not the file it belongs to"
+        raise StoreCorruptError(cause, f"restore {path}, or move {log} away")
     new = Path(f"{path}.new")
     new.unlink(missing_ok=True)
     os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -148,7 +150,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    # By hand: SQLite would already apply a foreign file's log.
+    # Not through SQLite, which would apply a foreign file's log to it.
     with path.open("rb") as file:
         header = file.read(100)
     if not header.startswith(_MAGIC) or int.from_bytes(header[_APPLICATION_ID_AT]) != APPLICATION_ID:

@@ -158,6 +158,11 @@ class TestTxn:
         with pytest.raises(ValueError, match="not a key"):
             await store.txn((), [Put(key, b"")])
 
+    @pytest.mark.parametrize("value", [None, "text", 1])
+    async def test_values_are_bytes(self, store: Store, value: Any) -> None:
+        with pytest.raises(TypeError, match="not bytes"):
+            await store.txn((), [Put("/a", value)])
+
     async def test_what_was_written_is_read(self, store: Store) -> None:
         for number in range(200):
             revision = await put(store, "/a", b"%d" % number)
