@@ -4,13 +4,14 @@ BIN := .venv/bin
 FASTPATH := fastpath/target/release/overmesh-fastpath
 RUST := --manifest-path fastpath/Cargo.toml
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench wheels clean
 
 help:
 	@echo "make demo    three hosts, one mesh, on this machine, in a minute (HOLD=1 leaves it up)"
 	@echo "make test    all tests"
 	@echo "make check   formatting, lints, types, generated code"
 	@echo "make bench   side by side with its peers"
+	@echo "make wheels  what installs on a host, in dist/"
 	@echo "make setup   what the others need, by itself"
 	@echo "make clean   back to a fresh clone"
 
@@ -39,8 +40,13 @@ bench: .venv/ready $(FASTPATH)
 	@scripts/setup bench
 	$(BIN)/python -m benchmarks.overlay
 
+wheels: .venv/ready
+	@scripts/setup run
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist .
+	$(BIN)/maturin build --release --locked --manifest-path fastpath/daemon/Cargo.toml --out dist
+
 clean:
-	rm -rf .venv fastpath/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache dist fastpath/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: requirements/dev.txt pyproject.toml scripts/python
