@@ -1,0 +1,233 @@
+"""What meshctl asks of the controller: tokens, nodes, networks, and whether all agents are in step."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import grpc.aio
+
+from overmesh.config import DEFAULT_NETWORK
+from overmesh.controller.membership import Membership
+from overmesh.controller.mirror import Mirror, NetworkView
+from overmesh.controller.presence import Presence
+from overmesh.controller.tokens import Token, Tokens
+from overmesh.controller.trust import Identity
+from overmesh.controller.watch import Agents, Behind
+from overmesh.model import Mode, Problem, endpoints_key, node_key
+from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2
+from overmesh.proto.codec import endpoint_message, problem_messages
+
+DEFAULT_TTL = 86400
+# Asking all agents every so often costs less than being told of every ack.
+_LOOK_EVERY = 0.05
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """Requests in, replies out; an empty network name stands for the default network.
+
+    Args:
+        mirror, membership, tokens, agents, presence: the parts of this controller.
+        join_target: host or host:port that new hosts are told to join at.
+
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        membership: Membership,
+        tokens: Tokens,
+        agents: Agents,
+        presence: Presence,
+        join_target: str,
+    ) -> None:
+        self._mirror = mirror
+        self._membership = membership
+        self._tokens = tokens
+        self._agents = agents
+        self._presence = presence
+        self._join_target = join_target
+
+    # Tokens.
+
+    async def CreateToken(  # noqa: N802
+        self, request: admin_pb2.CreateTokenRequest, _context: Context
+    ) -> admin_pb2.CreateTokenReply:
+        """Make a token; its secret is in this reply and nowhere else."""
+        token, secret = await self._tokens.create(
+            request.network or DEFAULT_NETWORK,
+            request.ttl_seconds or DEFAULT_TTL,
+            request.uses,
+            request.tags,
+        )
+        line = f"meshctl join {self._join_target} --token {secret}"
+        return admin_pb2.CreateTokenReply(
+            token=_token_message(token), secret_token=str(secret), join_line=line
+        )
+
+    async def ListTokens(  # noqa: N802
+        self, request: admin_pb2.ListTokensRequest, _context: Context
+    ) -> admin_pb2.ListTokensReply:
+        """List tokens, of all networks unless one is named."""
+        tokens = self._tokens.known(request.network)
+        return admin_pb2.ListTokensReply(tokens=[_token_message(token) for token in tokens])
+
+    async def RevokeToken(  # noqa: N802
+        self, request: admin_pb2.RevokeTokenRequest, _context: Context
+    ) -> admin_pb2.RevokeTokenReply:
+        """Let no one in with a token any more."""
+        return admin_pb2.RevokeTokenReply(revision=await self._tokens.revoke(request.id))
+
+    # Nodes.
+
+    async def ListNodes(  # noqa: N802
+        self, request: admin_pb2.ListNodesRequest, _context: Context
+    ) -> admin_pb2.ListNodesReply:
+        """List the nodes of a network, or the one that is asked for."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        if request.node:
+            found: Sequence[str] = [self._membership.find(view.name, request.node)]
+        else:
+            found = sorted(self._mirror.held("nodes", view.name), key=lambda node_id: _sorting(view, node_id))
+        nodes = [self._node_message(view, node_id) for node_id in found]
+        return admin_pb2.ListNodesReply(nodes=nodes, revision=view.map.head.revision)
+
+    async def RemoveNode(  # noqa: N802
+        self, request: admin_pb2.RemoveNodeRequest, _context: Context
+    ) -> admin_pb2.RemoveNodeReply:
+        """Take a node out of its network."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        node_id = self._membership.find(view.name, request.node)
+        node = self._node_message(view, node_id)
+        revision = await self._membership.remove(view.name, node_id)
+        return admin_pb2.RemoveNodeReply(node=node, revision=revision)
+
+    def _node_message(self, view: NetworkView, node_id: str) -> admin_pb2.Node:
+        sighting = self._agents.sighting(view.name, node_id)
+        health = self._presence.health(Identity(view.name, node_id))
+        message = admin_pb2.Node(
+            id=node_id,
+            network=view.name,
+            online=sighting.online,
+            last_seen=int(sighting.last_seen),
+            acked_revision=sighting.acked,
+            in_step=sighting.in_step,
+            backend=health.backend,
+            backend_reason=health.backend_reason,
+            mtu=health.mtu,
+            version=sighting.version,
+            problems=problem_messages([*_unreadable(view, node_id), *sighting.problems]),
+        )
+        message.MergeFrom(_record_fields(view, node_id))
+        return message
+
+    # Networks.
+
+    async def CreateNetwork(  # noqa: N802
+        self, request: admin_pb2.CreateNetworkRequest, _context: Context
+    ) -> admin_pb2.CreateNetworkReply:
+        """Make a network; plain unless asked otherwise."""
+        mode = Mode(request.mode or Mode.PLAIN)
+        view = await self._membership.create_network(request.name, request.ranges, mode, request.mtu)
+        return admin_pb2.CreateNetworkReply(network=self._network_message(view))
+
+    async def ListNetworks(  # noqa: N802
+        self, _request: admin_pb2.ListNetworksRequest, _context: Context
+    ) -> admin_pb2.ListNetworksReply:
+        """List all networks."""
+        networks = [self._network_message(view) for view in self._mirror.networks]
+        return admin_pb2.ListNetworksReply(networks=networks)
+
+    def _network_message(self, view: NetworkView) -> admin_pb2.Network:
+        message = admin_pb2.Network(
+            name=view.name,
+            revision=view.map.head.revision,
+            nodes=len(self._mirror.held("nodes", view.name)),
+        )
+        if view.usable:
+            network = view.network
+            message.number = network.number
+            message.ranges.extend(str(cidr) for cidr in network.ranges)
+            message.MergeFrom(admin_pb2.Network(mode=mesh_pb2.Mode.Name(network.mode)))
+            message.mtu = network.mtu
+        return message
+
+    # Convergence.
+
+    async def Wait(self, request: admin_pb2.WaitRequest, _context: Context) -> admin_pb2.WaitReply:  # noqa: N802
+        """Return when every connected agent holds the map as of a revision of the store, or time is up."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        wanted = request.revision or view.map.head.revision
+        try:
+            async with asyncio.timeout(request.timeout_ms / 1000):
+                await self._mirror.reached(wanted)
+                # Later revisions of the store may have changed other networks only.
+                target = min(wanted, view.map.head.revision)
+                while any(self._agents.behind(view.name, target)):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_EVERY)
+        except TimeoutError:
+            pass
+        return self._wait_reply(view, wanted)
+
+    def _wait_reply(self, view: NetworkView, wanted: int) -> admin_pb2.WaitReply:
+        behind = list(self._agents.behind(view.name, min(wanted, view.map.head.revision)))
+        messages = [_behind_message(view, agent) for agent in behind]
+        if self._mirror.revision < wanted:
+            why = "the store has not reached that revision"
+            messages.append(
+                admin_pb2.Behind(name="controller", acked_revision=self._mirror.revision, reason=why)
+            )
+        return admin_pb2.WaitReply(
+            converged=not messages,
+            revision=wanted,
+            agents=self._agents.count(view.name),
+            behind=messages,
+        )
+
+
+def _token_message(token: Token) -> admin_pb2.Token:
+    return admin_pb2.Token(
+        id=token.id,
+        network=token.network,
+        expires=token.expires,
+        uses_left=token.uses_left,
+        unlimited=not token.uses,
+        revoked=token.revoked,
+        tags=token.tags,
+        created=token.created,
+    )
+
+
+def _record_fields(view: NetworkView, node_id: str) -> admin_pb2.Node:
+    """Return what the signed records say, as far as they can be used."""
+    message = admin_pb2.Node()
+    node, places = view.node(node_id), view.endpoints(node_id)
+    if node:
+        message.name = node.name
+        message.public_key = node.public_key
+        message.addresses.extend(str(address) for address in node.addresses)
+        message.routes.extend(str(cidr) for cidr in node.routes)
+        message.tags.extend(node.tags)
+        message.serial = node.serial
+        message.not_after = node.not_after
+    if places:
+        message.endpoints.extend(endpoint_message(endpoint) for endpoint in places.endpoints)
+    return message
+
+
+def _unreadable(view: NetworkView, node_id: str) -> list[Problem]:
+    refused = ((key, view.refused.get(key)) for key in (node_key(node_id), endpoints_key(node_id)))
+    return [Problem(key, f"unreadable record: {reason}") for key, reason in refused if reason]
+
+
+def _sorting(view: NetworkView, node_id: str) -> tuple[str, str]:
+    node = view.node(node_id)
+    return (node.name if node else "", node_id)
+
+
+def _behind_message(view: NetworkView, agent: Behind) -> admin_pb2.Behind:
+    node = view.node(agent.node_id)
+    return admin_pb2.Behind(
+        name=node.name if node else agent.node_id, acked_revision=agent.acked, reason=agent.reason
+    )

@@ -1,0 +1,207 @@
+"""The controller process: start order, background duties, signals, stop order.
+
+store ► root ► mirror ► first network ► ports ► agents may come
+stop: not serving ► streams end ► servers ► presence ► store
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from overmesh import __version__, log
+from overmesh.config import JOIN_PORT, ControllerConfig
+from overmesh.controller import keys
+from overmesh.controller.admin import AdminService
+from overmesh.controller.join import Joins
+from overmesh.controller.membership import Membership, Signer
+from overmesh.controller.mirror import Mirror
+from overmesh.controller.presence import Presence
+from overmesh.controller.reachable import own_addresses
+from overmesh.controller.server import JoinService, Listening, MeshService, Servers
+from overmesh.controller.store import open_store
+from overmesh.controller.store.base import Put, Store, absent
+from overmesh.controller.store.history import trim_history
+from overmesh.controller.tokens import Tokens
+from overmesh.controller.trust import MeshRoot, load_or_create
+from overmesh.controller.watch import Agents, Watch
+from overmesh.errors import PermissionMissingError, StateError, StoreUnavailableError, UnreachableError
+
+GRACE = 2.0
+_TRIM_EVERY = 60.0
+_SWEEP_EVERY = 600.0
+
+_log = logging.getLogger("overmesh.controller")
+
+
+def run(config: ControllerConfig) -> None:
+    """Be a controller until SIGTERM or SIGINT.
+
+    Raises:
+        OvermeshError: it can't start, or lost its store.
+
+    """
+    log.setup(config.log_format)
+    asyncio.run(_run(config))
+
+
+async def _run(config: ControllerConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config) as controller:
+        await controller.until(stop)
+        _log.info("controller stops")
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """A controller that answers."""
+
+    listening: Listening
+    root: MeshRoot
+    mirror: Mirror
+    agents: Agents
+    duties: "set[asyncio.Task[Any]]"
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Return when `stop` is set; raise what ended one of the duties."""
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({stopped, *self.duties}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for duty in done & self.duties:
+            duty.result()
+
+
+@asynccontextmanager
+async def running(
+    config: ControllerConfig, clock: Callable[[], float] = time.time
+) -> AsyncIterator[Controller]:
+    """Run a controller for the length of a block.
+
+    Args:
+        config: its settings.
+        clock: unix seconds.
+
+    Raises:
+        OvermeshError: it can't start; nothing is left behind.
+
+    """
+    async with AsyncExitStack() as undo:
+        _make_state_dir(config)
+        store = open_store(config.store_target)
+        undo.push_async_callback(store.close)
+        root = await _root(config, store)
+        mirror = Mirror(store, root.public_key)
+        await mirror.load()
+        duties = {_duty(undo, mirror.follow())}
+
+        signer = Signer(root, clock)
+        membership = Membership(mirror, signer)
+        await membership.ensure_network(config.ranges)
+        tokens = Tokens(mirror, root.der, clock)
+        presence = Presence(store, mirror)
+        undo.push_async_callback(presence.end)
+        agents = Agents(mirror, presence.seen, clock)
+        joins = Joins(mirror, membership, tokens, root, signer, agents.live_host, clock)
+
+        hosts = config.advertise or _own_hosts(mirror)
+        servers = Servers()
+        undo.push_async_callback(servers.stop, GRACE)
+        listening = servers.listen(
+            config.listen,
+            config.join_port,
+            config.mesh_port,
+            config.socket,
+            lambda mutual: root.server_credentials(hosts, mutual=mutual),
+        )
+        await servers.start(
+            JoinService(joins, [_target(host, listening.mesh_port) for host in hosts]),
+            MeshService(Watch(agents), membership, presence),
+            AdminService(mirror, membership, tokens, agents, presence, _join_target(hosts, listening)),
+        )
+        undo.callback(agents.finish_all, UnreachableError("the controller is stopping", "try again"))
+        undo.push_async_callback(servers.drain)
+        duties |= {
+            _duty(undo, presence.keep_written()),
+            _duty(undo, presence.keep_alive()),
+            _duty(undo, _every(_TRIM_EVERY, lambda: trim_history(store))),
+            _duty(undo, _every(_SWEEP_EVERY, tokens.sweep)),
+        }
+        _log.info("controller ready", extra=_event(listening, root, mirror))
+        yield Controller(listening, root, mirror, agents, duties)
+
+
+def _make_state_dir(config: ControllerConfig) -> None:
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionMissingError(
+            f"{config.state_dir} can't be made: {error.strerror}", "run as root, or name another state_dir"
+        ) from None
+
+
+async def _root(config: ControllerConfig, store: Store) -> MeshRoot:
+    """Return the mesh root, and make sure that this store is its."""
+    kv = await store.get(keys.ROOT_PIN)
+    root = load_or_create(config.state_dir, bytes.fromhex(kv.value.decode()) if kv else None)
+    if kv is None:
+        put = Put(keys.ROOT_PIN, root.pin.hex().encode())
+        if not (await store.txn([absent(keys.ROOT_PIN)], [put])).succeeded:
+            raise StateError("another controller has just started on this store with a root of its own")
+    return root
+
+
+def _duty(undo: AsyncExitStack, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[Any]":
+    """Start a task that is ended when the controller stops."""
+    task = asyncio.create_task(coroutine)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # seen: `until` has raised it, or it no longer matters
+
+    undo.push_async_callback(end)
+    return task
+
+
+async def _every(seconds: float, duty: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await duty()
+        except StoreUnavailableError as error:
+            _log.warning("a background duty has to wait", extra={"reason": error.cause})
+
+
+def _own_hosts(mirror: Mirror) -> tuple[str, ...]:
+    overlays = (cidr for view in mirror.networks if view.usable for cidr in view.network.ranges)
+    return tuple(map(str, own_addresses(overlays))) or ("localhost",)
+
+
+def _target(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _join_target(hosts: tuple[str, ...], listening: Listening) -> str:
+    """Return what a user types after `meshctl join`: the port only when it is not the usual one."""
+    return hosts[0] if listening.join_port == JOIN_PORT else _target(hosts[0], listening.join_port)
+
+
+def _event(listening: Listening, root: MeshRoot, mirror: Mirror) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "listen": listening.host,
+        "join_port": listening.join_port,
+        "mesh_port": listening.mesh_port,
+        "socket": listening.socket,
+        "root": root.pin.hex()[:16],
+        "revision": mirror.revision,
+        "networks": len(mirror.networks),
+    }

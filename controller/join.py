@@ -1,0 +1,234 @@
+"""Joining: a token and a host's own keys become a membership.
+
+1. token      known, the secret is right, not revoked
+2. keys       the request for a certificate is signed by its key, the X25519 key is well-formed
+3. who        the node id follows from the X25519 key: a member already, or a new one?
+4a. new       the token lets one more in; name and addresses are free; records are signed;
+              then one transaction takes token use, name, addresses and node, or nothing
+4b. member    the same TLS key and name as before; it keeps its addresses and uses up nothing
+5. answer     a certificate for the TLS key, and the records as every member sees them
+
+A member that asks again is let in even when its token has expired or is used up since: it proves by
+its TLS key that it is the one who joined, so it gets nothing that it does not have. That also makes
+asking again safe when an answer was lost on the way.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from overmesh.controller import addressing, keys
+from overmesh.controller.membership import Membership, Signer, node_id
+from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.names import checked_label
+from overmesh.controller.store.base import KeyValue, Op, Put, absent, unchanged
+from overmesh.controller.tokens import Token, Tokens
+from overmesh.controller.trust import MEMBERSHIP_DAYS, Identity, MeshRoot, Request
+from overmesh.errors import CloneError, InvalidError, NameTakenError, StoreCorruptError
+from overmesh.model import Endpoint, Node
+from overmesh.proto.codec import PUBLIC_KEY_LENGTH
+
+_VALIDITY = MEMBERSHIP_DAYS * 86400
+
+_log = logging.getLogger("overmesh.controller")
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What a host that wants to join says."""
+
+    token_id: str
+    token_secret: str
+    name: str
+    csr: bytes
+    public_key: bytes
+    endpoints: tuple[Endpoint, ...]
+    host_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What it is answered; network and node are encoded Signed records."""
+
+    node_id: str
+    certificate: bytes
+    network: bytes
+    node: bytes
+    revision: int
+    already_member: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Applicant:
+    """An application whose keys and name are in order."""
+
+    id: str
+    network: str
+    name: str
+    public_key: bytes
+    request: Request
+    endpoints: tuple[Endpoint, ...]
+    host_id: str
+
+
+class Joins:
+    """Lets hosts in.
+
+    Args:
+        mirror, membership, tokens, root, signer: the parts of this controller.
+        live_host: (network, node id) -> host id of the agent that is connected as that node, or "".
+        clock: unix seconds.
+
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        membership: Membership,
+        tokens: Tokens,
+        root: MeshRoot,
+        signer: Signer,
+        live_host: Callable[[str, str], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._mirror = mirror
+        self._membership = membership
+        self._tokens = tokens
+        self._root = root
+        self._signer = signer
+        self._live_host = live_host
+        self._clock = clock
+
+    async def join(self, application: Application) -> Admission:
+        """Make the host a member, or find that it is one.
+
+        Raises:
+            TokenError, InvalidError, NameTakenError, PoolExhaustedError
+            CloneError: its key is in use on another host, or with another TLS key.
+            StoreUnavailableError: it may have joined or not; asking again tells.
+
+        """
+        token, _ = self._tokens.authenticated(application.token_id, application.token_secret)
+        applicant = self._checked(application, token.network)
+        result = await self._mirror.change(lambda: self._plan(application, applicant))
+        kv = self._mirror.held("nodes", applicant.network).get(applicant.id)
+        if kv is None:
+            raise StoreCorruptError("the node was removed while it joined", "join again")
+        new = result.succeeded and kv.create_revision == result.revision
+        if new:
+            _log.info("node joined", extra=_event(applicant, token))
+        return Admission(
+            node_id=applicant.id,
+            certificate=self._root.issue_node(applicant.request, Identity(applicant.network, applicant.id)),
+            network=self._mirror.held("networks", applicant.network)[""].value,
+            node=kv.value,
+            revision=self._mirror.view(applicant.network).map.head.revision,
+            already_member=not new,
+        )
+
+    def _checked(self, application: Application, network: str) -> _Applicant:
+        key = application.public_key
+        if len(key) != PUBLIC_KEY_LENGTH or not any(key):
+            raise InvalidError("the public key is not an X25519 key of 32 bytes")
+        self._membership.check_endpoints(application.endpoints)
+        return _Applicant(
+            id=node_id(key),
+            network=network,
+            name=checked_label("node name", application.name),
+            public_key=key,
+            request=Request.parse(application.csr),
+            endpoints=application.endpoints,
+            host_id=application.host_id,
+        )
+
+    def _plan(self, application: Application, applicant: _Applicant) -> Change | None:
+        token, kv = self._tokens.authenticated(application.token_id, application.token_secret)
+        view = self._mirror.view(applicant.network)
+        member = self._mirror.held("nodes", view.name).get(applicant.id)
+        if member:
+            return self._readmit(view, member, applicant)
+        token.check_lets_in(self._clock())
+        return self._admit(view, token, kv, applicant)
+
+    def _admit(self, view: NetworkView, token: Token, token_kv: KeyValue, applicant: _Applicant) -> Change:
+        self._check_name(view, applicant.name)
+        addresses = addressing.choose(view.network, applicant.id, self._mirror.held("addresses", view.name))
+        node = Node(
+            id=applicant.id,
+            network=view.name,
+            name=applicant.name,
+            public_key=applicant.public_key,
+            addresses=addresses,
+            tags=token.tags,
+            not_after=int(self._clock()) + _VALIDITY,
+        )
+        claims = [
+            keys.name(view.name, node.name),
+            *(keys.address(view.name, address) for address in addresses),
+        ]
+        record = keys.node(view.name, node.id)
+        return Change(
+            [unchanged(token_kv), absent(record), *map(absent, claims)],
+            [
+                *_one_use(token, token_kv),
+                Put(record, self._signer.sign(node)),
+                Put(keys.credential(view.name, node.id), applicant.request.fingerprint),
+                *self._membership.endpoints_ops(view.name, node.id, applicant.endpoints),
+                *(Put(claim, node.id.encode()) for claim in claims),
+            ],
+        )
+
+    def _check_name(self, view: NetworkView, name: str) -> None:
+        holder = self._mirror.held("names", view.name).get(name)
+        if holder:
+            raise NameTakenError(
+                f"the name {name} is taken in network {view.name} by {holder.value.decode(errors='replace')}",
+                f"join with another --name, or remove that node: `meshctl node remove {name}`",
+            )
+
+    def _readmit(self, view: NetworkView, kv: KeyValue, applicant: _Applicant) -> Change | None:
+        member = view.node(applicant.id)
+        if member is None:
+            raise StoreCorruptError(
+                f"the record of node {applicant.id} in the store can't be used",
+                f"remove it (`meshctl node remove {applicant.id}`) and join again with a new token",
+            )
+        self._check_same(view, member, applicant)
+        ops: list[Op] = self._membership.endpoints_ops(view.name, member.id, applicant.endpoints)
+        if member.not_after - self._clock() < _VALIDITY / 2:
+            renewed = replace(member, not_after=int(self._clock()) + _VALIDITY)
+            ops.append(Put(kv.key, self._signer.sign(renewed)))
+        return Change([unchanged(kv)], ops) if ops else None
+
+    def _check_same(self, view: NetworkView, member: Node, applicant: _Applicant) -> None:
+        """Raise unless the applicant is the host that joined as this member."""
+        live_on = self._live_host(view.name, member.id)
+        if live_on and live_on != applicant.host_id:
+            raise CloneError(
+                f"this host's key is in use: node {member.name} is connected with it from another host",
+                "remove this host's copy of the state directory and join with a new token",
+            )
+        credential = self._mirror.held("credentials", view.name).get(member.id)
+        if credential is None or credential.value != applicant.request.fingerprint:
+            raise CloneError(
+                f"this host's X25519 key is that of node {member.name}, which joined with another TLS key",
+                f"remove that node first: `meshctl node remove {member.name}`",
+            )
+        if member.name != applicant.name:
+            raise InvalidError(
+                f"this host has already joined network {view.name} as {member.name}, not as {applicant.name}",
+                f"join as {member.name}, or leave first: `meshctl leave`",
+            )
+
+
+def _one_use(token: Token, kv: KeyValue) -> Sequence[Op]:
+    return [Put(kv.key, replace(token, used=token.used + 1).encoded())] if token.uses else []
+
+
+def _event(applicant: _Applicant, token: Token) -> dict[str, str]:
+    return {
+        "network": applicant.network,
+        "node": applicant.name,
+        "id": applicant.id,
+        "token": token.id,
+    }

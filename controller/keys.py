@@ -1,0 +1,101 @@
+"""Where everything is in the store: every key is built and taken apart here.
+
+Below /overmesh/v1/:
+    root                         pin of the mesh root that signs for this store
+    networks                     changes with every new network: two can't be made at once
+    networks/<net>               Signed NetworkRecord
+    nodes/<net>/<node id>        Signed NodeRecord
+    endpoints/<net>/<node id>    Signed EndpointsRecord
+    addresses/<net>/<ip>         node id
+    names/<net>/<name>           node id
+    credentials/<net>/<node id>  SHA-256 of the node's TLS public key
+    tokens/<id>                  JSON, see tokens.py
+    presence/<net>/<node id>     JSON, see presence.py; under the controller's lease
+"""
+
+from dataclasses import dataclass
+
+from overmesh.model import NETWORK_KEY, Address, endpoints_key, node_key
+
+PREFIX = "/overmesh/v1/"
+ROOT_PIN = PREFIX + "root"
+NETWORKS = PREFIX + "networks"
+TOKENS = PREFIX + "tokens/"
+
+
+def network(name: str) -> str:
+    """Return the key of a network's record."""
+    return f"{PREFIX}networks/{name}"
+
+
+def node(network_name: str, node_id: str) -> str:
+    """Return the key of a node's record."""
+    return f"{PREFIX}nodes/{network_name}/{node_id}"
+
+
+def endpoints(network_name: str, node_id: str) -> str:
+    """Return the key of a node's endpoints."""
+    return f"{PREFIX}endpoints/{network_name}/{node_id}"
+
+
+def address(network_name: str, ip: Address | str) -> str:
+    """Return the key that whoever has an overlay address holds."""
+    return f"{PREFIX}addresses/{network_name}/{ip}"
+
+
+def name(network_name: str, node_name: str) -> str:
+    """Return the key that whoever has a name holds."""
+    return f"{PREFIX}names/{network_name}/{node_name}"
+
+
+def credential(network_name: str, node_id: str) -> str:
+    """Return the key that ties a node id to its TLS key."""
+    return f"{PREFIX}credentials/{network_name}/{node_id}"
+
+
+def token(token_id: str) -> str:
+    """Return the key of a join token."""
+    return TOKENS + token_id
+
+
+def presence(network_name: str, node_id: str) -> str:
+    """Return the key that says a node is connected."""
+    return f"{PREFIX}presence/{network_name}/{node_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A key taken apart: what kind of thing, in which network, which one.
+
+    The record of a network has no item; a token, no network: its own is in its value.
+    """
+
+    kind: str
+    network: str
+    item: str
+
+    @property
+    def map_key(self) -> str:
+        """The peer map key under which agents get it; empty when they don't."""
+        match self.kind:
+            case "networks":
+                return NETWORK_KEY
+            case "nodes":
+                return node_key(self.item)
+            case "endpoints":
+                return endpoints_key(self.item)
+            case _:
+                return ""
+
+
+def parse(key: str) -> Place | None:
+    """Take a key apart; None when it is not one of many of its kind."""
+    match key.removeprefix(PREFIX).split("/"):
+        case ["networks", network_name]:
+            return Place("networks", network_name, "")
+        case ["tokens", token_id]:
+            return Place("tokens", "", token_id)
+        case [kind, network_name, item]:
+            return Place(kind, network_name, item)
+        case _:
+            return None

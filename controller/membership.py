@@ -1,0 +1,285 @@
+"""Networks and their members: what there is, and how it changes once a node is in (join.py lets it in).
+
+Every change is one transaction: a node goes with its endpoints, name, addresses and credential or not
+at all. Records are signed here, where they change, and only carried everywhere else.
+"""
+
+import base64
+import hashlib
+import ipaddress
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from overmesh.config import DEFAULT_IPV4_RANGE, DEFAULT_NETWORK
+from overmesh.controller import keys
+from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.names import checked_label
+from overmesh.controller.store.base import Compare, Delete, Op, Put, Target, absent, unchanged
+from overmesh.controller.trust import MeshRoot
+from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError
+from overmesh.model import Endpoint, Mode, Network, NodeEndpoints, Range, Record
+from overmesh.proto.codec import MAX_NETWORK_NUMBER
+
+MAX_ENDPOINTS = 16
+# What IPv6 needs at least (RFC 8200, 5), and what an IP packet can be.
+MTU_RANGE = range(1280, 1 << 16)
+
+RandomBits = Callable[[int], int]
+
+
+def node_id(public_key: bytes) -> str:
+    """Return the id that follows from a node's X25519 public key: 16 characters of base32."""
+    return base64.b32encode(hashlib.sha256(public_key).digest()[:10]).decode().lower()
+
+
+class Signer:
+    """Signs records, each with a higher serial than all before it.
+
+    Args:
+        root: the mesh root.
+        clock: unix seconds; serials are unix milliseconds as far as they grow.
+
+    """
+
+    def __init__(self, root: MeshRoot, clock: Callable[[], float]) -> None:
+        self._root = root
+        self._clock = clock
+        self._last = 0
+
+    def sign(self, record: Record) -> bytes:
+        """Return the record under the next serial, as an encoded Signed.
+
+        Its own serial is that of the version before; agents never go back.
+        """
+        self._last = max(self._last + 1, record.serial + 1, int(self._clock() * 1000))
+        return self._root.sign(replace(record, serial=self._last))
+
+
+class Membership:
+    """Who and what is in the mesh.
+
+    Args:
+        mirror: of the store.
+        signer: for what changes.
+        random_bits: `secrets.randbits`, or what a test puts in its place.
+
+    """
+
+    def __init__(self, mirror: Mirror, signer: Signer, random_bits: RandomBits = secrets.randbits) -> None:
+        self._mirror = mirror
+        self._signer = signer
+        self._random_bits = random_bits
+
+    # Networks.
+
+    async def ensure_network(self, ranges: Sequence[str]) -> None:
+        """Make the default network when there is none at all, as on the first start."""
+        if not self._mirror.networks:
+            await self.create_network(DEFAULT_NETWORK, ranges)
+
+    async def create_network(
+        self, name: str, ranges: Sequence[str] = (), mode: Mode = Mode.PLAIN, mtu: int = 0
+    ) -> NetworkView:
+        """Make a network and return it.
+
+        Args:
+            name: a DNS label.
+            ranges: overlay CIDRs, at most one of each family; empty: the next free 10.x.0.0/16 from
+                10.77 on, and a random ULA /64 (RFC 4193).
+            mode: how packets travel.
+            mtu: inside the overlay; 0: each host derives it from its underlay.
+
+        Raises:
+            ExistsError: the name is taken.
+            InvalidError: names the value and what it should be.
+
+        """
+        name = checked_label("network name", name)
+        if mode is not Mode.PLAIN:
+            raise InvalidError(
+                "this version can't carry sealed networks yet, the next release brings them",
+                "create it in plain mode",
+            )
+        if mtu and mtu not in MTU_RANGE:
+            raise InvalidError(
+                f"an MTU of {mtu} can't be", f"say {MTU_RANGE[0]} to {MTU_RANGE[-1]}, or 0 to derive it"
+            )
+        given = _ranges(ranges)
+        await self._mirror.change(lambda: self._new_network(Network(name, 0, given, mode, mtu)))
+        return self._mirror.view(name)
+
+    def _new_network(self, network: Network) -> Change:
+        key = keys.network(network.name)
+        if self._mirror.key(key):
+            raise ExistsError(f"network {network.name} exists", "choose another name")
+        others = [view.network for view in self._mirror.networks]
+        ranges = network.ranges or self._default_ranges(others)
+        _refuse_overlap(ranges, others)
+        numbers = {other.number for other in others}
+        number = next(number for number in range(1, MAX_NETWORK_NUMBER) if number not in numbers)
+        guard = self._mirror.key(keys.NETWORKS)
+        return Change(
+            [absent(key), unchanged(guard) if guard else absent(keys.NETWORKS)],
+            [
+                Put(key, self._signer.sign(replace(network, number=number, ranges=ranges))),
+                Put(keys.NETWORKS, network.name.encode()),
+            ],
+        )
+
+    def _default_ranges(self, others: Iterable[Network]) -> tuple[Range, ...]:
+        first = ipaddress.IPv4Network(DEFAULT_IPV4_RANGE)
+        taken = [cidr for other in others for cidr in other.ranges]
+        candidates = (
+            ipaddress.IPv4Network((int(first.network_address) + (step << 16), 16))
+            for step in range(256 - first.network_address.packed[1])
+        )
+        free = (cidr for cidr in candidates if not any(cidr.overlaps(other) for other in taken))
+        ula = ipaddress.IPv6Network(((0xFD << 120) | (self._random_bits(40) << 80), 64))
+        ipv4 = next(free, None)
+        return (ipv4, ula) if ipv4 else (ula,)
+
+    # Nodes.
+
+    def find(self, network: str, node: str) -> str:
+        """Return the id of the node that goes by this id or name.
+
+        Raises:
+            NotFoundError: no such network or node.
+
+        """
+        self._mirror.view(network)
+        if node in self._mirror.held("nodes", network):
+            return node
+        named = self._mirror.held("names", network).get(node.lower())
+        if named:
+            return named.value.decode(errors="replace")
+        raise NotFoundError(f"network {network} has no node {node!r}", "see `meshctl node list`")
+
+    async def remove(self, network: str, node: str) -> int:
+        """Take a node out of the mesh; return the revision.
+
+        Its name and addresses are free again. Works for a node whose record can't be read, too.
+
+        Raises:
+            NotFoundError: there is no such node.
+
+        """
+        return (await self._mirror.change(lambda: self._removal(network, node))).revision
+
+    def _removal(self, network: str, node: str) -> Change:
+        kv = self._mirror.held("nodes", network).get(node)
+        if kv is None:
+            raise NotFoundError(f"network {network} has no node {node!r}", "see `meshctl node list`")
+        owned = [
+            held.key
+            for kind in ("names", "addresses")
+            for held in self._mirror.held(kind, network).values()
+            if held.value == node.encode()
+        ]
+        beside = [of(network, node) for of in (keys.endpoints, keys.credential, keys.presence)]
+        return Change([unchanged(kv)], [Delete(key) for key in (kv.key, *beside, *owned)])
+
+    async def leave(self, network: str, node: str) -> int:
+        """Do the same at the node's own wish; nothing happens when it is gone already."""
+        gone = node not in self._mirror.held("nodes", network)
+        return self._mirror.revision if gone else await self.remove(network, node)
+
+    # Endpoints.
+
+    async def report(self, network: str, node: str, endpoints: Sequence[Endpoint]) -> int:
+        """Take note of where a node is; return the revision. Nothing is signed when nothing changed.
+
+        Raises:
+            InvalidError: an endpoint that others could never reach.
+            RemovedError: the node is no member.
+
+        """
+        self.check_endpoints(endpoints)
+        result = await self._mirror.change(lambda: self._moved(network, node, tuple(endpoints)))
+        return result.revision
+
+    def _moved(self, network: str, node: str, endpoints: tuple[Endpoint, ...]) -> Change | None:
+        kv = self._mirror.held("nodes", network).get(node)
+        if kv is None:
+            raise removed(network)
+        ops = self.endpoints_ops(network, node, endpoints)
+        # Not `unchanged`: the record may change, but it must not have been removed.
+        return Change([Compare(kv.key, Target.CREATE, kv.create_revision)], ops) if ops else None
+
+    def endpoints_ops(self, network: str, node: str, endpoints: tuple[Endpoint, ...]) -> list[Op]:
+        """Return what to write so that a node is at these endpoints: nothing when it is known to be."""
+        known = self._mirror.view(network).endpoints(node)
+        if known and known.endpoints == endpoints:
+            return []
+        record = NodeEndpoints(node, network, endpoints, known.serial if known else 0)
+        return [Put(keys.endpoints(network, node), self._signer.sign(record))]
+
+    def check_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
+        """Raise InvalidError for an endpoint that no other host could reach."""
+        fix = "set `endpoints` in the agent's configuration"
+        if len(endpoints) > MAX_ENDPOINTS:
+            raise InvalidError(f"{len(endpoints)} endpoints are too many", f"offer at most {MAX_ENDPOINTS}")
+        overlays = [
+            (view.name, cidr) for view in self._mirror.networks if view.usable for cidr in view.network.ranges
+        ]
+        for endpoint in endpoints:
+            why = _unreachable(endpoint)
+            inside = next((name for name, cidr in overlays if endpoint.address in cidr), None)
+            if inside:
+                why = f"inside the overlay network {inside}"
+            if why:
+                raise InvalidError(f"endpoint {endpoint} can't be reached from other hosts: {why}", fix)
+
+
+def removed(network: str) -> RemovedError:
+    """Return what a caller hears who is not a member."""
+    return RemovedError(
+        f"this host is no longer a member of network {network}", "join again with a new token"
+    )
+
+
+def _unreachable(endpoint: Endpoint) -> str:
+    """Return why no other host can reach an address, or an empty string."""
+    address = endpoint.address
+    if address.version == 6 and (address.ipv4_mapped or address.scope_id):
+        return "an IPv4-mapped or scoped address"
+    kinds = {
+        "loopback": address.is_loopback,
+        "multicast": address.is_multicast,
+        "unspecified": address.is_unspecified,
+        "link-local": address.is_link_local,
+        "broadcast": str(address) == "255.255.255.255",
+    }
+    return next((kind for kind, true in kinds.items() if true), "")
+
+
+def _ranges(texts: Sequence[str]) -> tuple[Range, ...]:
+    ranges = tuple(sorted((_range(text) for text in texts), key=lambda cidr: cidr.version))
+    if len({cidr.version for cidr in ranges}) < len(ranges):
+        raise InvalidError("two ranges of the same family", "give at most one IPv4 and one IPv6 range")
+    return ranges
+
+
+def _range(text: str) -> Range:
+    try:
+        cidr = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise InvalidError(f"{text!r} is not a range: {error}", "write it like 10.77.0.0/16") from None
+    if isinstance(cidr, ipaddress.IPv4Network) and not 8 <= cidr.prefixlen <= 30:
+        raise InvalidError(f"{cidr} is not of a size that can be used", "take an IPv4 range from /8 to /30")
+    if isinstance(cidr, ipaddress.IPv6Network) and not 8 <= cidr.prefixlen <= 64:
+        raise InvalidError(f"{cidr} is not of a size that can be used", "take an IPv6 range of /64 or larger")
+    if cidr.is_loopback or cidr.is_multicast or cidr.is_link_local or cidr.network_address.is_unspecified:
+        raise InvalidError(f"{cidr} is set aside for other uses", "take a private range")
+    return cidr
+
+
+def _refuse_overlap(ranges: Iterable[Range], others: Iterable[Network]) -> None:
+    for cidr in ranges:
+        for other in others:
+            for taken in other.ranges:
+                if cidr.version == taken.version and cidr.overlaps(taken):
+                    raise InvalidError(
+                        f"{cidr} overlaps {taken} of network {other.name}", "choose a range that is free"
+                    )

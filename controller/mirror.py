@@ -1,0 +1,262 @@
+"""The store's content in memory: read from here, change through here.
+
+    store --range, then watch--> every key, one NetworkMap per network, verified records --> listeners
+
+Whoever plans a change reads the mirror and compares what it read inside the transaction, so a mirror
+that lags costs a second attempt and never a wrong change. A change is answered only after it has come
+back through the watch: who made it will see it.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+from overmesh.controller import keys
+from overmesh.controller.peermap import NetworkMap
+from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
+from overmesh.errors import (
+    CompactedError,
+    NotFoundError,
+    RecordError,
+    StoreCorruptError,
+    StoreUnavailableError,
+)
+from overmesh.model import NETWORK_KEY, Network, Node, NodeEndpoints, Record, endpoints_key, node_key
+from overmesh.proto.signed import verify
+
+# etcd's limit is 128 operations and comparisons in a transaction.
+MAX_OPS = 100
+_ATTEMPTS = 32
+_NOTHING: Mapping[str, KeyValue] = MappingProxyType({})
+
+_log = logging.getLogger("overmesh.controller")
+
+Changes = Mapping[str, bytes | None]
+Listener = Callable[[str, Changes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A transaction to be: what has to hold, and what to do then."""
+
+    compares: Sequence[Compare]
+    ops: Sequence[Op]
+
+
+@dataclass(slots=True)
+class NetworkView:
+    """One network: the map as agents get it, and what of it verifies.
+
+    refused: peer map key -> why its record can't be used. Its bytes are passed on all the same: the
+    agents refuse it themselves, by name.
+    """
+
+    name: str
+    map: NetworkMap
+    records: dict[str, Record] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def network(self) -> Network:
+        """The network's own record.
+
+        Raises:
+            StoreCorruptError: what the store has in its place is no such record.
+
+        """
+        record = self.records.get(NETWORK_KEY)
+        if isinstance(record, Network):
+            return record
+        why = self.refused.get(NETWORK_KEY, "it is missing")
+        raise StoreCorruptError(
+            f"the record of network {self.name} can't be used: {why}", "restore the store from a backup"
+        )
+
+    @property
+    def usable(self) -> bool:
+        """Whether the network's own record can be used."""
+        return NETWORK_KEY in self.records
+
+    def node(self, node_id: str) -> Node | None:
+        """Return a member's record; None when it is missing or refused."""
+        record = self.records.get(node_key(node_id))
+        return record if isinstance(record, Node) else None
+
+    def endpoints(self, node_id: str) -> NodeEndpoints | None:
+        """Return where a member is; None when that is missing or refused."""
+        record = self.records.get(endpoints_key(node_id))
+        return record if isinstance(record, NodeEndpoints) else None
+
+
+class Mirror:
+    """All keys of the store, as of `revision`."""
+
+    def __init__(self, store: Store, root: EllipticCurvePublicKey) -> None:
+        self._store = store
+        self._root = root
+        self._kvs: dict[str, KeyValue] = {}
+        self._held: defaultdict[tuple[str, str], dict[str, KeyValue]] = defaultdict(dict)
+        self._views: dict[str, NetworkView] = {}
+        self._listeners: list[Listener] = []
+        self._moved = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self.revision = 0
+
+    # Reading.
+
+    def key(self, key: str) -> KeyValue | None:
+        """Return one key, or None."""
+        return self._kvs.get(key)
+
+    def held(self, kind: str, network: str = "") -> Mapping[str, KeyValue]:
+        """Return all of a kind ("nodes", "names", "tokens", …) in a network, by item."""
+        return self._held.get((kind, network), _NOTHING)
+
+    @property
+    def networks(self) -> Sequence[NetworkView]:
+        """The networks there are, by name."""
+        views = (self._views[name] for name in sorted(self._views))
+        return [view for view in views if NETWORK_KEY in view.map.items]
+
+    def view(self, network: str) -> NetworkView:
+        """Return a network.
+
+        Raises:
+            NotFoundError: there is none of that name.
+
+        """
+        view = self._views.get(network)
+        if view is None or NETWORK_KEY not in view.map.items:
+            raise NotFoundError(f"there is no network {network!r}", "see `meshctl network list`")
+        return view
+
+    async def reached(self, revision: int) -> None:
+        """Return once the mirror shows the store as of that revision or later."""
+        while self.revision < revision:
+            await self._moved.wait()
+
+    # Changing.
+
+    async def change(self, plan: Callable[[], Change | None]) -> TxnResult:
+        """Carry out what `plan` proposes; when something changed in between, ask it again.
+
+        Args:
+            plan: reads the mirror; None when there is nothing to do. What it raises ends the attempt.
+
+        Returns:
+            Whether there was something to do, and the revision at which it holds; the mirror has reached it.
+
+        Raises:
+            StoreUnavailableError: others kept getting in between, or the store is gone. In the second
+                case it may have happened or not: whoever asks again finds out.
+
+        """
+        # One at a time: racing against oneself would only cost attempts.
+        async with self._changing:
+            for _ in range(_ATTEMPTS):
+                change = plan()
+                if change is None:
+                    return TxnResult(succeeded=False, revision=self.revision)
+                result = await self._store.txn(change.compares, change.ops)
+                await self.reached(result.revision)
+                if result.succeeded:
+                    return result
+        raise StoreUnavailableError("other controllers kept changing the same thing", "try again")
+
+    # Following.
+
+    def on_change(self, listener: Listener) -> None:
+        """Have `listener(network, changed peer map keys)` called after every change of a map."""
+        self._listeners.append(listener)
+
+    async def load(self) -> None:
+        """Read everything; what differs from before counts as one change."""
+        found = await self._store.range(keys.PREFIX)
+        now = {kv.key: kv for kv in found.kvs}
+        changed: dict[str, KeyValue | None] = dict.fromkeys(self._kvs.keys() - now.keys())
+        changed |= {key: kv for key, kv in now.items() if self._kvs.get(key) != kv}
+        self._apply(found.revision, changed)
+
+    async def follow(self) -> None:
+        """Take in every change from here on, until the store is lost.
+
+        Raises:
+            StoreUnavailableError: it is.
+
+        """
+        while True:
+            try:
+                async for batch in self._store.watch(keys.PREFIX, self.revision + 1):
+                    self._take(batch)
+            except CompactedError:
+                await self.load()
+
+    def _take(self, batch: WatchBatch) -> None:
+        self._apply(batch.revision, {event.key: event.kv for event in batch.events})
+
+    def _apply(self, revision: int, changed: Mapping[str, KeyValue | None]) -> None:
+        changes: defaultdict[str, dict[str, bytes | None]] = defaultdict(dict)
+        for key, kv in changed.items():
+            self._set(key, kv)
+            place = keys.parse(key)
+            if place is None:
+                continue
+            self._hold(place, kv)
+            if place.map_key:
+                changes[place.network][place.map_key] = kv.value if kv else None
+        for network, of_map in changes.items():
+            self._change_map(network, revision, of_map)
+        self.revision = revision
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    def _set(self, key: str, kv: KeyValue | None) -> None:
+        if kv is None:
+            self._kvs.pop(key, None)
+        else:
+            self._kvs[key] = kv
+
+    def _hold(self, place: keys.Place, kv: KeyValue | None) -> None:
+        held = self._held[place.kind, place.network]
+        if kv is None:
+            held.pop(place.item, None)
+        else:
+            held[place.item] = kv
+
+    def _change_map(self, network: str, revision: int, changes: Changes) -> None:
+        view = self._views.get(network)
+        if view is None:
+            items = {key: signed for key, signed in changes.items() if signed is not None}
+            view = self._views[network] = NetworkView(network, NetworkMap(revision, items))
+        else:
+            view.map.apply(revision, changes)
+        for key, signed in changes.items():
+            self._read(view, key, signed)
+        for listener in self._listeners:
+            listener(network, changes)
+
+    def _read(self, view: NetworkView, key: str, signed: bytes | None) -> None:
+        view.records.pop(key, None)
+        view.refused.pop(key, None)
+        if signed is None:
+            return
+        try:
+            view.records[key] = _of(view.name, verify(key, signed, self._root))
+        except RecordError as error:
+            view.refused[key] = error.cause
+            _log.warning(
+                "a record in the store can't be used",
+                extra={"network": view.name, "record": key, "reason": error.cause},
+            )
+
+
+def _of(network: str, record: Record) -> Record:
+    name = record.name if isinstance(record, Network) else record.network
+    if name != network:
+        raise RecordError(f"is of network {name}, not of {network}")
+    return record

@@ -1,0 +1,338 @@
+"""gRPC wiring only: three servers, so that each port offers its own services and nothing else.
+
+join port    server TLS   Join              any host with a token
+mesh port    mutual TLS   Mesh              members, by their certificate
+unix socket  0600         Admin             root of this host
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from overmesh import rpc
+from overmesh.controller.admin import AdminService
+from overmesh.controller.join import Admission, Application, Joins
+from overmesh.controller.membership import Membership
+from overmesh.controller.presence import Health, Presence
+from overmesh.controller.trust import Identity
+from overmesh.controller.watch import Watch
+from overmesh.errors import (
+    ConfigError,
+    InvalidError,
+    OvermeshError,
+    PermissionMissingError,
+    PortInUseError,
+    RecordError,
+)
+from overmesh.model import Endpoint
+from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from overmesh.proto.codec import endpoint_value
+
+JOIN_SERVICE = mesh_pb2.DESCRIPTOR.services_by_name["Join"].full_name
+MESH_SERVICE = mesh_pb2.DESCRIPTOR.services_by_name["Mesh"].full_name
+ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+
+_OPTIONS: Sequence[tuple[str, Any]] = (
+    *rpc.KEEPALIVE,
+    *rpc.MESSAGE_LIMIT,
+    # Else a second controller would silently share the port.
+    ("grpc.so_reuseport", 0),
+    # Agents ping as often as rpc.KEEPALIVE says; by default a server takes that for abuse.
+    ("grpc.http2.max_ping_strikes", 0),
+    # The default of 1000 cancels streams when thousands of agents come at once (measured).
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 30_000),
+)
+_LONGEST_SOCKET_PATH = 107  # unix(7)
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = logging.getLogger("overmesh.controller")
+
+
+# Errors.
+
+
+class ErrorBoundary(grpc.aio.ServerInterceptor):
+    """Turns what our services raise into a status: ours by name, anything else without details."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handlers of our own services; health and reflection look after themselves."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/overmesh."):
+            return handler
+        coding = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(_guarded(handler.stream_stream), **coding)
+        return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary), **coding)
+
+
+def _guarded(call: Callable[[Any, Context], Awaitable[T]]) -> Callable[[Any, Context], Awaitable[T]]:
+    async def guarded(request: Any, context: Context) -> T:
+        try:
+            return await call(request, context)
+        except OvermeshError as error:
+            await rpc.abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            _log.exception("unexpected error in a call")
+            await context.abort(grpc.StatusCode.INTERNAL, "unexpected error; the controller's log says more")
+
+    return guarded
+
+
+# Services.
+
+
+class JoinService(mesh_pb2_grpc.JoinServicer):
+    """Requests in, replies out; join.py does the work.
+
+    Args:
+        joins: lets hosts in.
+        controllers: host:port of the mesh ports that members are told.
+
+    """
+
+    def __init__(self, joins: Joins, controllers: Sequence[str]) -> None:
+        self._joins = joins
+        self._controllers = controllers
+
+    async def Join(self, request: mesh_pb2.JoinRequest, _context: Context) -> mesh_pb2.JoinReply:  # noqa: N802
+        """Redeem a token."""
+        admission = await self._joins.join(
+            Application(
+                token_id=request.token_id,
+                token_secret=request.token_secret,
+                name=request.name,
+                csr=request.csr,
+                public_key=request.public_key,
+                endpoints=_endpoints(request.endpoints),
+                host_id=request.host_id,
+            )
+        )
+        return self._reply(admission)
+
+    def _reply(self, admission: Admission) -> mesh_pb2.JoinReply:
+        return mesh_pb2.JoinReply(
+            node_id=admission.node_id,
+            certificate=admission.certificate,
+            network=admission.network,
+            node=admission.node,
+            controllers=self._controllers,
+            revision=admission.revision,
+            already_member=admission.already_member,
+        )
+
+
+class MeshService:
+    """The mesh port's calls; who calls is what its certificate says."""
+
+    def __init__(self, watch: Watch, membership: Membership, presence: Presence) -> None:
+        self._watch = watch
+        self._membership = membership
+        self._presence = presence
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what serves them. Watch replies are bytes already: encoded once for all agents."""
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Watch": grpc.stream_stream_rpc_method_handler(
+                self._serve_watch, mesh_pb2.WatchRequest.FromString, None
+            ),
+            "Report": grpc.unary_unary_rpc_method_handler(
+                self._report, mesh_pb2.ReportRequest.FromString, mesh_pb2.ReportReply.SerializeToString
+            ),
+            "Leave": grpc.unary_unary_rpc_method_handler(
+                self._leave, mesh_pb2.LeaveRequest.FromString, mesh_pb2.LeaveReply.SerializeToString
+            ),
+        }
+        return grpc.method_handlers_generic_handler(MESH_SERVICE, handlers)
+
+    async def _serve_watch(self, _requests: Any, context: Context) -> None:
+        await self._watch.serve(Identity.of_caller(context.auth_context()), context)
+
+    async def _report(self, request: mesh_pb2.ReportRequest, context: Context) -> mesh_pb2.ReportReply:
+        caller = Identity.of_caller(context.auth_context())
+        endpoints = _endpoints(request.endpoints)
+        revision = await self._membership.report(caller.network, caller.node_id, endpoints)
+        self._presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
+        return mesh_pb2.ReportReply(revision=revision)
+
+    async def _leave(self, _request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
+        caller = Identity.of_caller(context.auth_context())
+        revision = await self._membership.leave(caller.network, caller.node_id)
+        return mesh_pb2.LeaveReply(revision=revision)
+
+
+def _endpoints(messages: Sequence[mesh_pb2.Endpoint]) -> tuple[Endpoint, ...]:
+    try:
+        return tuple(endpoint_value(message) for message in messages)
+    except RecordError as error:
+        raise InvalidError(error.cause, "set `endpoints` in the agent's configuration") from None
+
+
+# Servers.
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where the servers listen; ports are those that were got."""
+
+    host: str
+    join_port: int
+    mesh_port: int
+    socket: Path
+
+
+class Servers:
+    """The three servers, started and stopped together."""
+
+    def __init__(self) -> None:
+        self._join = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
+        self._mesh = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
+        self._admin = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
+        self._health = health.aio.HealthServicer()
+
+    def listen(
+        self,
+        host: str,
+        join_port: int,
+        mesh_port: int,
+        socket_path: Path,
+        credentials: Callable[[bool], grpc.ServerCredentials],
+    ) -> Listening:
+        """Take the ports and the socket; nothing is answered before `start`.
+
+        Args:
+            host: address to listen on; empty: all, of both families where the host has both.
+            join_port: 0: whichever is free.
+            mesh_port: likewise.
+            socket_path: of the admin service; a stale one is replaced.
+            credentials: TLS credentials, with client certificates demanded (True) or not.
+
+        Raises:
+            PortInUseError: names the port or socket that another process has.
+            ConfigError: the host has no such address.
+            PermissionMissingError: the port or the socket's directory is out of bounds.
+
+        """
+        host = host or _any_address()
+        return Listening(
+            host,
+            _take_port(self._join, host, join_port, credentials(False)),
+            _take_port(self._mesh, host, mesh_port, credentials(True)),
+            _take_socket(self._admin, socket_path),
+        )
+
+    async def start(self, join: JoinService, mesh: MeshService, admin: AdminService) -> None:
+        """Begin to answer."""
+        mesh_pb2_grpc.add_JoinServicer_to_server(join, self._join)  # type: ignore[no-untyped-call]
+        self._mesh.add_generic_rpc_handlers((mesh.handler(),))
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._admin)  # type: ignore[no-untyped-call]
+        for server in (self._join, self._mesh, self._admin):
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection([MESH_SERVICE, reflection.SERVICE_NAME], self._mesh)
+        reflection.enable_server_reflection([ADMIN_SERVICE, reflection.SERVICE_NAME], self._admin)
+        for service in ("", JOIN_SERVICE, MESH_SERVICE, ADMIN_SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        for server in (self._join, self._mesh, self._admin):
+            await server.start()
+
+    async def drain(self) -> None:
+        """Tell whoever asks that this controller is going away."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls; let those under way finish within `grace` seconds."""
+        await asyncio.gather(*(server.stop(grace) for server in (self._join, self._mesh, self._admin)))
+
+
+def _any_address() -> str:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return "0.0.0.0"  # noqa: S104
+    return "::"
+
+
+def _take_port(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials) -> int:
+    _check_free(host, port)
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        return server.add_secure_port(target, credentials)
+    except RuntimeError as error:
+        raise PortInUseError(f"port {port}/tcp can't be used: {error}", "choose another port") from None
+
+
+def _check_free(host: str, port: int) -> None:
+    """Bind once ourselves: gRPC does not tell one failure from the other."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind((host, port))
+    except PermissionError:
+        raise PermissionMissingError(f"port {port}/tcp needs root", "run as root") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"port {port}/tcp is in use by another process",
+                "stop that process (`ss -ltnp`), or choose another port",
+            ) from None
+        raise ConfigError(
+            f"can't listen on {host!r}: {error.strerror}", "set `listen` to an address of this host"
+        ) from None
+
+
+def _take_socket(server: grpc.aio.Server, path: Path) -> Path:
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        raise ConfigError(f"{path} is too long for a unix socket", "choose a shorter runtime_dir")
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _clear_stale(path)
+        umask = os.umask(0o177)  # the socket must never be open to others, not even for a moment
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        finally:
+            os.umask(umask)
+    except OSError as error:
+        raise PermissionMissingError(
+            f"{path} can't be made: {error.strerror}", "run as root, or name another runtime_dir"
+        ) from None
+    return path
+
+
+def _clear_stale(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise PortInUseError(
+        f"another controller answers on {path}", "stop it first, or choose another runtime_dir"
+    )

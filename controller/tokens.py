@@ -1,0 +1,186 @@
+"""Join tokens: who may let hosts in, how many, until when.
+
+Only the SHA-256 of the secret is kept: it is 192 random bits, so nothing slower is needed. The value
+in the store is JSON, read and written here and nowhere else.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Self
+
+from overmesh.controller import keys
+from overmesh.controller.mirror import MAX_OPS, Change, Mirror
+from overmesh.controller.names import checked_label
+from overmesh.controller.store.base import Delete, KeyValue, Put, absent, unchanged
+from overmesh.errors import InvalidError, NotFoundError, StoreCorruptError, TokenError
+from overmesh.token import JoinToken
+
+MAX_TTL = 10 * 365 * 86400
+MAX_TAGS = 16
+# A token that no longer lets anyone in stays for a while, so that the error can say why.
+KEPT_AFTER_EXPIRY = 7 * 86400
+
+_FIX = "ask for a new one: `meshctl token create`"
+_log = logging.getLogger("overmesh.controller")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What the controller knows of a token. uses: 0 is unlimited; times in unix seconds."""
+
+    id: str
+    network: str
+    secret_sha256: str
+    created: int
+    expires: int
+    uses: int = 0
+    used: int = 0
+    revoked: bool = False
+    tags: tuple[str, ...] = ()
+
+    @property
+    def uses_left(self) -> int:
+        """How many hosts it still lets in; 0 too when it is unlimited."""
+        return max(0, self.uses - self.used)
+
+    def encoded(self) -> bytes:
+        """Return the value in the store."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, kv: KeyValue) -> Self:
+        """Read a value from the store.
+
+        Raises:
+            StoreCorruptError: it is not a token's.
+
+        """
+        try:
+            value = json.loads(kv.value)
+            return cls(**{**value, "tags": tuple(value["tags"])})
+        except (ValueError, TypeError, KeyError):
+            raise StoreCorruptError(f"{kv.key} in the store is not a token", "create a new token") from None
+
+    def check_known_by(self, secret: str) -> None:
+        """Raise TokenError unless this is its secret and it has not been revoked."""
+        if not hmac.compare_digest(self.secret_sha256, _hashed(secret)):
+            raise TokenError(f"the secret of token {self.id} is wrong", "copy the whole token")
+        if self.revoked:
+            raise TokenError(f"token {self.id} was revoked", _FIX)
+
+    def check_lets_in(self, now: float) -> None:
+        """Raise TokenError when it has expired or is used up."""
+        if now >= self.expires:
+            moment = datetime.fromtimestamp(self.expires, UTC)
+            raise TokenError(f"token {self.id} expired at {moment:%Y-%m-%d %H:%M:%S} UTC", _FIX)
+        if self.uses and not self.uses_left:
+            times = "once" if self.uses == 1 else f"{self.uses} times"
+            raise TokenError(f"token {self.id} is used up: it was good {times}", _FIX)
+
+
+def _hashed(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Tokens:
+    """The tokens of a mesh.
+
+    Args:
+        mirror: of the store.
+        root_der: certificate of the mesh root; its pin is part of each token.
+        clock: unix seconds.
+
+    """
+
+    def __init__(self, mirror: Mirror, root_der: bytes, clock: Callable[[], float]) -> None:
+        self._mirror = mirror
+        self._root_der = root_der
+        self._clock = clock
+
+    async def create(self, network: str, ttl: int, uses: int, tags: Sequence[str]) -> tuple[Token, JoinToken]:
+        """Make a token; the JoinToken holds the secret, which can't be had again.
+
+        Args:
+            network: that it lets into.
+            ttl: seconds until it expires.
+            uses: how many hosts it lets in; 0: any number.
+            tags: given to the nodes that join with it.
+
+        Raises:
+            InvalidError, NotFoundError
+
+        """
+        self._mirror.view(network)
+        if not 0 < ttl <= MAX_TTL:
+            raise InvalidError(f"a token can't live {ttl} seconds", f"say between 1 and {MAX_TTL}")
+        if len(tags) > MAX_TAGS:
+            raise InvalidError(f"{len(tags)} tags are too many", f"give at most {MAX_TAGS}")
+        now = int(self._clock())
+        secret = JoinToken.new(self._root_der)
+        token = Token(
+            id=secret.id,
+            network=network,
+            secret_sha256=_hashed(secret.secret_text),
+            created=now,
+            expires=now + ttl,
+            uses=uses,
+            tags=tuple(dict.fromkeys(checked_label("tag", tag) for tag in tags)),
+        )
+        key = keys.token(token.id)
+        await self._mirror.change(lambda: Change([absent(key)], [Put(key, token.encoded())]))
+        return token, secret
+
+    def known(self, network: str = "") -> list[Token]:
+        """Return the tokens there are (of one network), oldest first."""
+        tokens = []
+        for kv in self._mirror.held("tokens").values():
+            try:
+                tokens.append(Token.decode(kv))
+            except StoreCorruptError as error:
+                _log.warning("a token in the store can't be read", extra={"reason": error.cause})
+        wanted = [token for token in tokens if network in ("", token.network)]
+        return sorted(wanted, key=lambda token: (token.created, token.id))
+
+    def authenticated(self, token_id: str, secret: str) -> tuple[Token, KeyValue]:
+        """Return a token to someone who knows its secret; it may have expired or be used up.
+
+        Raises:
+            TokenError: unknown, wrong secret, or revoked.
+
+        """
+        kv = self._mirror.key(keys.token(token_id))
+        if kv is None:
+            raise TokenError(f"this mesh has no token {token_id!r}", _FIX)
+        token = Token.decode(kv)
+        token.check_known_by(secret)
+        return token, kv
+
+    async def revoke(self, token_id: str) -> int:
+        """Let no one in with it any more; return the revision. Hosts that joined with it stay.
+
+        Raises:
+            NotFoundError: there is no such token.
+
+        """
+        return (await self._mirror.change(lambda: self._revoked(token_id))).revision
+
+    def _revoked(self, token_id: str) -> Change | None:
+        kv = self._mirror.key(keys.token(token_id))
+        if kv is None:
+            raise NotFoundError(f"there is no token {token_id!r}", "see `meshctl token list`")
+        token = Token.decode(kv)
+        if token.revoked:
+            return None
+        return Change([unchanged(kv)], [Put(kv.key, replace(token, revoked=True).encoded())])
+
+    async def sweep(self) -> None:
+        """Forget tokens that expired a while ago."""
+        horizon = self._clock() - KEPT_AFTER_EXPIRY
+        old = [Delete(keys.token(token.id)) for token in self.known() if token.expires < horizon]
+        if old:
+            await self._mirror.change(lambda: Change([], old[:MAX_OPS]))

@@ -1,0 +1,300 @@
+"""The agents that are connected, and their streams.
+
+    mirror ──changes──► Agents: wakes the streams of that network, ends those of removed nodes
+    stream: reader (acks) and writer (whatever session.py says is due), one pair per agent
+
+Which rules a stream follows is in session.py; here are the table of agents and the I/O.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from overmesh.controller.membership import removed
+from overmesh.controller.mirror import Changes, Mirror
+from overmesh.controller.peermap import Position
+from overmesh.controller.session import Session
+from overmesh.controller.trust import Identity
+from overmesh.errors import CloneError, InvalidError, OvermeshError, UnreachableError
+from overmesh.model import Problem
+from overmesh.proto import mesh_pb2
+from overmesh.proto.codec import problem_values
+
+# Snapshots that are being written at once: each fills socket buffers of the kernel.
+SNAPSHOTS_AT_ONCE = 32
+
+_log = logging.getLogger("overmesh.controller")
+
+
+class Stream(Protocol):
+    """What a gRPC call offers of a stream."""
+
+    async def read(self) -> Any:
+        """Return the next request; anything else once the caller has finished."""
+
+    async def write(self, message: bytes) -> None:
+        """Send one encoded WatchReply."""
+
+
+@dataclass(slots=True)
+class Agent:
+    """One connected agent. `end` says why its stream has to end."""
+
+    identity: Identity
+    host_id: str
+    version: str
+    session: Session
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    end: OvermeshError | None = None
+    last_seen: float = 0
+    problems: tuple[Problem, ...] = ()
+
+    def finish(self, why: OvermeshError) -> None:
+        """Have the stream end with this error; the first reason stays."""
+        self.end = self.end or why
+        self.wake.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What is known of an agent, connected or not. last_seen: unix seconds; 0: never."""
+
+    online: bool = False
+    last_seen: float = 0
+    acked: int = 0
+    in_step: bool = False
+    version: str = ""
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """An agent that does not hold a revision yet, and why."""
+
+    node_id: str
+    acked: int
+    reason: str
+
+
+class Agents:
+    """Who is connected as what, since this controller started.
+
+    Args:
+        mirror: whose maps they follow.
+        on_presence: called with (identity, whether it is there) when a node comes or goes.
+        clock: unix seconds.
+
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        on_presence: Callable[[Identity, bool], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._mirror = mirror
+        self._on_presence = on_presence
+        self._clock = clock
+        self._live: dict[str, dict[str, Agent]] = {}
+        self._gone: dict[Identity, Sighting] = {}
+        mirror.on_change(self._changed)
+
+    def open(self, identity: Identity, hello: mesh_pb2.Hello, now: float) -> Agent:
+        """Take in an agent that said hello. A stream of the same host that is still there ends.
+
+        Raises:
+            RemovedError: its node is not a member.
+            CloneError: another host is connected as this node.
+
+        """
+        view = self._mirror.view(identity.network)
+        if identity.node_id not in self._mirror.held("nodes", identity.network):
+            raise removed(identity.network)
+        live = self._live.setdefault(identity.network, {})
+        self._replace(live.get(identity.node_id), hello.host_id)
+        session = Session(view.map, Position(hello.revision, hello.digest), now)
+        agent = Agent(identity, hello.host_id, hello.version, session, last_seen=self._clock())
+        live[identity.node_id] = agent
+        self._gone.pop(identity, None)
+        self._on_presence(identity, True)
+        _log.info(
+            "agent connected",
+            extra={"network": identity.network, "id": identity.node_id, "revision": hello.revision},
+        )
+        return agent
+
+    def _replace(self, older: Agent | None, host_id: str) -> None:
+        if older is None:
+            return
+        if older.host_id != host_id:
+            identity = older.identity
+            _log.warning(
+                "two hosts with one identity: the second is refused",
+                extra={"network": identity.network, "id": identity.node_id, "host": host_id},
+            )
+            raise CloneError(
+                f"another host is connected as this node ({identity.node_id})",
+                "on the copy, remove the state directory and join with a new token",
+            )
+        older.finish(UnreachableError("a newer stream of this host has taken over"))
+
+    def close(self, agent: Agent) -> None:
+        """Forget a stream that has ended."""
+        identity = agent.identity
+        live = self._live.get(identity.network, {})
+        if live.get(identity.node_id) is not agent:
+            return
+        del live[identity.node_id]
+        self._on_presence(identity, False)
+        _log.info("agent disconnected", extra={"network": identity.network, "id": identity.node_id})
+        if identity.node_id in self._mirror.held("nodes", identity.network):
+            self._gone[identity] = Sighting(
+                False, agent.last_seen, agent.session.acked, False, agent.version, agent.problems
+            )
+
+    def ack(self, agent: Agent, ack: mesh_pb2.Ack) -> None:
+        """Take in what an agent holds now."""
+        misses = agent.session.misses
+        agent.session.on_ack(Position(ack.revision, ack.digest))
+        agent.last_seen = self._clock()
+        agent.problems = problem_values(ack.problems)
+        agent.wake.set()
+        if agent.session.misses > misses:
+            _log.warning(
+                "an agent holds a map with a wrong digest: it gets a snapshot",
+                extra={"id": agent.identity.node_id, "revision": ack.revision, "times": agent.session.misses},
+            )
+
+    def _changed(self, network: str, changes: Changes) -> None:
+        live = self._live.get(network, {})
+        for agent in live.values():
+            agent.wake.set()
+        for node_id in _removed_nodes(changes):
+            self._gone.pop(Identity(network, node_id), None)
+            if node_id in live:
+                live[node_id].finish(removed(network))
+
+    # Asking.
+
+    def live_host(self, network: str, node_id: str) -> str:
+        """Return the host id of the agent that is connected as a node, or an empty string."""
+        agent = self._live.get(network, {}).get(node_id)
+        return agent.host_id if agent else ""
+
+    def sighting(self, network: str, node_id: str) -> Sighting:
+        """Return what is known of a node's agent."""
+        agent = self._live.get(network, {}).get(node_id)
+        if agent is None:
+            return self._gone.get(Identity(network, node_id), Sighting())
+        session = agent.session
+        return Sighting(True, agent.last_seen, session.acked, session.in_step, agent.version, agent.problems)
+
+    def count(self, network: str) -> int:
+        """Return how many agents of a network are connected."""
+        return len(self._live.get(network, {}))
+
+    def behind(self, network: str, revision: int) -> Iterator[Behind]:
+        """Yield the connected agents that have not acked a revision with the right digest."""
+        for node_id, agent in self._live.get(network, {}).items():
+            acked = agent.session.acked
+            if acked < revision:
+                yield Behind(node_id, acked, _why_behind(agent.session))
+
+    def finish_all(self, why: OvermeshError) -> None:
+        """End every stream."""
+        for live in self._live.values():
+            for agent in live.values():
+                agent.finish(why)
+
+
+def _removed_nodes(changes: Changes) -> Iterator[str]:
+    for key, signed in changes.items():
+        kind, _, node_id = key.partition("/")
+        if kind == "node" and signed is None:
+            yield node_id
+
+
+def _why_behind(session: Session) -> str:
+    if session.misses and not session.acked:
+        return f"its map had a wrong digest {session.misses} time(s); it is sent a snapshot"
+    return f"holds revision {session.acked}" if session.acked else "has not acked any map yet"
+
+
+class Watch:
+    """Serves the stream of every agent."""
+
+    def __init__(self, agents: Agents, clock: Callable[[], float] = time.monotonic) -> None:
+        self._agents = agents
+        self._clock = clock
+        self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
+
+    async def serve(self, identity: Identity, stream: Stream) -> None:
+        """Keep one agent's map at the head until it hangs up.
+
+        Raises:
+            RemovedError, CloneError: it has to stop, see `Agents`.
+            UnreachableError: it has to connect again.
+            InvalidError: it does not follow the protocol.
+
+        """
+        agent = self._agents.open(identity, await _hello(stream), self._clock())
+        reader = asyncio.create_task(self._read(agent, stream))
+        reader.add_done_callback(partial(_reading_ended, agent))
+        try:
+            await self._write(agent, stream, reader)
+        finally:
+            reader.cancel()
+            self._agents.close(agent)
+
+    async def _read(self, agent: Agent, stream: Stream) -> None:
+        async for request in _requests(stream):
+            if request.WhichOneof("body") != "ack":
+                raise InvalidError("after Hello only Ack is expected")
+            self._agents.ack(agent, request.ack)
+
+    async def _write(self, agent: Agent, stream: Stream, reader: "asyncio.Task[None]") -> None:
+        while not reader.done():
+            if agent.end:
+                raise agent.end
+            agent.wake.clear()
+            messages = agent.session.poll(self._clock())
+            if messages:
+                await self._send(messages, stream)
+                agent.session.written(self._clock())
+                continue
+            # TimeoutError: the deadline has come.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(agent.session.deadline() - self._clock()):
+                    await agent.wake.wait()
+        reader.result()
+
+    async def _send(self, messages: Sequence[bytes], stream: Stream) -> None:
+        if len(messages) == 1:
+            await stream.write(messages[0])
+            return
+        async with self._snapshots:
+            for message in messages:
+                await stream.write(message)
+
+
+def _reading_ended(agent: Agent, reader: "asyncio.Task[None]") -> None:
+    if not reader.cancelled():
+        reader.exception()  # seen, even when the writer ends for another reason
+    agent.wake.set()
+
+
+async def _hello(stream: Stream) -> mesh_pb2.Hello:
+    request = await stream.read()
+    if not isinstance(request, mesh_pb2.WatchRequest) or request.WhichOneof("body") != "hello":
+        raise InvalidError("the first message has to be Hello")
+    return request.hello
+
+
+async def _requests(stream: Stream) -> AsyncIterator[mesh_pb2.WatchRequest]:
+    while isinstance(request := await stream.read(), mesh_pb2.WatchRequest):
+        yield request
