@@ -83,6 +83,6 @@ pub fn outbound(bytes: &[u8]) {
     if let Ok(outbound) = TUNNEL.outbound(bytes) {
         let packet = ip::Packet::new_checked(bytes).expect("only whole packets are sent");
         assert_eq!(TUNNEL.table.owner_of(packet.destination()), Some(outbound.peer));
-        assert!(packet.total_len() <= TUNNEL.table.mtu());
+        assert!(packet.total_len() <= TUNNEL.table.mtu() as usize);
     }
 }

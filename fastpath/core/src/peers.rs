@@ -132,7 +132,7 @@ fn parse_endpoint(peer: &str, text: &str) -> Result<SocketAddr, TableError> {
 #[derive(Debug)]
 pub struct Table {
     network_number: u32,
-    mtu: usize,
+    mtu: u32,
     peers: Vec<Peer>,
     by_id: HashMap<String, PeerIndex, FixedState>,
     by_underlay: HashMap<IpAddr, Vec<PeerIndex>, FixedState>,
@@ -153,7 +153,7 @@ impl Table {
         let peers = specs.iter().map(Peer::parse).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             network_number,
-            mtu: mtu as usize,
+            mtu,
             by_id: index_ids(&peers)?,
             by_underlay: index_underlay(&peers),
             routes: index_prefixes(&peers)?,
@@ -169,7 +169,7 @@ impl Table {
 
     /// MTU of the inner network in bytes.
     #[must_use]
-    pub fn mtu(&self) -> usize {
+    pub fn mtu(&self) -> u32 {
         self.mtu
     }
 

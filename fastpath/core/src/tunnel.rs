@@ -79,11 +79,29 @@ impl Tunnel {
         Ok(Inbound { peer, first, content })
     }
 
+    /// Counts what became of a packet to `peer`: sent, or refused by the outer port.
+    pub fn sent(&self, peer: Option<PeerIndex>, inner_bytes: usize, refused: Option<DropReason>) {
+        match (refused, peer) {
+            (Some(reason), _) => self.counters.dropped(reason.by(peer)),
+            (None, Some(peer)) => self.counters.peer(peer).sent(inner_bytes),
+            (None, None) => {}
+        }
+    }
+
+    /// Counts what became of a packet from `peer`: delivered, or refused by the inner device.
+    pub fn delivered(&self, peer: Option<PeerIndex>, inner_bytes: usize, refused: Option<DropReason>) {
+        match (refused, peer) {
+            (Some(reason), _) => self.counters.dropped(reason.by(peer)),
+            (None, Some(peer)) => self.counters.peer(peer).delivered(inner_bytes),
+            (None, None) => {}
+        }
+    }
+
     fn judge_outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
         let packet = ip::Packet::new_checked(packet).map_err(blameless)?;
         let peer = self.table.owner_of(packet.destination()).ok_or(blameless(DropReason::NoRoute))?;
         let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
-        if packet.total_len() > self.table.mtu() {
+        if packet.total_len() > self.table.mtu() as usize {
             return Err(DropReason::TooBig.by(peer));
         }
         let header = geneve::emit(self.table.network_number(), packet.protocol());

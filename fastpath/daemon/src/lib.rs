@@ -1,1 +1,14 @@
+//! The fastpath process: one lane that carries packets, and what tells it how.
+//!
+//! [`lane`] is the loop. [`engine`] makes what is asked for so, with devices from a [`backend`];
+//! it is asked by [`control`] (the agent's socket) or by [`config`] (a file, by hand).
 
+pub mod backend;
+pub mod config;
+pub mod control;
+pub mod engine;
+pub mod lane;
+pub mod probe;
+pub mod proto;
+pub mod server;
+mod stats;

@@ -1,10 +1,10 @@
 //! Waiting for descriptors (epoll) and being woken by another thread (eventfd).
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 
@@ -12,16 +12,15 @@ use rustix::io::Errno;
 const EVENTS: usize = 16;
 
 /// Waits until some descriptor is readable. Level-triggered: what is not drained is reported again.
+#[derive(Debug)]
 pub struct Poller {
     epoll: OwnedFd,
-    events: Vec<epoll::Event>,
 }
 
 impl Poller {
     /// A poller that watches nothing yet.
     pub fn new() -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, events: Vec::with_capacity(EVENTS) })
+        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
     /// Watches descriptors, to be reported as `token` (below 64). Closing one ends its watch.
@@ -33,17 +32,18 @@ impl Poller {
     }
 
     /// Waits; never returns empty.
-    pub fn wait(&mut self) -> io::Result<Ready> {
-        self.events.clear();
+    pub fn wait(&self) -> io::Result<Ready> {
+        let mut events = [MaybeUninit::uninit(); EVENTS];
         loop {
-            match epoll::wait(&self.epoll, spare_capacity(&mut self.events), None) {
-                Ok(_) => break,
+            match epoll::wait(&self.epoll, &mut events, None) {
+                Ok((ready, _)) => {
+                    let tokens = ready.iter().map(|event| { event.data }.u64());
+                    return Ok(Ready(tokens.fold(0, |set, token| set | 1 << token)));
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let tokens = self.events.iter().map(|event| { event.data }.u64());
-        Ok(Ready(tokens.fold(0, |set, token| set | 1 << token)))
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_wake_from_another_thread_ends_the_wait() {
-        let mut poller = Poller::new().unwrap();
+        let poller = Poller::new().unwrap();
         let (waker, idle) = (Waker::new().unwrap(), Waker::new().unwrap());
         poller.watch([waker.as_fd()], 3).unwrap();
         poller.watch([idle.as_fd()], 4).unwrap();

@@ -1,0 +1,66 @@
+//! Where devices come from: the table of backends, and what is wrapped around what they open.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use overmesh_io::device::{Device, OpenError};
+use overmesh_io::fault::{Faults, Faulty};
+use overmesh_io::pcap::Captured;
+use overmesh_io::tun::Tun;
+use overmesh_io::udp::Udp;
+
+/// Opens the devices that a lane runs on.
+pub trait Backend: Send + Sync {
+    /// Its name in the statistics.
+    fn name(&self) -> &'static str;
+
+    /// Why it was chosen, for people.
+    fn reason(&self) -> &'static str;
+
+    /// Opens the host's side.
+    fn open_inner(&self, interface: &str) -> Result<Box<dyn Device>, OpenError>;
+
+    /// Opens the underlay's side; also tells the addresses it listens on.
+    fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError>;
+}
+
+/// The kernel's TUN and UDP, which every Linux host has.
+#[derive(Debug, Default)]
+pub struct TunBackend {
+    /// Write inner packets to this file; it begins anew when the interface changes.
+    pub capture: Option<PathBuf>,
+    /// Spoil what is sent to the underlay.
+    pub faults: Option<Faults>,
+}
+
+impl Backend for TunBackend {
+    fn name(&self) -> &'static str {
+        "tun"
+    }
+
+    fn reason(&self) -> &'static str {
+        "kernel TUN and UDP, the only backend in this build"
+    }
+
+    fn open_inner(&self, interface: &str) -> Result<Box<dyn Device>, OpenError> {
+        let tun = Tun::open(interface)?;
+        let Some(path) = &self.capture else { return Ok(Box::new(tun)) };
+        let captured = File::create(path).and_then(|file| Captured::new(tun, BufWriter::new(file)));
+        let unwritable = |error| OpenError {
+            cause: format!("capture file {} cannot be written: {error}", path.display()),
+            fix: "choose another with --pcap".into(),
+        };
+        Ok(Box::new(captured.map_err(unwritable)?))
+    }
+
+    fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError> {
+        let udp = Udp::open(port)?;
+        let listening = udp.listening();
+        match &self.faults {
+            Some(faults) => Ok((Box::new(Faulty::new(udp, faults.clone())), listening)),
+            None => Ok((Box::new(udp), listening)),
+        }
+    }
+}

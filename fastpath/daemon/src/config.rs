@@ -1,0 +1,190 @@
+//! A static file, to run the fastpath by hand: to learn from, to test, to measure.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use overmesh_core::peers::{PeerSpec, Table, TableError};
+use overmesh_core::wire::geneve;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::engine::Desired;
+
+/// The file, as README.md explains it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of the TUN interface.
+    pub interface: String,
+    /// MTU of the inner network in bytes.
+    pub mtu: u32,
+    /// VNI; the same on all hosts.
+    pub network_number: u32,
+    /// UDP port.
+    pub port: u16,
+    /// What the interface gets, each as `address/length`. None: left to the user.
+    pub addresses: Vec<String>,
+    /// Everyone else.
+    #[serde(rename = "peer")]
+    pub peers: Vec<Peer>,
+}
+
+/// One `[[peer]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Unique; also its id.
+    pub name: String,
+    /// See [`PeerSpec::prefixes`].
+    pub prefixes: Vec<String>,
+    /// See [`PeerSpec::endpoints`].
+    #[serde(default)]
+    pub endpoints: Vec<String>,
+}
+
+/// Why a file is of no use: cause and fix.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum ConfigError {
+    #[error("{} cannot be read: {error}. check the path", path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("{} line {line}: {message}. correct that line", path.display())]
+    Syntax { path: PathBuf, line: usize, message: String },
+    #[error("{}: {error}", path.display())]
+    Table { path: PathBuf, error: TableError },
+}
+
+/// Why the interface could not be set up.
+#[derive(Debug, Error)]
+#[error("`{command}` failed: {reason}. correct `addresses` or leave it out, and run the command yourself")]
+pub struct SetupError {
+    command: String,
+    reason: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interface: "om0".into(),
+            mtu: 1420,
+            network_number: 1,
+            port: geneve::PORT,
+            addresses: vec![],
+            peers: vec![],
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.into(), error })?;
+        let config: Self = toml::from_str(&text).map_err(|error| syntax_error(path, &text, &error))?;
+        let desired = config.desired();
+        Table::new(desired.network_number, desired.mtu, &desired.peers)
+            .map_err(|error| ConfigError::Table { path: path.into(), error })?;
+        Ok(config)
+    }
+
+    /// What it asks the engine for.
+    #[must_use]
+    pub fn desired(&self) -> Desired {
+        Desired {
+            revision: 0,
+            interface: self.interface.clone(),
+            mtu: self.mtu,
+            network_number: self.network_number,
+            port: self.port,
+            peers: self.peers.iter().map(spec).collect(),
+        }
+    }
+
+    /// Gives the interface its MTU and addresses and brings it up, with the commands that a user
+    /// would type. Without addresses they are only logged, for the user to type.
+    pub fn set_up_interface(&self) -> Result<(), SetupError> {
+        let interface = &self.interface;
+        let up = format!("ip link set {interface} mtu {} up", self.mtu);
+        if self.addresses.is_empty() {
+            let address = format!("ip address add ADDRESS/LENGTH dev {interface}");
+            tracing::info!("the file has no addresses: set up the interface with `{up}` and `{address}`");
+            return Ok(());
+        }
+        run(&up)?;
+        self.addresses
+            .iter()
+            .try_for_each(|address| run(&format!("ip address replace {address} dev {interface}")))
+    }
+}
+
+fn spec(peer: &Peer) -> PeerSpec {
+    PeerSpec {
+        id: peer.name.clone(),
+        name: peer.name.clone(),
+        prefixes: peer.prefixes.clone(),
+        endpoints: peer.endpoints.clone(),
+    }
+}
+
+fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let start = error.span().map_or(0, |span| span.start);
+    ConfigError::Syntax {
+        path: path.into(),
+        line: text[..start].lines().count().max(1),
+        message: error.message().replace('\n', " "),
+    }
+}
+
+fn run(command: &str) -> Result<(), SetupError> {
+    tracing::info!("{command}");
+    let failed = |reason: String| SetupError { command: command.into(), reason };
+    let mut words = command.split_whitespace();
+    let program = words.next().unwrap_or_default();
+    let output = Command::new(program).args(words).output().map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hosts.toml");
+        std::fs::write(&path, text).unwrap();
+        let folder = format!("{}/", folder.path().display());
+        Config::read(&path).map_err(|error| error.to_string().replace(&folder, ""))
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let config = read("[[peer]]\nname = 'two'\nprefixes = ['10.77.0.2/32']").unwrap();
+        let desired = config.desired();
+        assert_eq!((desired.interface.as_str(), desired.port, desired.mtu), ("om0", 6081, 1420));
+        assert_eq!((desired.peers[0].id.as_str(), desired.peers[0].endpoints.len()), ("two", 0));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = read("interface = 'om0'\nportt = 1\n").unwrap_err();
+        assert!(error.starts_with("hosts.toml line 2: unknown field `portt`, expected one of"), "{error}");
+        let error = read("[[peer]]\nname = 'two'\nprefixes = []\nkey = 1\n").unwrap_err();
+        assert!(error.starts_with("hosts.toml line 4: unknown field `key`"), "{error}");
+    }
+
+    #[test]
+    fn a_contradiction_is_refused_before_anything_is_opened() {
+        let error = read("network_number = 0").unwrap_err();
+        assert_eq!(error, "hosts.toml: network number 0 is no VNI. give one from 1 to 16777215");
+    }
+
+    #[test]
+    fn a_command_that_fails_is_named() {
+        let error = run("ip address replace nonsense dev lo").unwrap_err().to_string();
+        assert!(error.starts_with("`ip address replace nonsense dev lo` failed: "), "{error}");
+    }
+}

@@ -1,0 +1,143 @@
+//! The agent's way in: `proto/fastpath.proto` served on a unix socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use overmesh_core::peers::PeerSpec;
+use tokio::sync::{Mutex, Notify, broadcast};
+use tokio::time::timeout;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::{Stream, StreamExt, once};
+use tonic::{Request, Response, Status};
+
+use crate::engine::{Desired, Engine, EngineError};
+use crate::lane;
+use crate::proto::event::Body;
+use crate::proto::fastpath_server::Fastpath;
+use crate::proto::{
+    ApplyReply, ApplyRequest, DeviceLost, Event, EventsRequest, Mode, Peer, PeerHeard, ProbeReply,
+    ProbeRequest, ShutdownReply, ShutdownRequest, Started, StatsReply, StatsRequest,
+};
+use crate::stats::{VERSION, pid, stats};
+
+/// How long a probe waits that does not say how long.
+const PROBE_TIMEOUT_MS: u32 = 1000;
+
+/// The service. Clones share one engine.
+#[derive(Clone)]
+pub struct Control {
+    engine: Arc<Mutex<Engine>>,
+    shutdown: Arc<Notify>,
+}
+
+impl Control {
+    /// Serves an engine. `shutdown` is notified when a client asks the process to end.
+    #[must_use]
+    pub fn new(engine: Arc<Mutex<Engine>>, shutdown: Arc<Notify>) -> Self {
+        Self { engine, shutdown }
+    }
+}
+
+#[tonic::async_trait]
+impl Fastpath for Control {
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
+        let desired = desired(request.into_inner())?;
+        let applied = self.engine.lock().await.apply(&desired).await.map_err(|error| status(&error))?;
+        let peers = u32::try_from(applied.peers).unwrap_or(u32::MAX);
+        Ok(Response::new(ApplyReply { revision: desired.revision, peers, changed: applied.changed }))
+    }
+
+    async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
+        Ok(Response::new(stats(&*self.engine.lock().await)))
+    }
+
+    type EventsStream = Events;
+
+    async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Events>, Status> {
+        let engine = self.engine.lock().await;
+        let started = Started { pid: pid(), version: VERSION.into(), revision: engine.revision() };
+        Ok(Response::new(events(started, engine.events())))
+    }
+
+    async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeReply>, Status> {
+        let ProbeRequest { peer, size, timeout_ms } = request.into_inner();
+        let echo = self.engine.lock().await.probe(&peer, size as usize).map_err(|error| status(&error))?;
+        let patience = if timeout_ms == 0 { PROBE_TIMEOUT_MS } else { timeout_ms };
+        let answer = timeout(Duration::from_millis(patience.into()), echo.answer).await;
+        let rtt = answer.ok().and_then(Result::ok);
+        Ok(Response::new(ProbeReply {
+            answered: rtt.is_some(),
+            rtt_ns: rtt.map_or(0, |rtt| u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX)),
+            endpoint: echo.endpoint.to_string(),
+        }))
+    }
+
+    async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownReply>, Status> {
+        self.shutdown.notify_one();
+        Ok(Response::new(ShutdownReply {}))
+    }
+}
+
+type Events = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
+
+/// Started, then what happens until the process stops. A reader that lags loses the oldest.
+fn events(started: Started, receiver: broadcast::Receiver<lane::Event>) -> Events {
+    let rest = BroadcastStream::new(receiver)
+        .filter_map(Result::ok)
+        .take_while(|event| *event != lane::Event::Stopping)
+        .filter_map(body);
+    let all = once(Body::Started(started)).chain(rest);
+    Box::pin(all.map(|body| Ok(Event { body: Some(body) })))
+}
+
+fn body(event: lane::Event) -> Option<Body> {
+    match event {
+        lane::Event::PeerHeard(id) => Some(Body::PeerHeard(PeerHeard { id })),
+        lane::Event::DeviceLost { device, reason } => Some(Body::DeviceLost(DeviceLost { device, reason })),
+        lane::Event::Stopping => None,
+    }
+}
+
+fn desired(request: ApplyRequest) -> Result<Desired, Status> {
+    let port = u16::try_from(request.port).ok().filter(|port| *port != 0).ok_or_else(|| {
+        Status::invalid_argument(format!("port {} is no UDP port. give one from 1 to 65535", request.port))
+    })?;
+    Ok(Desired {
+        revision: request.revision,
+        interface: request.tun,
+        mtu: request.mtu,
+        network_number: request.network_number,
+        port,
+        peers: request.peers.into_iter().map(peer).collect::<Result<_, _>>()?,
+    })
+}
+
+fn peer(peer: Peer) -> Result<PeerSpec, Status> {
+    match peer.mode() {
+        Mode::Plain => {}
+        Mode::Sealed => {
+            return Err(Status::invalid_argument(format!(
+                "peer {} asks for mode sealed, and this build carries plain only. set the network to plain",
+                peer.id
+            )));
+        }
+        Mode::Unspecified => {
+            return Err(Status::invalid_argument(format!("peer {} has no mode. set it to plain", peer.id)));
+        }
+    }
+    let Peer { id, name, prefixes, endpoints, mode: _ } = peer;
+    Ok(PeerSpec { id, name, prefixes, endpoints })
+}
+
+fn status(error: &EngineError) -> Status {
+    let message = error.to_string();
+    match error {
+        EngineError::Table(_) | EngineError::ProbeTooBig(_) => Status::invalid_argument(message),
+        EngineError::UnknownPeer(_) => Status::not_found(message),
+        EngineError::Device(_)
+        | EngineError::Host(_)
+        | EngineError::Stopped
+        | EngineError::NotApplied
+        | EngineError::NoEndpoint(_) => Status::failed_precondition(message),
+    }
+}

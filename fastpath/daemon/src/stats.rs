@@ -1,0 +1,68 @@
+//! What is applied and counted, as the contract words it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use overmesh_core::counters::{Drops, PeerCounters};
+use overmesh_core::peers::Peer;
+
+use crate::engine::{Engine, Running};
+use crate::proto::{PeerStats, StatsReply};
+
+/// The version of this build.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Everything the fastpath knows of itself.
+pub(crate) fn stats(engine: &Engine) -> StatsReply {
+    let itself = StatsReply {
+        backend: engine.backend().name().into(),
+        backend_reason: engine.backend().reason().into(),
+        pid: pid(),
+        uptime_ms: millis(engine.uptime()).unsigned_abs(),
+        version: VERSION.into(),
+        ..StatsReply::default()
+    };
+    match engine.running() {
+        None => itself,
+        Some(running) => StatsReply {
+            revision: running.revision,
+            listening: running.listening.iter().map(ToString::to_string).collect(),
+            peers: peers(running, engine.uptime()),
+            drops: by_name(&running.tunnel.counters.drops),
+            mtu: running.tunnel.table.mtu(),
+            table_digest: running.digest.into(),
+            ..itself
+        },
+    }
+}
+
+/// This process, as the contract types it.
+pub(crate) fn pid() -> i32 {
+    std::process::id().cast_signed()
+}
+
+fn peers(running: &Running, now: Duration) -> Vec<PeerStats> {
+    let tunnel = &running.tunnel;
+    tunnel.table.entries().map(|(index, peer)| peer_stats(peer, tunnel.counters.peer(index), now)).collect()
+}
+
+fn peer_stats(peer: &Peer, counters: &PeerCounters, now: Duration) -> PeerStats {
+    PeerStats {
+        id: peer.id.clone(),
+        endpoint: peer.endpoint().map(|endpoint| endpoint.to_string()).unwrap_or_default(),
+        tx_packets: counters.tx_packets.read(),
+        tx_bytes: counters.tx_bytes.read(),
+        rx_packets: counters.rx_packets.read(),
+        rx_bytes: counters.rx_bytes.read(),
+        last_heard_ms_ago: counters.last_heard().map_or(-1, |heard| millis(now.saturating_sub(heard))),
+        drops: by_name(&counters.drops),
+    }
+}
+
+fn by_name(drops: &Drops) -> BTreeMap<String, u64> {
+    drops.occurred().map(|(reason, count)| (reason.name().into(), count)).collect()
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
