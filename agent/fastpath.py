@@ -86,7 +86,7 @@ class Fastpath:
 
     async def _one_life(self) -> None:
         """Find or start the process, then follow its events until it dies."""
-        started = not _answers(self._config.fastpath_socket)
+        started = not answers(self._config.fastpath_socket)
         if started:
             await self._start()
         async with self._connected():
@@ -109,7 +109,7 @@ class Fastpath:
         self._ended()
         self._child = self._spawn(binary)
         deadline = time.monotonic() + START_TIMEOUT
-        while not _answers(self._config.fastpath_socket):
+        while not answers(self._config.fastpath_socket):
             ended = self._ended()
             if ended:
                 raise FastpathError(f"{binary}: {ended}{self._last_words()}", f"see {self._log_file}")
@@ -254,7 +254,7 @@ def find_binary(configured: str) -> Path:
     )
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
     """Tell whether somebody listens on a unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:

@@ -106,18 +106,8 @@ class Netlink:
             PermissionMissingError: CAP_NET_ADMIN is missing.
 
         """
-        descriptor = open_tun_device()
-        try:
-            fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI))
+        with open_tun(name) as descriptor:
             fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
-        except PermissionError:
-            raise PermissionMissingError(
-                f"{name} can't be made: CAP_NET_ADMIN is missing", "run as root"
-            ) from None
-        except OSError as error:
-            raise HostError(f"{name} can't be made: {error.strerror}") from None
-        finally:
-            os.close(descriptor)
 
     async def delete_link(self, name: str) -> None:
         """Remove an interface, and with it its addresses and routes."""
@@ -167,20 +157,40 @@ async def changes() -> AsyncIterator[AsyncIterator[None]]:
 
         async def each() -> AsyncIterator[None]:
             while True:
-                async for _ in route.get():
-                    yield
+                with _explained("changes of the host can't be followed"):
+                    async for _ in route.get():
+                        yield
 
         yield each()
 
 
-def open_tun_device() -> int:
-    """Return a descriptor of the TUN device.
+@contextmanager
+def open_tun(name: str) -> Iterator[int]:
+    """Give a descriptor of a TUN interface, which is made if need be and goes away with the descriptor.
+
+    Args:
+        name: may end in `%d`: the kernel takes a free number.
 
     Raises:
-        TunMissingError: there is none.
-        PermissionMissingError: it may not be opened.
+        TunMissingError: the host has no TUN device.
+        PermissionMissingError: CAP_NET_ADMIN is missing.
 
     """
+    descriptor = _open_tun_device()
+    try:
+        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI))
+        yield descriptor
+    except PermissionError:
+        raise PermissionMissingError(
+            f"interface {name} can't be made: CAP_NET_ADMIN is missing", "run as root"
+        ) from None
+    except OSError as error:
+        raise HostError(f"interface {name} can't be made: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _open_tun_device() -> int:
     try:
         return os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError:

@@ -140,6 +140,16 @@ class StateDir:
         finally:
             os.close(descriptor)
 
+    def in_use(self) -> bool:
+        """Tell whether another process holds the directory."""
+        if not (self.path / _LOCK).exists():
+            return False
+        try:
+            with self.locked():
+                return False
+        except StateError:
+            return True
+
     # Identity.
 
     def keys(self) -> Keys | None:
@@ -172,7 +182,7 @@ class StateDir:
             self._read("node.pem", x509.load_pem_x509_certificate),
         )
         if not issued(identity):
-            raise self._corrupt("node.pem", "it does not belong to tls.key and root.pem")
+            raise self.corrupt("node.pem", "it does not belong to tls.key and root.pem")
         return identity
 
     def save_identity(self, identity: Identity) -> None:
@@ -192,6 +202,13 @@ class StateDir:
         """Keep the map; it is on disk when this returns."""
         self._write("map.json", _held_text(held))
 
+    def map_time(self) -> float:
+        """Return when the map was last kept (unix seconds), 0 when there is none."""
+        try:
+            return (self.path / "map.json").stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def forget_map(self) -> None:
         """Drop the map: it belongs to a membership that this host no longer has."""
         (self.path / "map.json").unlink(missing_ok=True)
@@ -209,11 +226,12 @@ class StateDir:
         except PermissionError:
             raise PermissionMissingError(f"{self.path / name} can't be read", "run as root") from None
         except FileNotFoundError:
-            raise self._corrupt(name, "it is missing") from None
+            raise self.corrupt(name, "it is missing") from None
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
-            raise self._corrupt(name, str(error) or type(error).__name__) from None
+            raise self.corrupt(name, str(error) or type(error).__name__) from None
 
-    def _corrupt(self, name: str, why: str) -> CorruptStateError:
+    def corrupt(self, name: str, why: str) -> CorruptStateError:
+        """Return the error for a file that is not what it should be."""
         return CorruptStateError(
             f"{self.path / name} is damaged: {why.splitlines()[0]}",
             f"restore it from a backup, or remove {self.path} and join again with a new token",
@@ -222,7 +240,7 @@ class StateDir:
     def _write(self, name: str, data: bytes) -> None:
         aside = self.path / f".{name}.new"
         try:
-            with aside.open("wb", opener=_private) as file:
+            with open(aside, "wb", opener=_private) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

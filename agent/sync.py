@@ -218,7 +218,7 @@ class Sync:
         try:
             await asyncio.to_thread(self._state.save_map, self._replica.held())
         except StateError as error:
-            log.error("the map can't be kept", extra={"reason": error.cause})
+            log.warning("the map can't be kept", extra={"reason": error.cause})
             return [Problem("state", error.cause)]
         return []
 
@@ -248,27 +248,27 @@ class Sync:
                 await stub.Report(_report(self._facts), timeout=CALL_TIMEOUT)
             await self._facts_changed.wait()
 
-    async def leave(self) -> None:
-        """Tell a controller that this node leaves.
 
-        Raises:
-            MeshError: none could be told.
+async def leave(identity: Identity) -> None:
+    """Tell a controller that this node leaves.
 
-        """
-        failure: OvermeshError = UnreachableError("no controller is known")
-        for address in self._identity.membership.controllers:
-            try:
-                async with channel(self._identity, address) as open_channel:
-                    stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
-                    await _translated(stub.Leave(mesh_pb2.LeaveRequest(), timeout=CALL_TIMEOUT), address)
-            except RemovedError:
-                break
-            except OvermeshError as error:
-                failure = error
-            else:
-                break
+    Raises:
+        MeshError: none could be told.
+
+    """
+    failure: OvermeshError = UnreachableError("no controller is known")
+    for address in identity.membership.controllers:
+        try:
+            async with channel(identity, address) as open_channel:
+                stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
+                await _translated(stub.Leave(mesh_pb2.LeaveRequest(), timeout=CALL_TIMEOUT), address)
+        except RemovedError:
+            return
+        except OvermeshError as error:
+            failure = error
         else:
-            raise failure
+            return
+    raise failure
 
 
 def channel(identity: Identity, address: str) -> grpc.aio.Channel:

@@ -1,0 +1,262 @@
+"""The agent: makes this host match its map, and keeps it so.
+
+    sync --------- the map changed -----------+
+    fastpath ----- came up, went away --------+--> reconcile: view -> desire -> plan -> apply
+    netlink ------ a link, an address --------+
+    clock -------- every RECHECK seconds -----+
+    service ------ meshctl asks: status, ping, wait, leave
+
+Stopping the agent leaves the interface, its routes and the fastpath in place: traffic flows on, and
+the next agent takes them over. `meshctl leave` takes all of it down.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from overmesh import __version__
+from overmesh import log as logs
+from overmesh.agent import netlink as rtnetlink
+from overmesh.agent.apply import reconcile
+from overmesh.agent.endpoints import candidates, configured
+from overmesh.agent.fastpath import Fastpath
+from overmesh.agent.host import Underlay
+from overmesh.agent.netlink import Netlink
+from overmesh.agent.peermap import Held, Replica, View
+from overmesh.agent.plan import Desired, desire
+from overmesh.agent.preflight import check_host, host_id
+from overmesh.agent.service import serve
+from overmesh.agent.state import Identity, StateDir
+from overmesh.agent.sync import Facts, Sync, leave
+from overmesh.config import AgentConfig
+from overmesh.errors import CorruptStateError, FastpathError, OvermeshError, RecordError
+from overmesh.model import Address, Endpoint, Problem
+
+# How often the host is looked at though nothing is known to have changed.
+RECHECK = 10.0
+# Changes come in groups; one look after the last of them is enough.
+SETTLE = 0.1
+
+log = logging.getLogger("overmesh.agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """What was true at the last look."""
+
+    view: View
+    desired: Desired
+    endpoints: tuple[Endpoint, ...]
+    problems: tuple[Problem, ...]
+
+
+class Agent:
+    """One host's agent, between its start and its end."""
+
+    def __init__(self, config: AgentConfig, state: StateDir, identity: Identity, netlink: Netlink) -> None:
+        self.config = config
+        self.identity = identity
+        self.replica, self._standing = _replica(state, identity)
+        self.fastpath = Fastpath(config, state.path / "fastpath.log", self.wake)
+        self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
+        self.current: Current | None = None
+        self.applied = asyncio.Condition()
+        self._state = state
+        self.sync.contact.confirmed = state.map_time()
+        self._netlink = netlink
+        self._tasks: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._left = False
+
+    def wake(self) -> None:
+        """Have the host looked at soon."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Have the agent end; what it set up stays."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until stopped.
+
+        Raises:
+            HostError: from the start this host can't be what its map says.
+
+        """
+        # The interface first: the fastpath attaches to it, and a host that can't have one should say so now.
+        await self._reconcile()
+        async with asyncio.TaskGroup() as group:
+            self._tasks = [
+                group.create_task(work)
+                for work in (self.fastpath.run(), self.sync.run(), self._keep_matching(), self._follow_host())
+            ]
+            await self._stop.wait()
+            for task in self._tasks:
+                task.cancel()
+
+    # Reconciling.
+
+    async def apply(self) -> Sequence[Problem]:
+        """Make the host match the replica now; return every problem with either."""
+        try:
+            await self._reconcile()
+        except OvermeshError as error:
+            log.warning("the host does not match its map", extra={"reason": error.cause})
+            return (*self.problems, Problem("host", error.cause))
+        return self.problems
+
+    async def _reconcile(self) -> None:
+        async with self._turn:
+            if self._left:
+                return
+            underlay = await self._netlink.underlay()
+            view = self.replica.view(time.time())
+            endpoints = await self._endpoints(underlay)
+            desired = desire(view.map, self.config, underlay, endpoints)
+            done = await reconcile(desired, underlay, self._netlink, self.fastpath)
+            self._note(Current(view, desired, endpoints, (*view.problems, *done.problems)))
+            await self._report()
+        async with self.applied:
+            self.applied.notify_all()
+
+    def _note(self, now: Current) -> None:
+        before = set(self.current.problems) if self.current else set()
+        for problem in now.problems:
+            if problem not in before:
+                log.warning("problem", extra={"subject": problem.subject, "reason": problem.reason})
+        self.current = now
+
+    @property
+    def revision(self) -> int:
+        """Of the map that is in force on this host; 0: none yet."""
+        return self.current.view.map.revision if self.current else 0
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is not as it should be, by name."""
+        return (*self._standing, *(self.current.problems if self.current else ()))
+
+    async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
+        if self.config.endpoints:
+            return configured(self.config.endpoints, self.config.port)
+        return candidates(underlay, self.config.port, await self._sources())
+
+    async def _sources(self) -> list[Address]:
+        """Return the addresses from which this host reaches its controllers."""
+        found = []
+        for target in self.identity.membership.controllers:
+            # A controller known by name is not looked up here: this has to work without DNS.
+            with suppress(ValueError):
+                source = await self._netlink.source_toward(ip_address(target.rpartition(":")[0].strip("[]")))
+                found += [source] if source else []
+        return found
+
+    async def _report(self) -> None:
+        if self.current is None or not self.fastpath.running:
+            return
+        with suppress(FastpathError):
+            stats = await self.fastpath.stats()
+            self.sync.report(
+                Facts(self.current.endpoints, stats.backend, stats.backend_reason, self.current.desired.mtu)
+            )
+
+    async def _keep_matching(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), RECHECK)
+            self._wake.clear()
+            await self.apply()
+
+    async def _follow_host(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = 0.0
+        async with rtnetlink.changes() as changes:
+            async for _ in changes:
+                if loop.time() >= due:
+                    due = loop.time() + SETTLE
+                    loop.call_at(due, self.wake)
+
+    # Leaving.
+
+    async def leave(self, *, force: bool) -> bool:
+        """Leave the mesh: tell the controller, take down what is ours, wipe what is kept, and stop.
+
+        Args:
+            force: go on though no controller could be told.
+
+        Returns:
+            Whether a controller was told.
+
+        Raises:
+            MeshError: none could be, and force was not given; nothing has changed.
+
+        """
+        told = True
+        try:
+            await leave(self.identity)
+        except OvermeshError as error:
+            if not force:
+                raise type(error)(error.cause, "try again later, or leave without telling: --force") from None
+            told = False
+        async with self._turn:
+            self._left = True
+            for task in self._tasks:
+                task.cancel()
+            with suppress(FastpathError):
+                await self.fastpath.shutdown()
+            await self._netlink.delete_link(self.config.interface)
+            self._state.wipe()
+        log.info("left the mesh", extra={"told_controller": told})
+        self.stop()
+        return told
+
+
+def _replica(state: StateDir, identity: Identity) -> tuple[Replica, tuple[Problem, ...]]:
+    """Return the replica as the last process left it; a damaged map is fetched anew, and said to be."""
+    problems: tuple[Problem, ...] = ()
+    try:
+        held = state.map()
+    except CorruptStateError as error:
+        log.warning("the map on disk is damaged; waiting for a controller", extra={"reason": error.cause})
+        held, problems = Held(), (Problem("map.json", error.cause),)
+    mine = identity.membership
+    try:
+        return Replica(identity.root_key, mine.network, mine.node_id, mine.node, held), problems
+    except RecordError as error:
+        raise state.corrupt("membership.json", f"its records do not verify: {error.cause}") from None
+
+
+def run(config: AgentConfig) -> None:
+    """Be this host's agent until SIGTERM or SIGINT.
+
+    Raises:
+        NotJoinedError: this host is no member yet.
+        CorruptStateError: what it keeps can't be used.
+        HostError: it can't be what its map says.
+
+    """
+    logs.setup(config.log_format)
+    check_host(config)
+    asyncio.run(_run(config))
+
+
+async def _run(config: AgentConfig) -> None:
+    async with AsyncExitStack() as stack:
+        state = StateDir(config.state_dir)
+        stack.enter_context(state.locked())
+        identity = state.identity()
+        netlink = await stack.enter_async_context(Netlink.open())
+        agent = Agent(config, state, identity, netlink)
+        await stack.enter_async_context(serve(agent, config.socket))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+        log.info("agent started", extra={"node": identity.membership.name, "version": __version__})
+        await agent.run()
+        log.info("agent stopped; traffic flows on")

@@ -1,0 +1,382 @@
+"""Joining: how a host becomes a member. One story, told as it happens:
+
+    host     can this host carry an overlay at all? (TUN, permission, fastpath, port)
+    reach    a TCP connection to the controller's join port
+    tls      the certificate in its chain that the token's pin names becomes the only root we trust
+    token    over a new connection, verified against that root: the secret, our public keys, our endpoints
+    address  the answer verifies, fits our keys, and no route of this host is in its way
+    state    all of it is on disk
+
+The private keys are made here and stay here. Joining again with the same keys gives the same node.
+On failure nothing is left behind: not here, and, once the token was redeemed, not there either. Only
+when nobody can know whether the controller took the token do the keys stay, for the next attempt.
+"""
+
+import asyncio
+import os
+import re
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+import grpc
+import grpc.aio
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from overmesh import __version__, rpc
+from overmesh.agent.endpoints import candidates, configured
+from overmesh.agent.netlink import Netlink
+from overmesh.agent.plan import refuse_collisions
+from overmesh.agent.preflight import check_host, host_id
+from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
+from overmesh.agent.sync import leave
+from overmesh.config import JOIN_PORT, AgentConfig
+from overmesh.errors import (
+    MeshError,
+    NotJoinedError,
+    OvermeshError,
+    PinMismatchError,
+    RecordError,
+    StateError,
+    UnreachableError,
+    UsageError,
+)
+from overmesh.model import NETWORK_KEY, Address, Endpoint, Network, Node, node_key
+from overmesh.proto import mesh_pb2, mesh_pb2_grpc
+from overmesh.proto.codec import endpoint_message
+from overmesh.proto.signed import verify
+from overmesh.token import JoinToken, root_pin
+
+REACH_TIMEOUT = 10.0
+REDEEM_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step that is done. name: as in the list above; detail: for people."""
+
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What this host is now. already_member: it was so before."""
+
+    node: Node
+    network: Network
+    controllers: tuple[str, ...]
+    already_member: bool
+
+
+async def join(
+    config: AgentConfig, host: str, token: str, name: str = "", *, step: Callable[[Step], None]
+) -> Joined:
+    """Make this host a member of the network that a token is for.
+
+    Args:
+        config: this host's settings.
+        host: the controller: `name`, `address`, or either with `:port` (IPv6 in brackets then).
+        token: as `meshctl token create` printed it.
+        name: the wanted node name, a DNS label; empty: the host's.
+        step: called after each step.
+
+    Raises:
+        UsageError: host or token can't be right.
+        HostError: this host can't carry an overlay, or its routes are in the way.
+        UnreachableError: nobody answers there, or not a controller.
+        PinMismatchError: whoever answers is not the mesh that the token is for.
+        TokenError, NameTakenError, PoolExhaustedError: the controller says no.
+        StateError: an agent runs here, or this host is in another mesh.
+
+    """
+    target, parsed = Target.parse(host), JoinToken.parse(token)
+    state = StateDir(config.state_dir)
+    running = _member_with_agent(state, parsed)
+    if running:
+        step(Step("state", "this host is a member already, and its agent runs"))
+        return running
+    check_host(config)
+    step(Step("host", "TUN device, permission, fastpath and port are there"))
+    async with Netlink.open() as netlink:
+        with state.locked():
+            fresh = state.keys() is None
+            try:
+                return await _join(config, target, parsed, name or _host_name(), state, netlink, step)
+            except _Unknown as unknown:
+                raise unknown.error from None
+            except BaseException:
+                if fresh:
+                    state.wipe()
+                raise
+
+
+def _member_with_agent(state: StateDir, token: JoinToken) -> Joined | None:
+    """Return the membership that a running agent holds, if it is in the mesh of the token."""
+    if not state.in_use():
+        return None
+    identity = state.identity()
+    if root_pin(identity.root.public_bytes(Encoding.DER)) != token.pin:
+        raise _other_mesh(identity)
+    return _joined(identity, already_member=True)
+
+
+async def _join(
+    config: AgentConfig,
+    target: "Target",
+    token: JoinToken,
+    name: str,
+    state: StateDir,
+    netlink: Netlink,
+    step: Callable[[Step], None],
+) -> Joined:
+    before = _membership(state)
+    source = await _reach(target)
+    step(Step("reach", f"{target} answers"))
+
+    root = await _pinned_root(target, token.pin)
+    if before and before.root != root:
+        raise _other_mesh(before)
+    step(Step("tls", f"it holds the mesh root that the token pins ({token.pin.hex()[:16]}…)"))
+
+    keys = state.keys() or Keys.new()
+    state.save_keys(keys)
+    underlay = await netlink.underlay()
+    endpoints = configured(config.endpoints, config.port) or candidates(underlay, config.port, [source])
+    reply = await _redeem(target, root, _request(config, token, name, keys, endpoints))
+    step(Step("token", "accepted; this host was a member before" if reply.already_member else "accepted"))
+
+    identity = _identity(reply, keys, root)
+    try:
+        joined = _joined(identity, already_member=reply.already_member)
+        refuse_collisions(joined.network.ranges, await netlink.routes(), underlay, config.interface)
+    except OvermeshError:
+        # The controller made us a member; take that back, as well as it can be done.
+        if not reply.already_member:
+            with suppress(OvermeshError):
+                await leave(identity)
+        raise
+    step(Step("address", ", ".join(map(str, joined.node.addresses))))
+
+    if before is None or before.membership.node_id != joined.node.id:
+        state.forget_map()
+    state.save_identity(identity)
+    step(Step("state", f"kept in {state.path}"))
+    return joined
+
+
+def _membership(state: StateDir) -> Identity | None:
+    try:
+        return state.identity()
+    except NotJoinedError:
+        return None
+
+
+def _other_mesh(identity: Identity) -> StateError:
+    mine = identity.membership
+    return StateError(
+        f"this host is in another mesh: in network {mine.network_name}, as {mine.name}",
+        "leave that one first: meshctl leave",
+    )
+
+
+# Where to.
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A join port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Target":
+        """Read `host`, `host:port`, `address`, `[address]` or `[address]:port`.
+
+        Raises:
+            UsageError: none of these.
+
+        """
+        with suppress(ValueError):
+            return cls(str(ip_address(text)), JOIN_PORT)
+        found = re.fullmatch(
+            r"\[(?P<v6>[0-9a-fA-F:.%]+)\](:(?P<p6>\d+))?|(?P<host>[^:/\s\[\]]+)(:(?P<port>\d+))?", text
+        )
+        port = int((found and (found["port"] or found["p6"])) or JOIN_PORT)
+        if not found or not 0 < port < 1 << 16:
+            raise UsageError(f"{text!r} is not a controller", "write HOST, HOST:PORT or [IPv6]:PORT")
+        return cls(found["host"] or found["v6"], port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+async def _reach(target: Target) -> Address:
+    """Find out whether anybody listens there; return the address of ours that leads there."""
+    fix = "check the address, the controller and what filters packets in between"
+    try:
+        opened = asyncio.open_connection(target.host, target.port)
+        _, writer = await asyncio.wait_for(opened, REACH_TIMEOUT)
+    except TimeoutError:
+        raise UnreachableError(f"{target} does not answer within {REACH_TIMEOUT:.0f} s", fix) from None
+    except socket.gaierror:
+        raise UnreachableError(
+            f"the name {target.host} is not known", "check the name, or use an address"
+        ) from None
+    except OSError as error:
+        raise UnreachableError(f"{target} can't be reached: {os.strerror(error.errno or 0)}", fix) from None
+    source = ip_address(writer.get_extra_info("sockname")[0].partition("%")[0])
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return source
+
+
+# Whom to trust.
+
+
+async def _pinned_root(target: Target, pin: bytes) -> x509.Certificate:
+    """Return the certificate with this hash from the chain that the server shows.
+
+    Nothing is believed on this connection: it only brings the certificate, and the hash says which.
+
+    Raises:
+        PinMismatchError: it is not in the chain.
+        UnreachableError: no TLS is spoken there.
+
+    """
+    try:
+        chain = await asyncio.wait_for(asyncio.to_thread(_unverified_chain, target), REACH_TIMEOUT)
+    except (OSError, TimeoutError):
+        raise UnreachableError(
+            f"{target} does not speak TLS", f"name the join port of the controller ({JOIN_PORT} by default)"
+        ) from None
+    for certificate in chain:
+        if root_pin(certificate) == pin:
+            return x509.load_der_x509_certificate(certificate)
+    raise PinMismatchError(
+        f"{target} does not hold the mesh root that the token pins",
+        "check that the token is from this controller; if it is, somebody answers in its place",
+    )
+
+
+def _unverified_chain(target: Target) -> list[bytes]:
+    """Return the chain that a TLS server shows (DER), verified in no way."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])  # gRPC servers refuse a client without it
+    with (
+        socket.create_connection((target.host, target.port), REACH_TIMEOUT) as plain,
+        context.wrap_socket(plain) as secure,
+    ):
+        if sys.version_info >= (3, 13):
+            return secure.get_unverified_chain()
+        # The same function before it was made public.
+        inner: Any = secure._sslobj  # type: ignore[attr-defined]
+        return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in inner.get_unverified_chain()]
+
+
+# The token.
+
+
+class _Unknown(Exception):  # noqa: N818
+    """Nobody can know whether the controller has taken the token: `error` says why."""
+
+    def __init__(self, error: OvermeshError) -> None:
+        super().__init__(error.cause)
+        self.error = error
+
+
+async def _redeem(
+    target: Target, root: x509.Certificate, request: mesh_pb2.JoinRequest
+) -> mesh_pb2.JoinReply:
+    """Send the secret, over a connection that is verified against the pinned root and nothing else."""
+    credentials = grpc.ssl_channel_credentials(root.public_bytes(Encoding.PEM))
+    options = [("grpc.ssl_target_name_override", rpc.CONTROLLER_NAME), ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.secure_channel(str(target), credentials, options=options) as channel:
+        stub: Any = mesh_pb2_grpc.JoinStub(channel)  # type: ignore[no-untyped-call]
+        try:
+            reply: mesh_pb2.JoinReply = await stub.Join(request, timeout=REDEEM_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise _refusal(error, target) from None
+    return reply
+
+
+def _refusal(error: grpc.aio.AioRpcError, target: Target) -> Exception:
+    if re.search("CERTIFICATE_VERIFY_FAILED|Hostname Verification", error.details() or ""):
+        return PinMismatchError(
+            f"{target} shows the mesh root that the token pins, but holds no certificate of it",
+            "somebody answers in the controller's place",
+        )
+    raised = rpc.raised(error, f"controller {target}")
+    return _Unknown(raised) if isinstance(raised, UnreachableError) else raised
+
+
+def _request(
+    config: AgentConfig, token: JoinToken, name: str, keys: Keys, endpoints: Sequence[Endpoint]
+) -> mesh_pb2.JoinRequest:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    csr = x509.CertificateSigningRequestBuilder(subject).sign(keys.tls, SHA256())
+    return mesh_pb2.JoinRequest(
+        token_id=token.id,
+        token_secret=token.secret_text,
+        name=name,
+        csr=csr.public_bytes(Encoding.DER),
+        public_key=keys.public,
+        endpoints=map(endpoint_message, endpoints),
+        host_id=host_id(config),
+        version=__version__,
+    )
+
+
+def _host_name() -> str:
+    """Return this host's name as a DNS label."""
+    label = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().partition(".")[0].lower()).strip("-")
+    return label[:63] or "node"
+
+
+# The answer.
+
+
+def _identity(reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate) -> Identity:
+    """Return what the reply makes of this host, once the certificate is known to be right."""
+    try:
+        certificate = x509.load_der_x509_certificate(reply.certificate)
+        network, node = _records(root, reply.network, reply.node_id, reply.node)
+    except (ValueError, RecordError) as error:
+        raise MeshError(f"the controller's answer can't be right: {error}") from None
+    membership = Membership(
+        reply.node_id, node.name, network.name, tuple(reply.controllers), reply.network, reply.node
+    )
+    identity = Identity(keys, membership, root, certificate)
+    if not issued(identity) or node.public_key != keys.public or node.network != network.name:
+        raise MeshError("the controller's answer can't be right: it is for another host")
+    return identity
+
+
+def _joined(identity: Identity, *, already_member: bool) -> Joined:
+    mine = identity.membership
+    network, node = _records(identity.root, mine.network, mine.node_id, mine.node)
+    return Joined(node, network, mine.controllers, already_member)
+
+
+def _records(root: x509.Certificate, network: bytes, node_id: str, node: bytes) -> tuple[Network, Node]:
+    """Return both records as the root signed them; RecordError when it did not."""
+    key = root.public_key()
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise RecordError("the mesh root's key is not ECDSA")
+    networks, nodes = verify(NETWORK_KEY, network, key), verify(node_key(node_id), node, key)
+    assert isinstance(networks, Network)
+    assert isinstance(nodes, Node)
+    return networks, nodes

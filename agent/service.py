@@ -1,0 +1,239 @@
+"""The Agent service of proto/agent.proto: what meshctl on this host asks."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc.aio
+
+from overmesh import __version__, rpc
+from overmesh.agent.fastpath import answers
+from overmesh.agent.icmp import echo
+from overmesh.errors import FastpathError, NotFoundError, NotYetError, OvermeshError, StateError
+from overmesh.model import Address, Peer, PeerMap
+from overmesh.proto import agent_pb2, agent_pb2_grpc, fastpath_pb2, mesh_pb2
+from overmesh.proto.codec import endpoint_message, problem_messages
+
+if TYPE_CHECKING:
+    from overmesh.agent.daemon import Agent, Current
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_GRACE = 1.0
+
+
+@asynccontextmanager
+async def serve(agent: "Agent", path: Path) -> AsyncIterator[None]:
+    """Answer on a unix socket that only this user may open.
+
+    Raises:
+        StateError: another agent answers there.
+
+    """
+    if answers(path):
+        raise StateError(f"another agent answers on {path}", "stop it, or name another runtime_dir")
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    server = grpc.aio.server()
+    agent_pb2_grpc.add_AgentServicer_to_server(Service(agent), server)  # type: ignore[no-untyped-call]
+    umask = os.umask(0o177)  # the socket must never be open to others, not even for a moment
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    finally:
+        os.umask(umask)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(_GRACE)
+
+
+class Service(agent_pb2_grpc.AgentServicer):
+    """Answers from what the agent knows; changes nothing but in Leave."""
+
+    def __init__(self, agent: "Agent") -> None:
+        self._agent = agent
+
+    async def Status(self, _: agent_pb2.StatusRequest, context: Context) -> agent_pb2.StatusReply:  # noqa: N802
+        """Return what is true on this host."""
+        return await _answered(context, self._status)
+
+    async def Ping(  # noqa: N802
+        self, request: agent_pb2.PingRequest, context: Context
+    ) -> AsyncIterator[agent_pb2.PingReply]:
+        """Yield one reply per probe; without a count, until the caller has enough."""
+        peer, probe = await _answered(context, lambda: self._prober(request))
+        loop = asyncio.get_running_loop()
+        for sequence in range(request.count) if request.count else count():
+            began = loop.time()
+            reply = await _answered(context, probe)
+            reply.sequence, reply.peer = sequence, peer.node.name
+            yield reply
+            if sequence + 1 != request.count:
+                await asyncio.sleep(began + request.interval_ms / 1000 - loop.time())
+
+    async def Wait(self, request: agent_pb2.WaitRequest, context: Context) -> agent_pb2.WaitReply:  # noqa: N802, ARG002
+        """Return when this host has applied a revision, or time is up."""
+        agent = self._agent
+
+        def reached() -> bool:
+            return agent.revision >= request.revision
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(request.timeout_ms / 1000), agent.applied:
+                await agent.applied.wait_for(reached)
+        return agent_pb2.WaitReply(reached=reached(), revision=agent.revision)
+
+    async def Leave(self, request: agent_pb2.LeaveRequest, context: Context) -> agent_pb2.LeaveReply:  # noqa: N802
+        """Leave the mesh; the agent ends afterwards."""
+        told = await _answered(context, lambda: self._agent.leave(force=request.force))
+        return agent_pb2.LeaveReply(told_controller=told)
+
+    # Status.
+
+    async def _status(self) -> agent_pb2.StatusReply:
+        now = _settled(self._agent)
+        stats = await self._stats()
+        network, me = now.view.map.network, now.view.map.me
+        contact = self._agent.sync.contact
+        return agent_pb2.StatusReply(
+            name=me.name,
+            node_id=me.id,
+            network=network.name,
+            network_number=network.number,
+            mode=mesh_pb2.Mode.Name(network.mode),
+            addresses=map(str, me.addresses),
+            interface=now.desired.interface,
+            mtu=now.desired.mtu,
+            mtu_reason=now.desired.mtu_reason,
+            fastpath=self._fastpath(stats),
+            revision=self._agent.revision,
+            digest=self._agent.replica.digest.to_bytes(),
+            map_age_seconds=time.time() - contact.confirmed if contact.confirmed else -1,
+            controller=agent_pb2.Controller(
+                address=contact.address,
+                connected=contact.connected,
+                error=contact.error,
+                since_seconds=time.monotonic() - contact.since,
+            ),
+            peers=_peers(now.view.map, stats),
+            drops=stats.drops,
+            problems=problem_messages(self._agent.problems),
+            endpoints=map(endpoint_message, now.endpoints),
+            version=__version__,
+            membership="removed" if contact.removed else "member",
+        )
+
+    async def _stats(self) -> fastpath_pb2.StatsReply:
+        with suppress(FastpathError):
+            return await self._agent.fastpath.stats()
+        return fastpath_pb2.StatsReply()
+
+    def _fastpath(self, stats: fastpath_pb2.StatsReply) -> agent_pb2.Fastpath:
+        return agent_pb2.Fastpath(
+            running=bool(stats.pid),
+            pid=stats.pid,
+            backend=stats.backend,
+            reason=stats.backend_reason or self._agent.fastpath.error,
+            uptime_seconds=stats.uptime_ms / 1000,
+            version=stats.version,
+            listening=stats.listening,
+            restarts=self._agent.fastpath.restarts,
+        )
+
+    # Ping.
+
+    async def _prober(
+        self, request: agent_pb2.PingRequest
+    ) -> tuple[Peer, Callable[[], Awaitable[agent_pb2.PingReply]]]:
+        """Return whom to probe, and how.
+
+        Asked for by address, the peer's host answers: the whole way, through both TUN interfaces.
+        Asked for by name, its fastpath does: the tunnel alone.
+        """
+        now = _settled(self._agent)
+        peer, address = _find(now.view.map, request.peer)
+        timeout = request.timeout_ms / 1000
+        if address is None:
+            return peer, lambda: self._probe_fastpath(peer, timeout)
+        return peer, lambda: self._probe_host(now.view.map, address, timeout)
+
+    async def _probe_fastpath(self, peer: Peer, timeout: float) -> agent_pb2.PingReply:
+        reply = await self._agent.fastpath.probe(peer.node.id, timeout)
+        how = "answered by its fastpath" if reply.answered else "not answered"
+        return agent_pb2.PingReply(
+            answered=reply.answered,
+            rtt_ns=reply.rtt_ns,
+            address=str(peer.node.addresses[0]),
+            path=f"plain geneve to {reply.endpoint}, {how}" if reply.endpoint else "no endpoint known",
+        )
+
+    async def _probe_host(self, peers: PeerMap, address: Address, timeout: float) -> agent_pb2.PingReply:
+        source = next((own for own in peers.me.addresses if own.version == address.version), None)
+        if source is None:
+            raise NotFoundError(f"this host has no IPv{address.version} address in the overlay")
+        seconds = await echo(address, source, timeout)
+        how = "not answered" if seconds is None else "answered by its host"
+        return agent_pb2.PingReply(
+            answered=seconds is not None,
+            rtt_ns=round((seconds or 0) * 1e9),
+            address=str(address),
+            path=f"ICMP echo through {self._agent.config.interface}, {how}",
+        )
+
+
+def _settled(agent: "Agent") -> "Current":
+    if agent.current is None:
+        raise NotYetError("the agent is still starting", "ask again in a second")
+    return agent.current
+
+
+def _find(peers: PeerMap, wanted: str) -> tuple[Peer, Address | None]:
+    """Return a peer by name, node id or overlay address; with the address if that was given."""
+    address = None
+    with suppress(ValueError):
+        address = ip_address(wanted)
+    for peer in peers.peers:
+        if wanted in (peer.node.name, peer.node.id) or address in peer.node.addresses:
+            return peer, address
+    names = ", ".join(peer.node.name for peer in peers.peers[:10])
+    raise NotFoundError(
+        f"no peer {wanted!r} in the map", f"peers: {names}" if names else "there are no peers yet"
+    )
+
+
+def _peers(peers: PeerMap, stats: fastpath_pb2.StatsReply) -> list[agent_pb2.Peer]:
+    known = {entry.id: entry for entry in stats.peers}
+    silent = fastpath_pb2.PeerStats(last_heard_ms_ago=-1)
+    mode = mesh_pb2.Mode.Name(peers.network.mode)
+    return [_peer(peer, mode, known.get(peer.node.id, silent)) for peer in peers.peers]
+
+
+def _peer(peer: Peer, mode: str, stats: fastpath_pb2.PeerStats) -> agent_pb2.Peer:
+    return agent_pb2.Peer(
+        name=peer.node.name,
+        node_id=peer.node.id,
+        addresses=map(str, peer.node.addresses),
+        endpoint=stats.endpoint,
+        mode=mode,
+        last_heard_seconds=-1 if stats.last_heard_ms_ago < 0 else stats.last_heard_ms_ago / 1000,
+        tx_packets=stats.tx_packets,
+        tx_bytes=stats.tx_bytes,
+        rx_packets=stats.rx_packets,
+        rx_bytes=stats.rx_bytes,
+        drops=stats.drops,
+    )
+
+
+async def _answered(context: Context, work: Callable[[], Awaitable[T]]) -> T:
+    """Do the work; an error of ours ends the call under its name."""
+    try:
+        return await work()
+    except OvermeshError as error:
+        await rpc.abort(context, error)
