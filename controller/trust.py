@@ -130,6 +130,8 @@ class MeshRoot:
         builder = _builder(name, name, key.public_key(), _ROOT_DAYS)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(ca=True), critical=True)
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(identifier, critical=False)
         return cls(key, builder.sign(key, SHA256()))
 
     def sign(self, record: Record) -> bytes:
@@ -172,6 +174,8 @@ class MeshRoot:
     ) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         builder = _builder(subject, self.certificate.subject, public_key, days)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public_key)
+        builder = builder.add_extension(issuer, critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(ca=False), critical=True)
