@@ -233,7 +233,7 @@ def _replica(state: StateDir, identity: Identity) -> tuple[Replica, tuple[Proble
         raise state.corrupt("membership.json", f"its records do not verify: {error.cause}") from None
 
 
-def run(config: AgentConfig) -> None:
+async def run(config: AgentConfig) -> None:
     """Be this host's agent until SIGTERM or SIGINT.
 
     Raises:
@@ -244,10 +244,6 @@ def run(config: AgentConfig) -> None:
     """
     logs.setup(config.log_format)
     check_host(config)
-    asyncio.run(_run(config))
-
-
-async def _run(config: AgentConfig) -> None:
     async with AsyncExitStack() as stack:
         state = StateDir(config.state_dir)
         stack.enter_context(state.locked())

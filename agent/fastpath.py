@@ -58,6 +58,7 @@ class Fastpath:
         self._stub: Any = None
         self._given: tuple[FastpathState, bytes] | None = None
         self._child = 0
+        self._log_start = 0
         self.restarts = 0
         self.error = ""
 
@@ -123,6 +124,7 @@ class Fastpath:
         # Not subprocess: its objects end the child with the parent, or complain that they did not.
         if self._log_file.exists() and self._log_file.stat().st_size > LOG_LIMIT:
             self._log_file.replace(self._log_file.with_suffix(".log.old"))
+        self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawn(
             binary,
@@ -145,7 +147,12 @@ class Fastpath:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
         # A channel per process, with a pool of its own: an old one would wait out its backoff first.
-        options = [("grpc.use_local_subchannel_pool", 1), *rpc.MESSAGE_LIMIT]
+        options = [
+            ("grpc.use_local_subchannel_pool", 1),
+            # gRPC would send the socket's path as the authority, which Rust's h2 refuses.
+            ("grpc.default_authority", "localhost"),
+            *rpc.MESSAGE_LIMIT,
+        ]
         target = f"unix:{self._config.fastpath_socket.absolute()}"
         async with grpc.aio.insecure_channel(target, options=options) as channel:
             self._stub = fastpath_pb2_grpc.FastpathStub(channel)  # type: ignore[no-untyped-call]
@@ -179,9 +186,10 @@ class Fastpath:
         return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
     def _last_words(self) -> str:
+        """Return the last line that the process of this agent wrote."""
         with suppress(OSError), self._log_file.open("rb") as file:
-            file.seek(max(0, self._log_file.stat().st_size - 4096))
-            lines = file.read().decode(errors="replace").split("\n")
+            file.seek(self._log_start)
+            lines = file.read(LOG_LIMIT).decode(errors="replace").split("\n")
             said = next((line.strip() for line in reversed(lines) if line.strip()), "")
             return f": {said}" if said else ""
         return ""
@@ -226,6 +234,12 @@ class Fastpath:
             )
         try:
             return await getattr(self._stub, method)(request, timeout=timeout)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not this task: the channel was closed under the call, because the process died.
+            raise FastpathError("the fastpath died while it was being asked") from None
         except grpc.aio.AioRpcError as error:
             raised = rpc.raised(error, "the fastpath")
             raise FastpathError(raised.cause, raised.fix) from None

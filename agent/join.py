@@ -1,4 +1,4 @@
-"""Joining: how a host becomes a member. One story, told as it happens:
+"""Joining: how a host becomes a member, told as it happens.
 
     host     can this host carry an overlay at all? (TUN, permission, fastpath, port)
     reach    a TCP connection to the controller's join port
@@ -114,7 +114,7 @@ async def join(
                 return await _join(config, target, parsed, name or _host_name(), state, netlink, step)
             except _Unknown as unknown:
                 raise unknown.error from None
-            except BaseException:
+            except OvermeshError:
                 if fresh:
                     state.wipe()
                 raise

@@ -89,7 +89,7 @@ class Netlink:
     async def source_toward(self, destination: Address) -> Address | None:
         """Return the address from which packets to the destination leave, None when there is no route."""
         try:
-            async for message in await self._route.route("get", dst=str(destination)):
+            for message in await self._route.route("get", dst=str(destination)):
                 source = message.get("prefsrc")
                 return ip_address(source) if source else None
         except NetlinkError:

@@ -1,4 +1,4 @@
-"""What this host is, and whether it can carry an overlay: asked before a token is used or anything changes."""
+"""What this host is, and whether it can carry an overlay: asked before anything changes."""
 
 import errno
 import hashlib
