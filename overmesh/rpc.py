@@ -84,6 +84,12 @@ def raised(error: grpc.aio.AioRpcError, peer: str) -> OvermeshError:
         grpc.StatusCode.CANCELLED,
     ):
         return errors.UnreachableError(
-            f"{peer} does not answer: {error.details()}", "check that it runs and that the address is right"
+            f"{peer} does not answer: {_last_cause(error.details())}",
+            "check that it runs and that the address is right",
         )
     return errors.MeshError(f"{peer} failed: {error.code().name} {error.details()}")
+
+
+def _last_cause(details: str | None) -> str:
+    """Return the end of gRPC's "failed to connect to all addresses; last error: …: Connection refused"."""
+    return (details or "").rpartition(": ")[2]
