@@ -102,7 +102,7 @@ class Fastpath:
             await self._follow()
         # The stream may end a moment before the kernel has the exit status.
         await asyncio.sleep(0.001)
-        self.error = f"it ended: {self._ended() or 'it closed its socket'}"
+        self.error = f"it ended ({self._ended() or 'it closed its socket'})"
 
     async def _start(self) -> None:
         binary = find_binary(self._config.fastpath)

@@ -70,12 +70,12 @@ class Service(agent_pb2_grpc.AgentServicer):
         """Yield one reply per probe; without a count, until the caller has enough."""
         peer, probe = await _answered(context, lambda: self._prober(request))
         loop = asyncio.get_running_loop()
-        for sequence in range(request.count) if request.count else count():
+        for sequence in range(1, request.count + 1) if request.count else count(1):
             began = loop.time()
             reply = await _answered(context, probe)
             reply.sequence, reply.peer = sequence, peer.node.name
             yield reply
-            if sequence + 1 != request.count:
+            if sequence != request.count:
                 await asyncio.sleep(began + request.interval_ms / 1000 - loop.time())
 
     async def Wait(self, request: agent_pb2.WaitRequest, context: Context) -> agent_pb2.WaitReply:  # noqa: N802, ARG002

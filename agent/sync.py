@@ -157,7 +157,8 @@ class Sync:
             await self._follow(address)
         except* OvermeshError as group:
             error = _first(group)
-            log.warning("controller lost", extra={"controller": address, "reason": error.cause})
+            if self.contact.connected or error.cause != self.contact.error:
+                log.warning("controller lost", extra={"controller": address, "reason": error.cause})
             self.contact.turn(connected=False, error=error.cause)
             if isinstance(error, RemovedError):
                 await self._removed()
