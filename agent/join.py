@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -45,6 +45,7 @@ from overmesh.errors import (
     NotJoinedError,
     OvermeshError,
     PinMismatchError,
+    RangeCollisionError,
     RecordError,
     StateError,
     UnreachableError,
@@ -60,27 +61,22 @@ REACH_TIMEOUT = 10.0
 REDEEM_TIMEOUT = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step that is done. name: as in the list above; detail: for people."""
-
-    name: str
-    detail: str
+# Called after each step with its name, as in the list above, and a detail for people.
+Step = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
     """What this host is now. already_member: it was so before."""
 
-    node: Node
-    network: Network
-    controllers: tuple[str, ...]
+    node_id: str
+    name: str
+    network: str
+    addresses: tuple[Address, ...]
     already_member: bool
 
 
-async def join(
-    config: AgentConfig, host: str, token: str, name: str = "", *, step: Callable[[Step], None]
-) -> Joined:
+async def join(config: AgentConfig, host: str, token: str, name: str, step: Step) -> Joined:
     """Make this host a member of the network that a token is for.
 
     Args:
@@ -103,10 +99,10 @@ async def join(
     state = StateDir(config.state_dir)
     running = _member_with_agent(state, parsed)
     if running:
-        step(Step("state", "this host is a member already, and its agent runs"))
+        step("state", "this host is a member already, and its agent runs")
         return running
     check_host(config)
-    step(Step("host", "TUN device, permission, fastpath and port are there"))
+    step("host", "TUN device, permission, fastpath and port are there")
     async with Netlink.open() as netlink:
         with state.locked():
             fresh = state.keys() is None
@@ -122,12 +118,14 @@ async def join(
 
 def _member_with_agent(state: StateDir, token: JoinToken) -> Joined | None:
     """Return the membership that a running agent holds, if it is in the mesh of the token."""
-    if not state.in_use():
+    identity = _membership(state) if state.in_use() else None
+    if identity is None:
         return None
-    identity = state.identity()
     if root_pin(identity.root.public_bytes(Encoding.DER)) != token.pin:
         raise _other_mesh(identity)
-    return _joined(identity, already_member=True)
+    mine = identity.membership
+    _, node = _records(identity.root, mine.network, mine.node_id, mine.node)
+    return _joined(node, already_member=True)
 
 
 async def _join(
@@ -137,41 +135,40 @@ async def _join(
     name: str,
     state: StateDir,
     netlink: Netlink,
-    step: Callable[[Step], None],
+    step: Step,
 ) -> Joined:
     before = _membership(state)
     source = await _reach(target)
-    step(Step("reach", f"{target} answers"))
+    step("reach", f"{target} answers")
 
     root = await _pinned_root(target, token.pin)
     if before and before.root != root:
         raise _other_mesh(before)
-    step(Step("tls", f"it holds the mesh root that the token pins ({token.pin.hex()[:16]}…)"))
+    step("tls", f"it holds the mesh root that the token pins ({token.pin.hex()[:16]}…)")
 
     keys = state.keys() or Keys.new()
     state.save_keys(keys)
     underlay = await netlink.underlay()
     endpoints = configured(config.endpoints, config.port) or candidates(underlay, config.port, [source])
     reply = await _redeem(target, root, _request(config, token, name, keys, endpoints))
-    step(Step("token", "accepted; this host was a member before" if reply.already_member else "accepted"))
+    step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
-    identity = _identity(reply, keys, root)
+    identity, network, node = _admitted(reply, keys, root)
     try:
-        joined = _joined(identity, already_member=reply.already_member)
-        refuse_collisions(joined.network.ranges, await netlink.routes(), underlay, config.interface)
-    except OvermeshError:
+        refuse_collisions(network.ranges, await netlink.routes(), underlay, config.interface)
+    except RangeCollisionError:
         # The controller made us a member; take that back, as well as it can be done.
         if not reply.already_member:
             with suppress(OvermeshError):
                 await leave(identity)
         raise
-    step(Step("address", ", ".join(map(str, joined.node.addresses))))
+    step("address", ", ".join(map(str, node.addresses)))
 
-    if before is None or before.membership.node_id != joined.node.id:
+    if before is None or before.membership.node_id != node.id:
         state.forget_map()
     state.save_identity(identity)
-    step(Step("state", f"kept in {state.path}"))
-    return joined
+    step("state", f"kept in {state.path}")
+    return _joined(node, already_member=reply.already_member)
 
 
 def _membership(state: StateDir) -> Identity | None:
@@ -200,7 +197,7 @@ class Target:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> "Target":
+    def parse(cls, text: str) -> Self:
         """Read `host`, `host:port`, `address`, `[address]` or `[address]:port`.
 
         Raises:
@@ -349,8 +346,10 @@ def _host_name() -> str:
 # The answer.
 
 
-def _identity(reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate) -> Identity:
-    """Return what the reply makes of this host, once the certificate is known to be right."""
+def _admitted(
+    reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate
+) -> tuple[Identity, Network, Node]:
+    """Return what the reply makes of this host, once it is certain that all of it is right."""
     try:
         certificate = x509.load_der_x509_certificate(reply.certificate)
         network, node = _records(root, reply.network, reply.node_id, reply.node)
@@ -362,13 +361,7 @@ def _identity(reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate) -> 
     identity = Identity(keys, membership, root, certificate)
     if not issued(identity) or node.public_key != keys.public or node.network != network.name:
         raise MeshError("the controller's answer can't be right: it is for another host")
-    return identity
-
-
-def _joined(identity: Identity, *, already_member: bool) -> Joined:
-    mine = identity.membership
-    network, node = _records(identity.root, mine.network, mine.node_id, mine.node)
-    return Joined(node, network, mine.controllers, already_member)
+    return identity, network, node
 
 
 def _records(root: x509.Certificate, network: bytes, node_id: str, node: bytes) -> tuple[Network, Node]:
@@ -376,7 +369,11 @@ def _records(root: x509.Certificate, network: bytes, node_id: str, node: bytes) 
     key = root.public_key()
     if not isinstance(key, EllipticCurvePublicKey):
         raise RecordError("the mesh root's key is not ECDSA")
-    networks, nodes = verify(NETWORK_KEY, network, key), verify(node_key(node_id), node, key)
-    assert isinstance(networks, Network)
-    assert isinstance(nodes, Node)
-    return networks, nodes
+    network_record, node_record = verify(NETWORK_KEY, network, key), verify(node_key(node_id), node, key)
+    assert isinstance(network_record, Network)
+    assert isinstance(node_record, Node)
+    return network_record, node_record
+
+
+def _joined(node: Node, *, already_member: bool) -> Joined:
+    return Joined(node.id, node.name, node.network, node.addresses, already_member)
