@@ -392,6 +392,15 @@ class TestCompact:
             await store.range("", revision=point - 1)
         assert caught.value.oldest == point
 
+    async def test_what_happened_at_it_is_still_told(self, store: Store) -> None:
+        await store.txn((), [Put("/a", b""), Put("/b", b"")])
+        point = (await store.txn((), [Delete("/a"), Put("/b", b"")])).revision
+        told = await anext(store.watch("", point))
+        await put(store, "/a")
+        await store.compact(point)
+        assert await anext(store.watch("", point)) == told
+        assert await keys(store, revision=point) == ["/b"]
+
     async def test_what_went_before_stays_gone(self, store: Store) -> None:
         await put(store, "/a")
         await store.txn((), [Delete("/a")])

@@ -39,7 +39,7 @@ keys = st.sampled_from(KEYS)
 prefixes = st.sampled_from(PREFIXES)
 values = st.binary(max_size=2)
 compares = st.lists(st.tuples(keys, st.sampled_from(Target), st.integers(0, 3), values), max_size=2)
-ops = st.dictionaries(keys, st.none() | st.tuples(values, NUMBERS), max_size=4)
+ops = st.dictionaries(keys, st.none() | st.tuples(values, NUMBERS), min_size=1, max_size=4)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -58,10 +58,12 @@ class StoreMachine(RuleBasedStateMachine):
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(call)
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(past=st.lists(ops, min_size=4, max_size=12))
+    def start(self, past: list[dict[str, tuple[bytes, int] | None]]) -> None:
         self.store = self.run(self.opened())
         self.model = Model(self.run(self.store.range("")).revision)
+        for ops in past:
+            self.change(ops)
 
     def teardown(self) -> None:
         self.run(self.store.close())
@@ -98,6 +100,16 @@ class StoreMachine(RuleBasedStateMachine):
         if succeeds:
             self.model.apply(changes)
         assert (result.succeeded, result.revision) == (succeeds, self.model.revision)
+
+    @rule(ops=ops)
+    def change(self, ops: dict[str, tuple[bytes, int] | None]) -> None:
+        self.txn([], {key: put and (put[0], 0) for key, put in ops.items()})
+
+    @precondition(lambda self: self.model.current)
+    @rule(number=NUMBERS)
+    def delete(self, number: int) -> None:
+        present = sorted(self.model.current)
+        self.txn([], {present[number % len(present)]: None})
 
     def compare(self, key: str, target: Target, back: int, value: bytes) -> Compare:
         """Return a comparison that often holds."""

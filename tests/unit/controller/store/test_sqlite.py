@@ -101,6 +101,27 @@ class TestFiles:
         await (await filled(odd)).close()
         assert odd.stat().st_size
 
+    async def test_compacting_keeps_no_more_than_it_must(self, path: Path) -> None:
+        store = await filled(path, 3)
+        await store.txn((), [Put("/0000", b"again"), Delete("/0001")])
+        point = (await store.txn((), [Put("/0002", b"again")])).revision
+        await store.txn((), [Put("/0002", b"once more")])
+        await store.compact(point)
+        await store.close()
+        with closing(sqlite3.connect(path)) as connection:
+            kept = connection.execute("SELECT key, mod_revision FROM history").fetchall()
+        assert kept == [("/0000", point - 1), ("/0002", point), ("/0002", point + 1)]
+
+    async def test_a_lease_that_has_ended_stays_so(self, path: Path) -> None:
+        store = SqliteStore.open(path)
+        lease = await store.grant(1000)
+        await store.revoke(lease)
+        await store.close()
+        store = SqliteStore.open(path)
+        with pytest.raises(LeaseNotFoundError):
+            await store.keepalive(lease)
+        await store.close()
+
     async def test_compacting_makes_room(self, path: Path) -> None:
         store = await filled(path)
 
@@ -265,15 +286,41 @@ class TestCrash:
 
 
 class TestFailingDisk:
-    async def test_a_full_database_recovers(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let databases have no more than 100 pages."""
         connect = StoreFile.connect
 
-        def small(file: StoreFile) -> sqlite3.Connection:
+        def connect_small(file: StoreFile) -> sqlite3.Connection:
             connection = connect(file)
             connection.execute("PRAGMA max_page_count = 100")
             return connection
 
-        monkeypatch.setattr(StoreFile, "connect", small)
+        monkeypatch.setattr(StoreFile, "connect", connect_small)
+
+    @pytest.mark.usefixtures("small")
+    async def test_what_shared_a_commit_with_too_much_is_undone(self, path: Path) -> None:
+        store = await filled(path, 10)
+        before = await store.range("")
+        watch = store.watch("", 0)
+        with held() as (hold, _):
+            writing = asyncio.ensure_future(store._writer.call(lambda ledger, now: hold()))
+            await asyncio.sleep(0)
+            too_much = store.txn((), [Put("/big", bytes(1_000_000))])
+            together = asyncio.gather(
+                store.txn((), [Put("/a", b"")]), store.grant(10), too_much, return_exceptions=True
+            )
+            await asyncio.sleep(0)
+        await writing
+        assert [type(outcome) for outcome in await together] == [StoreUnavailableError] * 3
+        assert await store.range("") == before
+        assert (await store.txn((), [Put("/b", b"")])).revision == before.revision + 1
+        assert [event.key for event in (await anext(watch)).events] == ["/b"]
+        await store.close()
+        assert len(await history(path)) == 11
+
+    @pytest.mark.usefixtures("small")
+    async def test_a_full_database_recovers(self, path: Path) -> None:
         store = SqliteStore.open(path)
         watch = store.watch("", 0)
         accepted = await fill(store)
