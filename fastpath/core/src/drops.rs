@@ -35,6 +35,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     InnerMalformed       "inner_malformed"        "the inner packet is not a whole IPv4 or IPv6 packet"
     NoRoute              "no_route"               "no peer has the inner destination address"
+    Multicast            "multicast"              "the inner destination is a multicast address, which the overlay does not carry"
     NoEndpoint           "no_endpoint"            "the peer has no underlay endpoint yet"
     TooBig               "too_big"                "larger than the network's MTU, or than the underlay takes"
     SendBlocked          "send_blocked"           "the UDP socket's send buffer is full"
@@ -56,6 +57,12 @@ drop_reasons! {
 impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Blames a peer, or nobody.
+    #[must_use]
+    pub fn by(self, peer: impl Into<Option<PeerIndex>>) -> Dropped {
+        Dropped { reason: self, peer: peer.into() }
+    }
 }
 
 impl fmt::Display for DropReason {
@@ -71,14 +78,6 @@ pub struct Dropped {
     pub reason: DropReason,
     /// The peer it is counted against; `None` when no single one is to blame.
     pub peer: Option<PeerIndex>,
-}
-
-impl DropReason {
-    /// Blames a peer, or nobody.
-    #[must_use]
-    pub fn by(self, peer: impl Into<Option<PeerIndex>>) -> Dropped {
-        Dropped { reason: self, peer: peer.into() }
-    }
 }
 
 #[cfg(test)]

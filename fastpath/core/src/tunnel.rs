@@ -98,8 +98,9 @@ impl Tunnel {
     }
 
     fn judge_outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
-        let packet = ip::Packet::new_checked(packet).map_err(blameless)?;
-        let peer = self.table.owner_of(packet.destination()).ok_or(blameless(DropReason::NoRoute))?;
+        let packet = ip::Packet::new_checked(packet).map_err(|reason| reason.by(None))?;
+        let destination = packet.destination();
+        let peer = self.table.owner_of(destination).ok_or_else(|| nobody(destination).by(None))?;
         let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
         if packet.total_len() > self.table.mtu() as usize {
             return Err(DropReason::TooBig.by(peer));
@@ -113,27 +114,32 @@ impl Tunnel {
         datagram: &mut [u8],
         underlay: IpAddr,
     ) -> Result<(Option<PeerIndex>, Content), Dropped> {
-        let there = self.table.at_underlay(underlay);
-        let sender = match there {
-            [] => return Err(blameless(DropReason::SourceUnknown)),
+        let sender = match self.table.at_underlay(underlay) {
+            [] => return Err(DropReason::SourceUnknown.by(None)),
             [only] => Some(*only),
             _ => None,
         };
-        let outer = geneve::Datagram::new_checked(datagram).map_err(|reason| reason.by(sender))?;
+        self.judge_datagram(datagram, underlay, sender).map_err(|reason| reason.by(sender))
+    }
+
+    fn judge_datagram(
+        &self,
+        datagram: &mut [u8],
+        underlay: IpAddr,
+        sender: Option<PeerIndex>,
+    ) -> Result<(Option<PeerIndex>, Content), DropReason> {
+        let outer = geneve::Datagram::new_checked(datagram)?;
         if outer.vni() != self.table.network_number() {
-            return Err(DropReason::NetworkUnknown.by(sender));
+            return Err(DropReason::NetworkUnknown);
         }
-        let header_len = outer.header_len();
+        let start = outer.header_len();
         match (outer.is_control(), outer.protocol()) {
-            (true, control::PROTOCOL) => {
-                let content = judge_echo(&mut datagram[header_len..]).map_err(|reason| reason.by(sender))?;
-                Ok((sender, content))
-            }
             (false, geneve::IPV4 | geneve::IPV6) => {
-                let (peer, len) = self.judge_inner(&outer, underlay).map_err(|reason| reason.by(sender))?;
-                Ok((Some(peer), Content::Packet(header_len..header_len + len)))
+                let (owner, len) = self.judge_inner(&outer, underlay)?;
+                Ok((Some(owner), Content::Packet(start..start + len)))
             }
-            _ => Err(DropReason::ProtocolUnknown.by(sender)),
+            (true, control::PROTOCOL) => Ok((sender, judge_echo(&mut datagram[start..])?)),
+            _ => Err(DropReason::ProtocolUnknown),
         }
     }
 
@@ -171,8 +177,9 @@ fn judge_echo(payload: &mut [u8]) -> Result<Content, DropReason> {
     })
 }
 
-fn blameless(reason: DropReason) -> Dropped {
-    reason.by(None)
+/// Every host sends some multicast (router solicitations); told apart, it hides no missing route.
+fn nobody(destination: IpAddr) -> DropReason {
+    if destination.is_multicast() { DropReason::Multicast } else { DropReason::NoRoute }
 }
 
 #[cfg(test)]
@@ -239,11 +246,12 @@ mod tests {
         let tunnel = tunnel();
         let refused = |packet: &[u8]| tunnel.outbound(packet).unwrap_err().reason;
         assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9")), DropReason::NoRoute);
+        assert_eq!(refused(&packet("fe80::1", "ff02::2")), DropReason::Multicast);
         assert_eq!(refused(&packet("10.77.0.1", "10.77.0.5")), DropReason::NoEndpoint);
         assert_eq!(refused(b"not ip"), DropReason::InnerMalformed);
         let big = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &[0; 1401]);
         assert_eq!(refused(&big), DropReason::TooBig);
-        assert!(tunnel.outbound(&big[..0]).is_err());
+        assert_eq!(refused(&[]), DropReason::InnerMalformed);
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError
     let start = error.span().map_or(0, |span| span.start);
     ConfigError::Syntax {
         path: path.into(),
-        line: text[..start].lines().count().max(1),
+        line: 1 + text[..start].matches('\n').count(),
         message: error.message().replace('\n', " "),
     }
 }

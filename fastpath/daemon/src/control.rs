@@ -10,8 +10,8 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::{Stream, StreamExt, once};
 use tonic::{Request, Response, Status};
 
+use crate::command;
 use crate::engine::{Desired, Engine, EngineError};
-use crate::lane;
 use crate::proto::event::Body;
 use crate::proto::fastpath_server::Fastpath;
 use crate::proto::{
@@ -81,20 +81,22 @@ impl Fastpath for Control {
 type Events = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
 
 /// Started, then what happens until the process stops. A reader that lags loses the oldest.
-fn events(started: Started, receiver: broadcast::Receiver<lane::Event>) -> Events {
+fn events(started: Started, receiver: broadcast::Receiver<command::Event>) -> Events {
     let rest = BroadcastStream::new(receiver)
         .filter_map(Result::ok)
-        .take_while(|event| *event != lane::Event::Stopping)
+        .take_while(|event| *event != command::Event::Stopping)
         .filter_map(body);
     let all = once(Body::Started(started)).chain(rest);
     Box::pin(all.map(|body| Ok(Event { body: Some(body) })))
 }
 
-fn body(event: lane::Event) -> Option<Body> {
+fn body(event: command::Event) -> Option<Body> {
     match event {
-        lane::Event::PeerHeard(id) => Some(Body::PeerHeard(PeerHeard { id })),
-        lane::Event::DeviceLost { device, reason } => Some(Body::DeviceLost(DeviceLost { device, reason })),
-        lane::Event::Stopping => None,
+        command::Event::PeerHeard(id) => Some(Body::PeerHeard(PeerHeard { id })),
+        command::Event::DeviceLost { device, reason } => {
+            Some(Body::DeviceLost(DeviceLost { device, reason }))
+        }
+        command::Event::Stopping => None,
     }
 }
 

@@ -15,7 +15,8 @@ use tokio::sync::{broadcast, oneshot};
 use tracing::info;
 
 use crate::backend::Backend;
-use crate::lane::{self, Command, Devices, Event, Install, LaneHandle};
+use crate::command::{Command, Devices, Event, Install, LaneHandle};
+use crate::lane;
 use crate::probe::Probe;
 
 /// Events kept for a reader that lags behind; older ones are lost to it.
@@ -123,7 +124,9 @@ impl Engine {
             }
             Some(running) => running.change(&*self.backend, desired, table).await?,
         };
-        info!(revision = desired.revision, peers, changed, "applied");
+        if changed {
+            info!(revision = desired.revision, peers, "applied");
+        }
         Ok(Applied { peers, changed })
     }
 

@@ -5,13 +5,13 @@
 //! host ─ inner.send ─ tunnel.inbound  ─ outer.recv ─ underlay
 //! ```
 //!
-//! Nothing here waits but for packets. Another thread changes the lane by a [`Command`]; what a
-//! command replaces goes back to that thread to be freed there.
+//! Nothing here waits but for packets. Another thread rules the lane by commands (`command.rs`);
+//! what a command replaces goes back to that thread, to be freed there.
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 use std::{io, mem};
@@ -20,8 +20,9 @@ use overmesh_core::tunnel::{Content, Tunnel};
 use overmesh_core::wire::{control, geneve};
 use overmesh_io::device::{Batch, Device, Packet};
 use overmesh_io::poll::{Poller, Waker};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 
+use crate::command::{Command, Devices, Event, Install, LaneHandle, Replaced};
 use crate::probe::{Probe, Probes};
 
 /// Packets a turn and direction: enough to spread the cost of a wake-up, few enough that the other
@@ -31,74 +32,6 @@ const BATCH: usize = 64;
 const COMMANDS: u32 = 0;
 const INNER: u32 = 1;
 const OUTER: u32 = 2;
-
-/// What the lane tells the world.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The first packet from this peer (its id) since it was applied.
-    PeerHeard(String),
-    /// A device is gone, and the lane with it.
-    DeviceLost {
-        /// Its name.
-        device: String,
-        /// What the kernel says.
-        reason: String,
-    },
-    /// The process is about to end; nothing follows.
-    Stopping,
-}
-
-/// What the lane is told.
-pub enum Command {
-    /// Go on with another table, and other devices where given.
-    Install(Install),
-    /// Send an echo and time its answer.
-    Probe(Probe),
-    /// End.
-    Stop,
-}
-
-/// See [`Command::Install`].
-pub struct Install {
-    /// Table and counters to go on with.
-    pub tunnel: Arc<Tunnel>,
-    /// The devices to go on with; `None` leaves the lane the one it has.
-    pub devices: Devices,
-    /// Gets what was replaced, once it is out of use.
-    pub done: oneshot::Sender<io::Result<Replaced>>,
-}
-
-/// Devices handed to the lane or back.
-#[derive(Default)]
-pub struct Devices {
-    /// The host's side.
-    pub inner: Option<Box<dyn Device>>,
-    /// The underlay's side.
-    pub outer: Option<Box<dyn Device>>,
-}
-
-/// What an [`Install`] replaced.
-pub struct Replaced {
-    /// Table and counters used until then.
-    pub tunnel: Arc<Tunnel>,
-    /// Devices used until then, where others took their place.
-    pub devices: Devices,
-}
-
-/// What other threads hold of a lane.
-#[derive(Clone)]
-pub struct LaneHandle {
-    commands: Sender<Command>,
-    waker: Waker,
-}
-
-impl LaneHandle {
-    /// Tells the lane something; lost if the lane has ended.
-    pub fn tell(&self, command: Command) {
-        let _ = self.commands.send(command);
-        self.waker.wake();
-    }
-}
 
 /// Starts a lane on a thread of its own.
 ///
@@ -110,13 +43,11 @@ pub fn spawn(
     clock: Instant,
     events: broadcast::Sender<Event>,
 ) -> io::Result<(LaneHandle, JoinHandle<()>)> {
-    let waker = Waker::new()?;
+    let (handle, waker, commands) = LaneHandle::new()?;
     let poller = Poller::new()?;
     poller.watch([waker.as_fd()], COMMANDS)?;
     poller.watch(inner.descriptors(), INNER)?;
     poller.watch(outer.descriptors(), OUTER)?;
-    let (sender, commands) = channel();
-    let handle = LaneHandle { commands: sender, waker: waker.clone() };
     let batch = new_batch(&*inner, &*outer);
     let replies = new_batch(&*inner, &*outer);
     let probes = Probes::default();

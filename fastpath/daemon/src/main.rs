@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use overmesh_fastpath::backend::TunBackend;
+use overmesh_fastpath::command::Event;
 use overmesh_fastpath::config::{Config, ConfigError, SetupError};
 use overmesh_fastpath::control::Control;
 use overmesh_fastpath::engine::{Engine, EngineError};
-use overmesh_fastpath::lane::Event;
 use overmesh_fastpath::server::{Server, SocketError};
 use overmesh_io::fault::Faults;
 use rustix::fs::Mode;

@@ -1,0 +1,235 @@
+//! The contract with the agent, spoken by a client over a real unix socket.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use overmesh_core::wire::ip;
+use overmesh_fastpath::control::Control;
+use overmesh_fastpath::engine::Engine;
+use overmesh_fastpath::proto::event::Body;
+use overmesh_fastpath::proto::fastpath_client::FastpathClient;
+use overmesh_fastpath::proto::{
+    ApplyRequest, EventsRequest, Mode, Peer, ProbeRequest, ShutdownRequest, StatsReply, StatsRequest,
+};
+use overmesh_fastpath::server::Server;
+use support::{A, B, Memory, eventually, join, receive, send};
+use tempfile::TempDir;
+use tokio::sync::{Mutex, Notify};
+use tonic::Code;
+use tonic::transport::Channel;
+
+/// A fastpath in memory, served on a socket in a folder of its own.
+struct Host {
+    client: FastpathClient<Channel>,
+    engine: Arc<Mutex<Engine>>,
+    shutdown: Arc<Notify>,
+    memory: Memory,
+    server: Server,
+    socket: PathBuf,
+    _folder: TempDir,
+}
+
+async fn host(local: &str, remote: &str) -> Host {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("fastpath.sock");
+    let memory = Memory::new(local, remote);
+    let engine = Arc::new(Mutex::new(Engine::new(Box::new(memory.clone()))));
+    let shutdown = Arc::new(Notify::new());
+    let server = Server::start(&socket, Control::new(engine.clone(), shutdown.clone())).unwrap();
+    let client = client(&socket).await;
+    Host { client, engine, shutdown, memory, server, socket, _folder: folder }
+}
+
+async fn client(socket: &Path) -> FastpathClient<Channel> {
+    FastpathClient::connect(format!("unix://{}", socket.display())).await.unwrap()
+}
+
+fn peer(id: &str, prefix: &str, endpoint: &str) -> Peer {
+    Peer {
+        id: id.into(),
+        name: id.into(),
+        prefixes: vec![prefix.into()],
+        endpoints: vec![endpoint.into()],
+        mode: Mode::Plain.into(),
+    }
+}
+
+fn apply(revision: u64, peers: &[Peer]) -> ApplyRequest {
+    let peers = peers.to_vec();
+    ApplyRequest { revision, tun: "om0".into(), mtu: 1420, network_number: 42, port: 6081, peers }
+}
+
+impl Host {
+    async fn stats(&mut self) -> StatsReply {
+        self.client.stats(StatsRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Code and message of a refused apply.
+    async fn refused(&mut self, request: ApplyRequest) -> (Code, String) {
+        let status = self.client.apply(request).await.unwrap_err();
+        (status.code(), status.message().into())
+    }
+}
+
+#[tokio::test]
+async fn before_the_first_apply_it_says_so() {
+    let mut host = host(A, B).await;
+    let stats = host.stats().await;
+    assert_eq!((stats.revision, stats.backend.as_str(), stats.listening.len()), (0, "memory", 0));
+    assert_eq!(stats.pid.unsigned_abs(), std::process::id());
+}
+
+#[tokio::test]
+async fn applying_the_same_twice_changes_nothing() {
+    let mut host = host(A, B).await;
+    let peers = [peer("b", "10.77.0.2/32", B)];
+    let first = host.client.apply(apply(7, &peers)).await.unwrap().into_inner();
+    assert_eq!((first.revision, first.peers, first.changed), (7, 1, true));
+    let second = host.client.apply(apply(8, &peers)).await.unwrap().into_inner();
+    assert_eq!((second.revision, second.peers, second.changed), (8, 1, false));
+
+    let stats = host.stats().await;
+    assert_eq!((stats.revision, stats.mtu), (8, 1420));
+    assert_eq!(stats.listening, [A]);
+    assert_eq!(stats.table_digest.len(), 32);
+    assert_eq!((stats.peers[0].endpoint.as_str(), stats.peers[0].last_heard_ms_ago), (B, -1));
+}
+
+#[tokio::test]
+async fn traffic_shows_in_the_statistics_and_survives_a_new_table() {
+    let mut a = host(A, B).await;
+    let mut b = host(B, A).await;
+    let to_b = peer("b", "10.77.0.2/32", B);
+    a.client.apply(apply(1, std::slice::from_ref(&to_b))).await.unwrap();
+    b.client.apply(apply(1, &[peer("a", "10.77.0.1/32", A)])).await.unwrap();
+    join(a.memory.underlay(), b.memory.underlay());
+    let (mut host_a, mut host_b) = (a.memory.host(), b.memory.host());
+
+    send(&mut host_a, &ip::emit([10, 77, 0, 1].into(), [10, 77, 0, 9].into(), &[]));
+    send(&mut host_a, &ip::emit([10, 77, 0, 1].into(), [10, 77, 0, 2].into(), &[0; 80]));
+    receive(&mut host_b, 1);
+    a.client.apply(apply(2, &[peer("c", "10.77.0.3/32", "192.0.2.3:6081"), to_b])).await.unwrap();
+
+    let stats = a.stats().await;
+    assert_eq!((stats.peers[1].tx_packets, stats.peers[1].tx_bytes), (1, 100));
+    assert_eq!(stats.peers[0].tx_packets, 0);
+    assert_eq!(stats.drops, [("no_route".to_string(), 1)].into());
+    let stats = b.stats().await;
+    assert_eq!((stats.peers[0].rx_packets, stats.peers[0].rx_bytes), (1, 100));
+    assert!((0..5000).contains(&stats.peers[0].last_heard_ms_ago));
+}
+
+#[tokio::test]
+async fn a_refused_apply_leaves_the_previous_state_forwarding() {
+    let mut host = host(A, B).await;
+    host.memory.refuse("om9");
+    host.client.apply(apply(1, &[peer("b", "10.77.0.2/32", B)])).await.unwrap();
+    let (mut kernel, mut underlay) = (host.memory.host(), host.memory.underlay());
+
+    let other = ApplyRequest { tun: "om9".into(), ..apply(2, &[]) };
+    let refusal = (Code::FailedPrecondition, "om9 is refused. ask for another".into());
+    assert_eq!(host.refused(other).await, refusal);
+    let (code, message) = host.refused(apply(2, &[peer("b", "10.77.0.2/24", B)])).await;
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(message.ends_with("write 10.77.0.0/24"), "{message}");
+
+    assert_eq!(host.stats().await.revision, 1);
+    send(&mut kernel, &ip::emit([10, 77, 0, 1].into(), [10, 77, 0, 2].into(), &[]));
+    receive(&mut underlay, 1);
+}
+
+#[tokio::test]
+async fn what_this_build_cannot_do_is_refused_by_name() {
+    let mut host = host(A, B).await;
+    let with_mode = |mode: Mode| Peer { mode: mode.into(), ..peer("b", "10.77.0.2/32", B) };
+    let (code, message) = host.refused(apply(1, &[with_mode(Mode::Sealed)])).await;
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(message.contains("peer b asks for mode sealed, and this build carries plain only"), "{message}");
+    let (_, message) = host.refused(apply(1, &[with_mode(Mode::Unspecified)])).await;
+    assert!(message.contains("has no mode"), "{message}");
+    for port in [0, 65_536] {
+        let (_, message) = host.refused(ApplyRequest { port, ..apply(1, &[]) }).await;
+        assert!(message.contains("is no UDP port"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_names_endpoint_and_time_or_says_no() {
+    let mut a = host(A, B).await;
+    let mut b = host(B, A).await;
+    a.client.apply(apply(1, &[peer("b", "10.77.0.2/32", B)])).await.unwrap();
+    let probe = ProbeRequest { peer: "b".into(), size: 1400, timeout_ms: 30 };
+    let reply = a.client.probe(probe.clone()).await.unwrap().into_inner();
+    assert_eq!((reply.answered, reply.rtt_ns, reply.endpoint.as_str()), (false, 0, B));
+
+    b.client.apply(apply(1, &[peer("a", "10.77.0.1/32", A)])).await.unwrap();
+    join(a.memory.underlay(), b.memory.underlay());
+    let reply = a.client.probe(ProbeRequest { timeout_ms: 0, ..probe }).await.unwrap().into_inner();
+    assert!(reply.answered && reply.rtt_ns > 0);
+
+    let unknown = ProbeRequest { peer: "c".into(), ..ProbeRequest::default() };
+    assert_eq!(a.client.probe(unknown).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn events_begin_with_started_and_end_with_the_process() {
+    let mut host = host(A, B).await;
+    host.client.apply(apply(3, &[peer("b", "10.77.0.2/32", B)])).await.unwrap();
+    let mut events = host.client.events(EventsRequest {}).await.unwrap().into_inner();
+    let Some(Body::Started(started)) = events.message().await.unwrap().unwrap().body else {
+        panic!("the first event is not Started");
+    };
+    assert_eq!((started.revision, started.pid.unsigned_abs()), (3, std::process::id()));
+
+    let mut underlay = host.memory.underlay();
+    send(&mut underlay, &overmesh_core::wire::control::emit_request(42, 1, 0));
+    let Some(Body::PeerHeard(heard)) = events.message().await.unwrap().unwrap().body else {
+        panic!("the second event is not PeerHeard");
+    };
+    assert_eq!(heard.id, "b");
+
+    drop(host.memory.host());
+    let Some(Body::DeviceLost(lost)) = events.message().await.unwrap().unwrap().body else {
+        panic!("the third event is not DeviceLost");
+    };
+    assert_eq!(lost.device, "loopback");
+    host.engine.lock().await.announce_end();
+    assert!(events.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn shutdown_asks_the_process_to_end() {
+    let mut host = host(A, B).await;
+    host.client.shutdown(ShutdownRequest {}).await.unwrap();
+    host.shutdown.notified().await;
+    host.server.stop().await;
+    assert!(!host.socket.exists());
+}
+
+#[tokio::test]
+async fn the_socket_is_the_owners_and_nobody_elses() {
+    let host = host(A, B).await;
+    assert_eq!(host.socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let second = Server::start(&host.socket, Control::new(host.engine.clone(), host.shutdown.clone()));
+    let error = second.err().expect("the socket is in use").to_string();
+    assert!(error.starts_with("another fastpath listens on "), "{error}");
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_a_file_is_not() {
+    let host = host(A, B).await;
+    let control = || Control::new(host.engine.clone(), host.shutdown.clone());
+    let stale = host.socket.with_file_name("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    Server::start(&stale, control()).unwrap();
+    eventually(|| !stale.exists());
+
+    let file = host.socket.with_file_name("notes.txt");
+    std::fs::write(&file, "mine").unwrap();
+    let error = Server::start(&file, control()).err().expect("a file is no socket").to_string();
+    assert!(error.contains("is not a socket. remove it, or choose another --socket"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+}
