@@ -115,7 +115,8 @@ def transfer(hosts: Hosts, contender: Contender, seconds: float, streams: int) -
     """Return what one iperf3 run from the first to the second host reached."""
     server = subprocess.Popen(hosts[1].command("iperf3", "-s", "-1"), stdout=subprocess.DEVNULL)
     time.sleep(0.2)
-    run = ["iperf3", "-c", contender.target, "-t", str(seconds), "-P", str(streams), "-J"]
+    # Whatever the machine's default is: ratios differ with the congestion control.
+    run = ["iperf3", "-c", contender.target, "-t", str(seconds), "-P", str(streams), "-C", "cubic", "-J"]
     end = json.loads(hosts[0].run(*run))["end"]
     server.wait(timeout=10)
     received, sent = end["sum_received"], end["sum_sent"]
@@ -160,7 +161,8 @@ def show(rows: list[dict[str, Any]], mode: str) -> None:
             for key in QUANTITIES
         ]
         table.add_row(row["name"], *cells)
-    Console().print(table)
+    # Wide enough for the table wherever it goes.
+    Console(width=170).print(table)
 
 
 if __name__ == "__main__":

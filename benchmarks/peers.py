@@ -22,7 +22,8 @@ class Contender:
         self.number = number
         self.scratch = scratch
         self.addresses = f"10.200.{number}.1", f"10.200.{number}.2"
-        self.device = f"ov{number}"
+        # Apart by name too: wireguard-go has one control socket per name, whatever the namespace.
+        self.devices = f"ov{number}a", f"ov{number}b"
         self.port = 20000 + number
         self.pids: list[int] = []
 
@@ -38,6 +39,10 @@ class Contender:
     def connect(self, hosts: Hosts) -> None:
         """Bring it up on both hosts."""
         raise NotImplementedError
+
+    def bring_up(self, hosts: Hosts, index: int) -> None:
+        """Address its device on one host and bring it up."""
+        hosts[index].bring_up(self.devices[index], f"{self.addresses[index]}/24", self.mtu)
 
     def start(self, host: Host, *argv: str, env: dict[str, str] | None = None) -> None:
         """Start one of its daemons; its CPU time and memory are counted."""
@@ -63,10 +68,11 @@ class Vxlan(Contender):
 
     def connect(self, hosts: Hosts) -> None:
         """Make a VXLAN device in each host."""
-        for host, far, address in zip(hosts, reversed(hosts), self.addresses, strict=True):
-            where = ["id", str(self.number), "remote", far.address, "local", host.address, "dstport", "4789"]
-            host.run("ip", "link", "add", self.device, "type", "vxlan", *where)
-            host.bring_up(self.device, f"{address}/24", self.mtu)
+        for index, host in enumerate(hosts):
+            ends = ["remote", hosts[1 - index].address, "local", host.address, "dstport", "4789"]
+            vxlan = ["type", "vxlan", "id", str(self.number), *ends]
+            host.run("ip", "link", "add", self.devices[index], *vxlan)
+            self.bring_up(hosts, index)
 
 
 class Wireguard(Contender):
@@ -84,13 +90,13 @@ class Wireguard(Contender):
         publics = [_output("wg", "pubkey", stdin=secret) for secret in secrets]
         for index, host in enumerate(hosts):
             far = hosts[1 - index]
-            self.start(host, "wireguard-go", "-f", self.device, env={"WG_PROCESS_FOREGROUND": "1"})
-            host.bring_up(self.device, f"{self.addresses[index]}/24", self.mtu)
+            self.start(host, "wireguard-go", "-f", self.devices[index], env={"WG_PROCESS_FOREGROUND": "1"})
+            self.bring_up(hosts, index)
             key = self.scratch / f"wireguard-{index}.key"
             key.write_text(secrets[index])
             me = ["listen-port", str(self.port), "private-key", str(key)]
             peer = ["peer", publics[1 - index], "allowed-ips", f"{self.addresses[1 - index]}/32"]
-            host.run("wg", "set", self.device, *me, *peer, "endpoint", f"{far.address}:{self.port}")
+            host.run("wg", "set", self.devices[index], *me, *peer, "endpoint", f"{far.address}:{self.port}")
 
 
 class OvermeshPlain(Contender):
@@ -104,13 +110,13 @@ class OvermeshPlain(Contender):
             far = hosts[1 - index]
             config = self.scratch / f"overmesh-{index}.toml"
             config.write_text(
-                f'interface = "{self.device}"\nmtu = {self.mtu}\nnetwork_number = {self.number}\n'
+                f'interface = "{self.devices[index]}"\nmtu = {self.mtu}\nnetwork_number = {self.number}\n'
                 f"port = {self.port}\n\n"
                 f'[[peer]]\nname = "far"\nprefixes = ["{self.addresses[1 - index]}/32"]\n'
                 f'endpoints = ["{far.address}:{self.port}"]\n'
             )
             self.start(host, str(FASTPATH), "--config", str(config))
-            host.bring_up(self.device, f"{self.addresses[index]}/24", self.mtu)
+            self.bring_up(hosts, index)
 
 
 CONTENDERS: tuple[type[Contender], ...] = (Link, Vxlan, Wireguard, OvermeshPlain)

@@ -73,8 +73,6 @@ def wire() -> Iterator[tuple[Host, Host]]:
         for host in hosts:
             subprocess.run(["ip", "netns", "add", host.namespace], check=True)
             host.run("ip", "link", "set", "lo", "up")
-            # This machine's default may be another; ratios differ with it.
-            host.run("sysctl", "-qw", "net.ipv4.tcp_congestion_control=cubic")
         pair = ["veth", "peer", "name", "wb", "netns", hosts[1].namespace]
         subprocess.run(["ip", "link", "add", "wa", "netns", hosts[0].namespace, "type", *pair], check=True)
         for host in hosts:
