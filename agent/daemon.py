@@ -73,7 +73,7 @@ class Agent:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._left = False
+        self.left = False
 
     def wake(self) -> None:
         """Have the host looked at soon."""
@@ -114,7 +114,7 @@ class Agent:
 
     async def _reconcile(self) -> None:
         async with self._turn:
-            if self._left:
+            if self.left:
                 return
             underlay = await self._netlink.underlay()
             view = self.replica.view(time.time())
@@ -206,7 +206,7 @@ class Agent:
                 raise type(error)(error.cause, "try again later, or leave without telling: --force") from None
             told = False
         async with self._turn:
-            self._left = True
+            self.left = True
             for task in self._tasks:
                 task.cancel()
             with suppress(FastpathError):
@@ -255,4 +255,4 @@ async def run(config: AgentConfig) -> None:
             asyncio.get_running_loop().add_signal_handler(number, agent.stop)
         log.info("agent started", extra={"node": identity.membership.name, "version": __version__})
         await agent.run()
-        log.info("agent stopped; traffic flows on")
+        log.info("agent stopped" if agent.left else "agent stopped; traffic flows on")

@@ -105,13 +105,15 @@ async def join(config: AgentConfig, host: str, token: str, name: str, step: Step
     step("host", "TUN device, permission, fastpath and port are there")
     async with Netlink.open() as netlink:
         with state.locked():
-            fresh = state.keys() is None
+            member = _membership(state) is not None
+            undecided = state.keys() is not None  # an attempt before this one ended in _Unknown
             try:
                 return await _join(config, target, parsed, name or _host_name(), state, netlink, step)
             except _Unknown as unknown:
                 raise unknown.error from None
-            except OvermeshError:
-                if fresh:
+            except OvermeshError as error:
+                undecided &= isinstance(error, UnreachableError | PinMismatchError)
+                if not member and not undecided:
                     state.wipe()
                 raise
 
@@ -317,7 +319,10 @@ def _refusal(error: grpc.aio.AioRpcError, target: Target) -> Exception:
             "somebody answers in the controller's place",
         )
     raised = rpc.raised(error, f"controller {target}")
-    return _Unknown(raised) if isinstance(raised, UnreachableError) else raised
+    if not isinstance(raised, UnreachableError):
+        return raised
+    fix = f"check that this is the join port ({JOIN_PORT} by default), then run the same line again"
+    return _Unknown(UnreachableError(raised.cause, fix))
 
 
 def _request(
