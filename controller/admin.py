@@ -13,6 +13,7 @@ from overmesh.controller.presence import Presence
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
 from overmesh.controller.watch import Agents, Behind
+from overmesh.errors import InvalidError
 from overmesh.model import Mode, Problem, endpoints_key, node_key
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2
 from overmesh.proto.codec import endpoint_message, problem_messages
@@ -128,8 +129,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self, request: admin_pb2.CreateNetworkRequest, _context: Context
     ) -> admin_pb2.CreateNetworkReply:
         """Make a network; plain unless asked otherwise."""
-        mode = Mode(request.mode or Mode.PLAIN)
-        view = await self._membership.create_network(request.name, request.ranges, mode, request.mtu)
+        view = await self._membership.create_network(
+            request.name, request.ranges, _mode(request.mode), request.mtu
+        )
         return admin_pb2.CreateNetworkReply(network=self._network_message(view))
 
     async def ListNetworks(  # noqa: N802
@@ -184,6 +186,13 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             agents=self._agents.count(view.name),
             behind=messages,
         )
+
+
+def _mode(number: int) -> Mode:
+    try:
+        return Mode(number or Mode.PLAIN)
+    except ValueError:
+        raise InvalidError(f"mode {number} is not one that this version knows", "use plain") from None
 
 
 def _token_message(token: Token) -> admin_pb2.Token:

@@ -286,6 +286,8 @@ def _take_port(server: grpc.aio.Server, host: str, port: int, credentials: grpc.
 
 def _check_free(host: str, port: int) -> None:
     """Bind once ourselves: gRPC does not tell one failure from the other."""
+    if not 0 <= port < 1 << 16:
+        raise ConfigError(f"there is no port {port}", "choose one from 1 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:

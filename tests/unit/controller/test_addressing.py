@@ -31,7 +31,7 @@ def test_a_pool_gives_out_every_host_address_once_and_then_says_so(cidr: IPv4Net
 
 @given(st.text())
 def test_one_address_of_each_range_and_the_same_ones_again(node: str) -> None:
-    ranges = (IPv4Network("10.1.0.0/16"), IPv6Network("fd00:1:2:3::/64"))
+    ranges: tuple[Range, ...] = (IPv4Network("10.1.0.0/16"), IPv6Network("fd00:1:2:3::/64"))
     first = choose(network(*ranges), node, ())
     assert first == choose(network(*ranges), node, ())
     assert all(address in cidr for address, cidr in zip(first, ranges, strict=True))
