@@ -303,9 +303,9 @@ class TestFailingDisk:
         store = await filled(path, 10)
         before = await store.range("")
         watch = store.watch("", 0)
-        with held() as (hold, _):
+        with held() as (hold, started):
             writing = asyncio.ensure_future(store._writer.call(lambda ledger, now: hold()))
-            await asyncio.sleep(0)
+            await asyncio.to_thread(started.wait)
             too_much = store.txn((), [Put("/big", bytes(1_000_000))])
             together = asyncio.gather(
                 store.txn((), [Put("/a", b"")]), store.grant(10), too_much, return_exceptions=True
