@@ -234,7 +234,7 @@ def test_the_store_does_what_the_model_does(backend: Callable[[Path], Backend]) 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
