@@ -22,8 +22,8 @@ import pytest
 
 from overmesh.controller.store.base import Delete, Put, WatchBatch
 from overmesh.controller.store.sqlite import SqliteStore
-from overmesh.controller.store.sqlite_file import StoreFile
-from overmesh.controller.store.sqlite_ledger import Ledger
+from overmesh.controller.store.sqlite.file import StoreFile
+from overmesh.controller.store.sqlite.ledger import Ledger
 from overmesh.errors import LeaseNotFoundError, StoreBusyError, StoreCorruptError, StoreUnavailableError
 
 ROOT = Path(__file__).parents[4]

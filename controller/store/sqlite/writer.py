@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 
 from overmesh.controller.store.base import WatchBatch
 from overmesh.controller.store.feed import Feed
-from overmesh.controller.store.sqlite_file import explained, is_passing
-from overmesh.controller.store.sqlite_ledger import Ledger
-from overmesh.controller.store.sqlite_tables import Tables
+from overmesh.controller.store.sqlite.file import explained, is_passing
+from overmesh.controller.store.sqlite.ledger import Ledger
+from overmesh.controller.store.sqlite.tables import Tables
 from overmesh.errors import StoreError, StoreUnavailableError
 
 T = TypeVar("T")

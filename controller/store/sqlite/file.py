@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
-from overmesh.controller.store.sqlite_tables import SCHEMA
+from overmesh.controller.store.sqlite.tables import SCHEMA
 from overmesh.errors import StoreBusyError, StoreCorruptError, StoreError, StoreUnavailableError
 
 APPLICATION_ID = 0x4F4D5354  # "OMST"

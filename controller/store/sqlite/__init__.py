@@ -1,9 +1,9 @@
 """The embedded store: one controller, one file, nothing to operate.
 
-SqliteStore ─┬─ writes, watches ──► sqlite_writer.py   one thread, one commit for many requests
-             │                        └─ sqlite_ledger.py   what a request does
+SqliteStore ─┬─ writes, watches ──► writer.py   one thread, one commit for many requests
+             │                        └─ ledger.py   what a request does
              └─ reads ──► here            threads with connections of their own
-                   both ──► sqlite_tables.py   all SQL        sqlite_file.py   lock, checks, errors
+                   both ──► tables.py   all SQL        file.py   lock, checks, errors
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from typing import Self, TypeVar
 
 from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult
 from overmesh.controller.store.feed import Feed
-from overmesh.controller.store.sqlite_file import StoreFile, translated
-from overmesh.controller.store.sqlite_ledger import check_happened, check_kept
-from overmesh.controller.store.sqlite_tables import Tables
-from overmesh.controller.store.sqlite_writer import Writer
+from overmesh.controller.store.sqlite.file import StoreFile, translated
+from overmesh.controller.store.sqlite.ledger import check_happened, check_kept
+from overmesh.controller.store.sqlite.tables import Tables
+from overmesh.controller.store.sqlite.writer import Writer
 from overmesh.errors import StoreUnavailableError
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from overmesh.controller.store.base import (
     TxnResult,
     WatchBatch,
 )
-from overmesh.controller.store.sqlite_tables import Meta, Tables
+from overmesh.controller.store.sqlite.tables import Meta, Tables
 from overmesh.errors import CompactedError, FutureRevisionError, LeaseNotFoundError
 
 
