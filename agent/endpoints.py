@@ -8,6 +8,7 @@ a host whose uplink is a bridge, `endpoints` in the configuration says it.
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 
 from overmesh.agent.host import Link, LinkAddress, Underlay
@@ -21,7 +22,14 @@ _NOT_OFFERED = _BRIDGES | {
     "bareudp", "dummy", "erspan", "geneve", "gre", "gretap", "ip6erspan", "ip6gre", "ip6gretap", "ip6tnl",
     "ipip", "sit", "tun", "vti", "vti6", "vxlan", "wireguard", "xfrm",
 }  # fmt: skip
-_PORT_AT_END = re.compile(r"^(\[.*\]|[^:]*):\d+$")
+_FORMS = [
+    re.compile(form)
+    for form in (
+        r"(?P<address>[^\[\]]+)",
+        r"\[(?P<address>.+:.+)\](:(?P<port>\d+))?",
+        r"(?P<address>[\d.]+):(?P<port>\d+)",
+    )
+]
 # Interfaces of container networks whose kind (veth, mostly) does not give them away.
 _CONTAINER_NAMES = (
     "antrea",
@@ -68,16 +76,15 @@ def configured(texts: Iterable[str], port: int) -> tuple[Endpoint, ...]:
 
 
 def _endpoint(text: str, port: int) -> Endpoint:
-    host, _, number = text.rpartition(":") if _PORT_AT_END.search(text) else (text, "", str(port))
-    try:
-        address = ip_address(host.strip("[]"))
-    except ValueError:
-        address = None
-    if address is None or not 0 < int(number) < 1 << 16:
-        raise ConfigError(
-            f"endpoint {text!r} is not an address", "write 192.0.2.7, 192.0.2.7:6081 or [2001:db8::7]:6081"
-        )
-    return Endpoint(address, int(number))
+    for form in _FORMS:
+        found = form.fullmatch(text)
+        number = int(found.groupdict().get("port") or port) if found else 0
+        if found and 0 < number < 1 << 16:
+            with suppress(ValueError):
+                return Endpoint(ip_address(found["address"]), number)
+    raise ConfigError(
+        f"endpoint {text!r} is not an address", "write 192.0.2.7, 192.0.2.7:6081 or [2001:db8::7]:6081"
+    )
 
 
 def _may_offer(entry: LinkAddress, underlay: Underlay) -> bool:

@@ -294,7 +294,12 @@ LAST = len(HISTORY)
 
 def messages() -> st.SearchStrategy[mesh_pb2.WatchReply]:
     """Return anything that a controller could have said at any time."""
-    every = [message for at, items in enumerate(HISTORY, 1) for message in snapshot(at, items, chunks=2)]
+    every = [
+        message
+        for chunks in (1, 2)
+        for at, items in enumerate(HISTORY, 1)
+        for message in snapshot(at, items, chunks)
+    ]
     every += [
         delta(start, HISTORY[start - 1], end, HISTORY[end - 1])
         for start in range(1, LAST)
