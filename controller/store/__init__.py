@@ -1,7 +1,7 @@
 """The store of record: one contract (base.py), one implementation per file, one test suite for all.
 
 base.py      the contract: etcd's semantics
-sqlite.py    the embedded store: one controller, one file; the files named sqlite_* are its parts
+sqlite/      the embedded store: one controller, one file
 feed.py      a watch as its reader sees it
 history.py   keeps the history from growing for ever
 

@@ -1,9 +1,10 @@
 """The store's contract: etcd's semantics, in as few words as the controller needs.
 
 Every change happens in a transaction and gets the next revision; all changes of one transaction
-share it. A key remembers the revision that created it and the one that last changed it. Readers
-may ask for the past until it is compacted. A watch continues from any kept revision without gap
-or double. Keys are ASCII. The source of these semantics: etcd's API documentation, etcd 3.4.
+share it. An empty store is at revision 1. A key remembers the revision that created it and the one
+that last changed it. Readers may ask for the past until it is compacted. A watch continues from any
+kept revision without gap or double. Keys are ASCII and not empty. The source of these semantics:
+etcd's API documentation, etcd 3.4.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -98,10 +99,17 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class WatchBatch:
-    """All events of one revision: never split, never merged with another's."""
+    """All events of one revision, in the order of its ops: never split, never merged with another's."""
 
     revision: int
     events: tuple[Event, ...]
+
+
+class Watcher(AsyncIterator[WatchBatch], Protocol):
+    """What `Store.watch` returns."""
+
+    async def aclose(self) -> None:
+        """End it; forgetting it does the same, later."""
 
 
 class Store(Protocol):
@@ -132,15 +140,15 @@ class Store(Protocol):
 
         Raises:
             LeaseNotFoundError: a Put names a lease that is gone; nothing was done.
-            ValueError: one key twice.
+            ValueError: one key twice, or a key that is empty or not ASCII.
 
         """
 
-    def watch(self, prefix: str, start: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: str, start: int) -> Watcher:
         """Yield every change under prefix from revision `start` on (0: from now), for ever.
 
-        Registration is complete when the first `anext` has been scheduled; nothing is skipped between
-        a range's revision R and a watch from R + 1.
+        It is registered when this returns; nothing is skipped between a range's revision R and a watch
+        from R + 1.
 
         Raises:
             CompactedError: `start` is no longer kept.
