@@ -105,8 +105,14 @@ class WatchBatch:
     events: tuple[Event, ...]
 
 
-class Watcher(AsyncIterator[WatchBatch], Protocol):
-    """What `Store.watch` returns."""
+class Watcher(Protocol):
+    """What `Store.watch` returns: an asynchronous iterator that can be ended."""
+
+    def __aiter__(self) -> AsyncIterator[WatchBatch]:
+        """Return itself."""
+
+    async def __anext__(self) -> WatchBatch:
+        """Return the next revision's events, once there are any."""
 
     async def aclose(self) -> None:
         """End it; forgetting it does the same, later."""
