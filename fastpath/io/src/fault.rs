@@ -123,8 +123,10 @@ impl<D: Device> Faulty<D> {
 
     /// Lets go of the packets that enough others have overtaken.
     fn release(&mut self) -> io::Result<()> {
-        while let Some(held) = self.held.pop_front_if(|held| held.due <= self.passed) {
-            self.queue(&held.bytes, held.address)?;
+        while self.held.front().is_some_and(|held| held.due <= self.passed) {
+            if let Some(Held { bytes, address, .. }) = self.held.pop_front() {
+                self.queue(&bytes, address)?;
+            }
         }
         Ok(())
     }

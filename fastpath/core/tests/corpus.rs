@@ -1,0 +1,125 @@
+//! Replays the fuzzing corpus on a stable compiler, with random changes to what is in it.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use overmesh_core::fuzz::TARGETS;
+use overmesh_core::wire::{control, geneve, ip};
+use proptest::prelude::*;
+
+/// Changed inputs a target; `MUTATIONS` in the environment sets another number.
+const MUTATIONS: u64 = 20_000;
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
+}
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let files = fs::read_dir(folder(target)).unwrap_or_else(|error| panic!("corpus of {target}: {error}"));
+    let mut corpus: Vec<_> = files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+    corpus.sort();
+    assert!(!corpus.is_empty(), "the corpus of {target} is empty");
+    corpus
+}
+
+#[test]
+fn the_corpus_breaks_no_promise() {
+    for (name, target) in TARGETS {
+        for bytes in corpus(name) {
+            target(&bytes);
+        }
+    }
+}
+
+#[test]
+fn changes_to_the_corpus_break_no_promise() {
+    let mutations = std::env::var("MUTATIONS").map_or(MUTATIONS, |count| count.parse().unwrap());
+    for (name, target) in TARGETS {
+        let corpus = corpus(name);
+        let mut dice = Dice(1);
+        for _ in 0..mutations {
+            let mut bytes = corpus[dice.below(corpus.len())].clone();
+            for _ in 0..=dice.below(4) {
+                change(&mut bytes, &mut dice);
+            }
+            target(&bytes);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_break_no_promise(bytes: Vec<u8>) {
+        for (_, target) in TARGETS {
+            target(&bytes);
+        }
+    }
+}
+
+/// One of the changes that break parsers: a byte, a cut, a repeat, an extreme.
+fn change(bytes: &mut Vec<u8>, dice: &mut Dice) {
+    let at = dice.below(bytes.len() + 1);
+    match dice.below(4) {
+        0 => bytes.truncate(at),
+        1 => bytes.extend_from_within(at..),
+        _ if at == bytes.len() => bytes.push(dice.byte()),
+        2 => bytes[at] = dice.byte(),
+        _ => bytes[at] = [0, 0x7f, 0x80, 0xff][dice.below(4)],
+    }
+    bytes.truncate(2048);
+}
+
+/// `SplitMix64`: small, and the same on every run.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end as u64).unwrap()
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+}
+
+#[test]
+#[ignore = "writes files: run it when a wire format changes"]
+fn write_the_seeds() {
+    let [one_v4, two_v4] = [[10, 77, 0, 1], [10, 77, 0, 2]].map(IpAddr::from);
+    let [one_v6, two_v6] = ["fd00::1", "fd00::2"].map(|text| text.parse::<IpAddr>().unwrap());
+    let to_two = [ip::emit(one_v4, two_v4, b"v4"), ip::emit(one_v6, two_v6, b"v6")];
+    let from_two = [ip::emit(two_v4, one_v4, b"v4"), ip::emit(two_v6, one_v6, b"v6")];
+    let v4 = [&geneve::emit(42, geneve::IPV4), from_two[0].as_slice()].concat();
+    let v6 = [&geneve::emit(42, geneve::IPV6), from_two[1].as_slice()].concat();
+    let options = [&[1], &v4[1..geneve::HEADER_LEN], &[0; 4], &v4[geneve::HEADER_LEN..]].concat();
+    let request = control::emit_request(42, 7, 32);
+    let mut reply = request.clone();
+    control::into_reply(&mut reply[geneve::HEADER_LEN..]);
+
+    for target in ["ip", "outbound"] {
+        write(target, "v4", &to_two[0]);
+        write(target, "v6", &to_two[1]);
+    }
+    for target in ["geneve", "inbound"] {
+        write(target, "v4", &v4);
+        write(target, "v6", &v6);
+        write(target, "options", &options);
+        write(target, "request", &request);
+        write(target, "reply", &reply);
+    }
+    write("control", "request", &request[geneve::HEADER_LEN..]);
+    write("control", "reply", &reply[geneve::HEADER_LEN..]);
+}
+
+fn write(target: &str, name: &str, seed: &[u8]) {
+    fs::create_dir_all(folder(target)).unwrap();
+    fs::write(folder(target).join(name), seed).unwrap();
+}
