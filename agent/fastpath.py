@@ -106,9 +106,12 @@ class Fastpath:
 
     async def _start(self) -> None:
         binary = find_binary(self._config.fastpath)
-        self._config.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._ended()
-        self._child = self._spawn(binary)
+        try:
+            self._config.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._child = self._spawn(binary)
+        except OSError as error:
+            raise FastpathError(f"{binary} can't be started: {error.strerror}") from None
         deadline = time.monotonic() + START_TIMEOUT
         while not answers(self._config.fastpath_socket):
             ended = self._ended()
