@@ -10,7 +10,7 @@ with this live with anything.
 
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from random import Random
@@ -23,7 +23,7 @@ from overmesh.controller.join import Joins
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
-from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult, WatchBatch
+from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult, Watcher
 from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import Identity
 from overmesh.controller.watch import Agent, Agents
@@ -71,7 +71,7 @@ class Ledger:
             self.mirror._take(self.model.log[-1])
         return TxnResult(succeeded, self.model.revision)
 
-    def watch(self, prefix: str, start: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: str, start: int) -> Watcher:
         raise NotImplementedError
 
     async def compact(self, revision: int) -> None:
