@@ -45,6 +45,8 @@ def run(
         "log_format": log_format,
     }
     settings = load(AgentConfig, flags, file=config)
+    import asyncio
+
     from overmesh.agent import daemon
 
-    daemon.run(settings)
+    asyncio.run(daemon.run(settings))

@@ -55,19 +55,28 @@ def run(args: Sequence[str]) -> int:
     except OvermeshError as error:
         return _report(error, as_json="--json" in args)
     except typer.TyperException as error:
+        if not error.format_message():  # a noun alone: its help is out already
+            return UsageError.exit_code
         return _report(_usage(error), as_json="--json" in args)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as error:
         if os.environ.get("OVERMESH_DEBUG"):
             raise
-        return _report(_unexpected(error), as_json="--json" in args)
+        return _report(_first(error) or _unexpected(error), as_json="--json" in args)
 
 
 def _usage(error: typer.TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "meshctl"
     return UsageError(error.format_message().rstrip("."), f"see {command} --help")
+
+
+def _first(error: BaseException) -> OvermeshError | None:
+    """Return what one of several tasks ended with."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_first, error.exceptions)), None)
+    return error if isinstance(error, OvermeshError) else None
 
 
 def _unexpected(error: Exception) -> OvermeshError:

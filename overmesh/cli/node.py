@@ -34,7 +34,7 @@ def list_(
         return
     columns = ("name", "addresses", "endpoint", "state", "map", "fastpath", "version")
     output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply.nodes))
-    output.show(Text(f"{len(reply.nodes)} nodes at revision {reply.revision}", output.DIM))
+    output.show(Text(f"{output.counted(len(reply.nodes), 'node')} at revision {reply.revision}", output.DIM))
 
 
 @app.command(epilog=options.examples("meshctl node show web1", "meshctl node show web1 --json"))

@@ -97,6 +97,11 @@ def size(count: int) -> str:
     return f"{value / 1024:.1f} PiB"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things: 0 peers, 1 peer, 2 peers."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def milliseconds(nanoseconds: float) -> str:
     """Return a round trip: 0.184 ms, 12.3 ms, 184 ms."""
     value = nanoseconds / 1e6

@@ -86,7 +86,7 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
 def _fastpath(fastpath: "agent_pb2.Fastpath") -> output.Cell:
     if not fastpath.running:
         return Text("down", output.BAD)
-    restarts = f", restarted {fastpath.restarts} times" if fastpath.restarts else ""
+    restarts = f", restarted {output.counted(fastpath.restarts, 'time')}" if fastpath.restarts else ""
     up = output.span(fastpath.uptime_seconds)
     return f"{fastpath.backend}: {fastpath.reason}; up {up}, pid {fastpath.pid}{restarts}"
 

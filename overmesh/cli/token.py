@@ -55,7 +55,9 @@ def create(
 @app.command("list", epilog=options.examples("meshctl token list", "meshctl token list --network lab --json"))
 def list_(
     *,
-    network: options.Network = options.DEFAULT,
+    network: Annotated[
+        str, typer.Option(metavar="NAME", help="Of this network alone.", show_default=False)
+    ] = "",
     config: options.Config = None,
     runtime_dir: options.RuntimeDir = None,
     as_json: options.Json = False,
@@ -72,7 +74,9 @@ def list_(
     elif not reply.tokens:
         output.show("No tokens. Make one: meshctl token create")
     else:
-        output.show(output.table(("id", "state", "expires", "uses left", "tags"), map(_row, reply.tokens)))
+        output.show(
+            output.table(("id", "network", "state", "expires", "uses left", "tags"), map(_row, reply.tokens))
+        )
 
 
 @app.command(
@@ -115,6 +119,7 @@ def _row(token: "admin_pb2.Token") -> tuple[output.Cell, ...]:
     left = token.expires - time.time()
     return (
         token.id,
+        token.network,
         output.state(good=state == "usable", yes=state, no=state),
         f"in {output.span(left)}" if left > 0 else output.ago(-left),
         "any" if token.unlimited else str(token.uses_left),

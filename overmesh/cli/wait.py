@@ -71,7 +71,7 @@ def _for_all(config: ControllerConfig, network: str, revision: int, limit: int, 
             f"revision {reply.revision} is not applied everywhere: {behind}", "see meshctl node list"
         )
     if not as_json:
-        output.show(f"All {reply.agents} agents have applied revision {reply.revision}.")
+        output.show(f"{output.counted(reply.agents, 'agent')} in step at revision {reply.revision}.")
 
 
 def _for_this_host(config: AgentConfig, revision: int, limit: int, *, as_json: bool) -> None:

@@ -57,13 +57,13 @@ class CommandError(Exception):
 
 
 class Process:
-    """A command that runs in the background of a host; its output goes to `log`."""
+    """A command that runs in the background of a host."""
 
-    def __init__(self, host: "Host", popen: "subprocess.Popen[bytes]", pid: int, log: Path) -> None:
+    def __init__(self, host: "Host", popen: "subprocess.Popen[bytes]", pid: int, name: Path) -> None:
         self._host = host
         self._popen = popen
+        self._name = name
         self.pid = pid  # as the host sees it
-        self.log = log
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal."""
@@ -74,7 +74,9 @@ class Process:
         try:
             return self._popen.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise CommandError(f"{self._host.name}: {self._popen.args} still runs:\n{self.output}") from None
+            raise CommandError(
+                f"{self._host.name}: {self._name.stem} still runs:\n{self.output}{self.log}"
+            ) from None
 
     @property
     def running(self) -> bool:
@@ -84,7 +86,12 @@ class Process:
     @property
     def output(self) -> str:
         """What it has printed so far."""
-        return self.log.read_text(errors="replace")
+        return self._name.with_suffix(".out").read_text(errors="replace")
+
+    @property
+    def log(self) -> str:
+        """What it has said on stderr so far."""
+        return self._name.with_suffix(".err").read_text(errors="replace")
 
 
 class Namespaces:
@@ -123,13 +130,19 @@ class Host(Namespaces):
     def __init__(self, name: str, directory: Path, unshare: Sequence[str]) -> None:
         super().__init__(name, unshare)
         self._directory = directory
-        self._logs: list[Path] = []
+        self._started: list[Path] = []
         self._environ = _environ(directory)
 
     @property
     def shell(self) -> list[str]:
         """How to run a command on this host."""
         return self.enter("net", "mount", "uts", "pid")
+
+    def script(self) -> str:
+        """Return a shell script that runs its arguments on this host, or else a shell."""
+        environ = " ".join(f"{key}={shlex.quote(self._environ[key])}" for key in ("PATH", "PYTHONPATH"))
+        enter = f"{shlex.join(self.shell)} env {environ}"
+        return f'#!/bin/sh\n[ $# -gt 0 ] || set -- sh\nexec {enter} "$@"\n'
 
     def run(
         self,
@@ -173,23 +186,24 @@ class Host(Namespaces):
     def start(self, command: Command, *, environ: Mapping[str, str] | None = None) -> Process:
         """Run a command in the background."""
         argv = _argv(command)
-        log = self._directory / f"{self.name}-{len(self._logs)}-{Path(argv[0]).name}.log"
-        self._logs.append(log)
+        name = self._directory / f"{self.name}-{len(self._started)}-{Path(argv[0]).name}"
+        self._started.append(name)
         # The shell tells its process id inside the host (through the pipe that is its stdin), then
         # becomes the command.
         reading, writing = os.pipe()
-        with log.open("wb") as out, os.fdopen(reading) as told:
+        out, err = (name.with_suffix(kind).open("wb") for kind in (".out", ".err"))
+        with out, err, os.fdopen(reading) as told:
             popen = subprocess.Popen(
                 [*self.shell, "sh", "-c", 'echo $$ >&0; exec "$@" </dev/null', "sh", *argv],
                 stdin=writing,
                 stdout=out,
-                stderr=subprocess.STDOUT,
+                stderr=err,
                 cwd=ROOT,
                 env={**self._environ, **(environ or {})},
                 start_new_session=True,
             )
             os.close(writing)
-            return Process(self, popen, int(told.readline()), log)
+            return Process(self, popen, int(told.readline()), name)
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a process of this host."""
@@ -206,9 +220,10 @@ class Host(Namespaces):
     def logs(self, lines: int = 30) -> str:
         """Return the last lines of everything that ran in the background, and of the fastpath."""
         parts = []
-        for log in self._logs:
-            tail = log.read_text(errors="replace").splitlines()[-lines:]
-            parts.append("\n".join((f"--- {log.name}", *tail)))
+        for name in self._started:
+            for file in (name.with_suffix(".out"), name.with_suffix(".err")):
+                tail = file.read_text(errors="replace").splitlines()[-lines:]
+                parts += ["\n".join((f"--- {file.name}", *tail))] if tail else []
         fastpath = self.run(["tail", "-n", str(lines), "/var/lib/overmesh/agent/fastpath.log"], check=False)
         if fastpath.returncode == 0:
             parts.append(f"--- {self.name}: fastpath.log\n{fastpath.stdout}")
@@ -307,7 +322,8 @@ def _argv(command: Command) -> list[str]:
 
 
 def _environ(directory: Path) -> dict[str, str]:
-    path = os.pathsep.join((str(directory), str(FASTPATH_DIR), os.environ["PATH"]))
+    programs = (directory, Path(sys.executable).parent, FASTPATH_DIR)
+    path = os.pathsep.join((*map(str, programs), os.environ["PATH"]))
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OVERMESH_")}
     return {**kept, "PATH": path, "PYTHONPATH": str(ROOT)}
 

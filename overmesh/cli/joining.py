@@ -1,0 +1,222 @@
+"""How a host joins, step by step, and leaves.
+
+overmesh.agent.join   reach, TLS, token, address     the host is a member, on disk
+systemd, or us        the agent runs                 it gets the map and starts the fastpath
+the agent's socket    first map, first peer          somebody answers through the overlay
+the last lines        what the user wants to know next
+"""
+
+import asyncio
+import shlex
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from overmesh.agent import daemon
+from overmesh.agent import join as joins
+from overmesh.cli import client, output, systemd
+from overmesh.cli.status import as_dict
+from overmesh.config import AgentConfig
+from overmesh.errors import NotYetError, UnreachableError
+from overmesh.proto import agent_pb2
+
+_LOOK_EVERY = 0.1
+_ANSWER_WITHIN = 0.5
+# Once somebody answered, the others get this long to do so before they are counted.
+_OTHERS_WITHIN = 1.0
+_ASKED_AT_MOST = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for. flags: the agent's settings among it, as they were typed."""
+
+    host: str
+    token: str
+    name: str
+    foreground: bool
+    wait: bool
+    seconds: int
+    flags: Sequence[str]
+
+
+@dataclass(slots=True)
+class Steps:
+    """What was done so far; shown as it happens unless a machine reads."""
+
+    quiet: bool
+    done: list[dict[str, str]] = field(default_factory=list)
+
+    def __call__(self, step: str, detail: str = "") -> None:
+        """Note that a step is done."""
+        self.done.append({"step": step, "detail": detail})
+        if not self.quiet:
+            output.show(Text.assemble(("✓ ", output.GOOD), f"{step:<11} ", (detail, output.DIM)))
+
+
+async def join(config: AgentConfig, wanted: Wanted, *, as_json: bool) -> None:
+    """Make this host a member and see that it works; with `foreground`, be its agent from then on.
+
+    Raises:
+        NotYetError: a member, but no peer answers in time.
+        OvermeshError: no member; nothing was left behind.
+
+    """
+    steps = Steps(quiet=as_json)
+    joined = await joins.join(config, wanted.host, wanted.token, wanted.name, steps)
+    closing = _closing(config, wanted, joined, steps)
+    if wanted.foreground:
+        await _be_the_agent(config, closing, as_json=as_json)
+        return
+    if systemd.present():
+        systemd.start()
+        steps("service", f"{systemd.UNIT} runs, now and after every boot")
+    (await closing).show(as_json=as_json)
+
+
+async def _be_the_agent(
+    config: AgentConfig, closing: Coroutine[Any, Any, "Closing"], *, as_json: bool
+) -> None:
+    """Run the agent until it is told to stop, and say how things are when they are known."""
+
+    async def say() -> None:
+        try:
+            (await closing).show(as_json=as_json)
+        except NotYetError as error:
+            # A container that ended here would never see the peer that comes up later.
+            typer.echo(f"meshctl: {error.cause}. The agent goes on.", err=True)
+
+    saying = asyncio.create_task(say())
+    try:
+        await daemon.run(config)
+    finally:
+        saying.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What there is to say at the end. status: None when the agent was not started or not waited for."""
+
+    joined: "joins.Joined"
+    steps: Steps
+    status: agent_pb2.StatusReply | None
+    answering: int
+    next: str
+
+    def show(self, *, as_json: bool) -> None:
+        """Print it."""
+        if as_json:
+            output.show_json(self._as_json())
+        else:
+            output.show("", output.facts([*self._facts(), ("next", self.next)]))
+
+    def _facts(self) -> Iterator[tuple[str, output.Cell]]:
+        yield "node", f"{self.joined.name} in network {self.joined.network}"
+        yield "addresses", ", ".join(map(str, self.joined.addresses))
+        if self.status:
+            yield "interface", f"{self.status.interface}, MTU {self.status.mtu}: {self.status.mtu_reason}"
+            yield "fastpath", f"{self.status.fastpath.backend}: {self.status.fastpath.reason}"
+            peers = len(self.status.peers)
+            yield "peers", f"{self.answering} of {peers} answer" if peers else "none yet"
+        else:
+            yield "agent", Text("not started", "yellow")
+
+    def _as_json(self) -> dict[str, object]:
+        return {
+            "name": self.joined.name,
+            "node_id": self.joined.node_id,
+            "network": self.joined.network,
+            "addresses": list(map(str, self.joined.addresses)),
+            "already_member": self.joined.already_member,
+            "steps": self.steps.done,
+            "peers_answering": self.answering,
+            "status": as_dict(self.status) if self.status else None,
+            "next": self.next,
+        }
+
+
+async def _closing(config: AgentConfig, wanted: Wanted, joined: "joins.Joined", steps: Steps) -> Closing:
+    if not wanted.wait:
+        return Closing(joined, steps, None, 0, "meshctl status")
+    if not wanted.foreground and not systemd.present():
+        run = shlex.join(["meshctl", "agent", "run", *wanted.flags])
+        return Closing(joined, steps, None, 0, f"start the agent: {run}")
+    missing = ["the agent does not answer"]
+    try:
+        async with asyncio.timeout(wanted.seconds):
+            return await _met(config, joined, steps, missing)
+    except TimeoutError:
+        raise NotYetError(
+            f"joined, but within {wanted.seconds} s {missing[-1]}",
+            f"see meshctl status; UDP port {config.port} has to be open between the hosts",
+        ) from None
+
+
+async def _met(config: AgentConfig, joined: "joins.Joined", steps: Steps, missing: list[str]) -> Closing:
+    """Wait for map and peers; `missing` ends with what has not come yet."""
+    status = await _status(config)
+    while not (status.revision and status.fastpath.running):
+        missing.append("the fastpath does not run" if status.revision else "no map has come")
+        await asyncio.sleep(_LOOK_EVERY)
+        status = await _status(config)
+    steps("first map", f"revision {status.revision}, {output.counted(len(status.peers), 'peer')}")
+    if not status.peers:
+        return Closing(joined, steps, status, 0, "let the next host in: meshctl token create")
+    missing.append("no peer answers")
+    first, answering = await _answers(config, status.peers)
+    steps("first peer", f"{first.peer} answers in {output.milliseconds(first.rtt_ns)}")
+    return Closing(joined, steps, status, answering, f"meshctl ping {first.peer}")
+
+
+async def _status(config: AgentConfig) -> agent_pb2.StatusReply:
+    """Return the agent's status, once it runs."""
+    request = agent_pb2.StatusRequest()
+    while True:
+        with suppress(UnreachableError, NotYetError):
+            status: agent_pb2.StatusReply = await client.ask(
+                client.agent(config), lambda stub: stub.Status(request)
+            )
+            return status
+        await asyncio.sleep(_LOOK_EVERY)
+
+
+async def _answers(config: AgentConfig, peers: Sequence[agent_pb2.Peer]) -> tuple[agent_pb2.PingReply, int]:
+    """Return the first answer of a peer, and how many answered soon after."""
+    asked = [asyncio.create_task(_answer(config, peer)) for peer in peers[:_ASKED_AT_MOST]]
+    try:
+        done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        first = done.pop().result()
+        if waiting:
+            more, _ = await asyncio.wait(waiting, timeout=_OTHERS_WITHIN)
+            done |= more
+        return first, 1 + len(done)
+    finally:
+        for task in asked:
+            task.cancel()
+
+
+async def _answer(config: AgentConfig, peer: agent_pb2.Peer) -> agent_pb2.PingReply:
+    """Ask one peer until it answers: it may not have heard of this host yet."""
+    request = agent_pb2.PingRequest(
+        peer=peer.node_id, count=1, interval_ms=1000, timeout_ms=int(_ANSWER_WITHIN * 1000)
+    )
+    async with client.agent(config) as stub:
+        while True:
+            async for reply in stub.Ping(request):
+                if reply.answered:
+                    answer: agent_pb2.PingReply = reply
+                    return answer
+            await asyncio.sleep(_LOOK_EVERY)
+
+
+async def leave(config: AgentConfig, *, force: bool) -> bool:
+    """Leave the mesh; return whether a controller was told."""
+    request = agent_pb2.LeaveRequest(force=force)
+    reply: agent_pb2.LeaveReply = await client.ask(client.agent(config), lambda stub: stub.Leave(request), 30)
+    if systemd.present():
+        systemd.stop()
+    return reply.told_controller
