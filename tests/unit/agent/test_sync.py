@@ -1,0 +1,313 @@
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from overmesh.agent import sync as syncs
+from overmesh.agent.peermap import Held, Replica
+from overmesh.agent.state import Identity
+from overmesh.agent.sync import AckLimiter, Backoff, Facts, Sync, leave
+from overmesh.config import AgentConfig
+from overmesh.controller.daemon import running
+from overmesh.errors import StateError, UnreachableError
+from overmesh.model import Endpoint, Problem
+from overmesh.proto import admin_pb2, mesh_pb2, mesh_pb2_grpc
+from tests.unit.agent.conftest import Mesh, host, joined, state
+
+FACTS = Facts((Endpoint(ip_address("192.0.2.7"), 6081),), "tun", "because", 1420)
+
+
+class Member:
+    """A host with its replica and its Sync, without an interface or a fastpath."""
+
+    def __init__(self, config: AgentConfig, held: Held | None = None, host_id: str = "") -> None:
+        self.state = state(config)
+        self.identity = self.state.identity()
+        mine = self.identity.membership
+        self.replica = Replica(self.identity.root_key, mine.network, mine.node_id, mine.node, held)
+        self.sync = Sync(self.identity, host_id or config.host_id, self.replica, self.state, self.apply)
+        self.applied: list[int] = []
+        self.kept: list[int] = []
+        self.problems: tuple[Problem, ...] = ()
+
+    async def apply(self) -> Sequence[Problem]:
+        self.applied.append(self.replica.revision)
+        self.kept.append(self.state.map().revision)
+        return (*self.replica.view(0).problems, *self.problems)
+
+    @property
+    def peers(self) -> list[str]:
+        return [peer.node.name for peer in self.replica.view(0).map.peers]
+
+
+@asynccontextmanager
+async def following(*members: Member) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(member.sync.run()) for member in members]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def listed(mesh: Mesh, name: str) -> Any:
+    """Return what the controller knows of a node."""
+    request = admin_pb2.ListNodesRequest(network="mesh", node=name)
+    return (await mesh.admin("ListNodes", request)).nodes[0]
+
+
+async def until_listed(mesh: Mesh, name: str, **wanted: object) -> Any:
+    """Wait until the controller knows this of a node; return all that it knows."""
+    async with asyncio.timeout(20):
+        while True:
+            node = await listed(mesh, name)
+            if all(getattr(node, field) == value for field, value in wanted.items()):
+                return node
+            await asyncio.sleep(0.02)
+
+
+async def in_step(mesh: Mesh, name: str) -> None:
+    await until_listed(mesh, name, in_step=True)
+
+
+# With a controller.
+
+
+async def test_the_map_is_applied_kept_and_acked(mesh: Mesh, tmp_path: Path) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    member = Member(config)
+    async with following(member):
+        await in_step(mesh, "a")
+        assert member.state.map() == member.replica.held()
+        assert (member.applied[-1], member.kept[0]) == (member.replica.revision, 0), "applied, then kept"
+        assert member.sync.contact.connected
+        assert member.sync.contact.confirmed > 0
+
+
+async def test_who_joins_is_seen_and_who_is_removed_is_gone(mesh: Mesh, tmp_path: Path) -> None:
+    await joined(mesh, host(tmp_path, "a"))
+    member = Member(host(tmp_path, "a"))
+    async with following(member):
+        await until(lambda: member.replica.revision > 0)
+        await joined(mesh, host(tmp_path, "b"))
+        await until(lambda: member.peers == ["b"])
+        await mesh.remove("b")
+        await until(lambda: member.peers == [])
+        await in_step(mesh, "a")
+
+
+async def test_what_could_not_be_done_is_told(mesh: Mesh, tmp_path: Path) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    member = Member(config)
+    member.problems = (Problem("route 10.0.0.0/8", "in the way"),)
+    async with following(member):
+        await in_step(mesh, "a")
+        [problem] = (await listed(mesh, "a")).problems
+        assert (problem.subject, problem.reason) == ("route 10.0.0.0/8", "in the way")
+
+
+async def test_a_map_that_can_not_be_kept_is_still_followed_and_told(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    member = Member(config)
+
+    def full(_: Held) -> None:
+        raise StateError("map.json can't be written: No space left on device")
+
+    monkeypatch.setattr(member.state, "save_map", full)
+    async with following(member):
+        await in_step(mesh, "a")
+        [problem] = (await listed(mesh, "a")).problems
+        assert (problem.subject, "No space left" in problem.reason) == ("state", True)
+
+
+async def test_facts_are_reported_and_again_when_they_change(mesh: Mesh, tmp_path: Path) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    member = Member(config)
+    async with following(member):
+        member.sync.report(FACTS)
+        node = await until_listed(mesh, "a", mtu=1420)
+        assert (node.backend, node.backend_reason) == ("tun", "because")
+        assert [one.address for one in node.endpoints] == ["192.0.2.7"]
+        member.sync.report(replace(FACTS, mtu=1400))
+        await until_listed(mesh, "a", mtu=1400)
+
+
+async def test_a_controller_that_was_away_is_found_again_and_the_map_resumed(
+    mesh: Mesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = host(tmp_path, "a")
+    own = replace(mesh.config, state_dir=tmp_path / "own", runtime_dir=tmp_path / "own-run")
+    caplog.set_level(logging.INFO)
+    async with AsyncExitStack() as stack:
+        async with running(own) as controller:
+            port = controller.listening.mesh_port
+            await joined(Mesh(own, controller), config)
+            member = Member(config)
+            await stack.enter_async_context(following(member))
+            await until(lambda: member.sync.contact.connected and member.replica.revision > 0)
+            held = member.replica.revision
+        await until(lambda: not member.sync.contact.connected)
+        assert member.sync.contact.error
+        assert (member.replica.revision, member.state.map().revision) == (held, held)
+        async with running(replace(own, mesh_port=port)) as controller:
+            await in_step(Mesh(own, controller), "a")
+    connects = [vars(record)["revision"] for record in caplog.records if record.message == "agent connected"]
+    assert connects == [0, held]
+
+
+async def test_a_removed_node_drops_its_peers_and_says_so(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncs, "REMOVED_DELAY", 0.1)
+    for name in "ab":
+        await joined(mesh, host(tmp_path, name))
+    member = Member(host(tmp_path, "a"))
+    async with following(member):
+        await until(lambda: member.peers == ["b"])
+        await mesh.remove("a")
+        await until(lambda: member.sync.contact.removed and member.applied[-1] == 0)
+        assert (member.peers, member.state.map().revision) == ([], 0)
+        await joined(mesh, host(tmp_path, "a"))
+        await until(lambda: not member.sync.contact.removed and member.peers == ["b"])
+
+
+async def test_a_clone_is_told_what_it_is(mesh: Mesh, tmp_path: Path) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    first, clone = Member(config), Member(config, host_id="another machine")
+    async with following(first):
+        await until(lambda: first.sync.contact.connected)
+        async with following(clone):
+            await until(lambda: "another host is connected as this node" in clone.sync.contact.error)
+        assert first.sync.contact.connected
+
+
+@pytest.mark.parametrize("revision", [1, 10**9])
+async def test_a_replica_that_went_astray_gets_the_whole_map(
+    mesh: Mesh, tmp_path: Path, revision: int
+) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    member = Member(config, Held(revision, revision, {"node/zz": b"what is this"}))
+    async with following(member):
+        await in_step(mesh, "a")
+        assert "node/zz" not in member.replica.held().items
+
+
+async def test_leaving_is_told_and_known_to_have_been_told(mesh: Mesh, tmp_path: Path) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    identity = state(config).identity()
+    await leave(identity)
+    assert await mesh.nodes() == []
+    await leave(identity)
+
+
+async def test_leaving_without_a_controller_is_an_error(mesh: Mesh, tmp_path: Path) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    identity = state(config).identity()
+    away = replace(identity, membership=replace(identity.membership, controllers=("127.0.0.1:1",)))
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1 does not answer: Connection refused"):
+        await leave(away)
+
+
+# With a controller that misbehaves.
+
+
+@asynccontextmanager
+async def instead(
+    mesh: Mesh, identity: Identity, say: Sequence[mesh_pb2.WatchReply]
+) -> AsyncIterator[Identity]:
+    """Run a mesh port that says this and then nothing; give the identity that goes there."""
+
+    class Says(mesh_pb2_grpc.MeshServicer):
+        async def Watch(  # noqa: N802
+            self, requests: object, context: object
+        ) -> AsyncIterator[mesh_pb2.WatchReply]:
+            for reply in say:
+                yield reply
+            await asyncio.Event().wait()
+
+    server = grpc.aio.server()
+    mesh_pb2_grpc.add_MeshServicer_to_server(Says(), server)  # type: ignore[no-untyped-call]
+    port = server.add_secure_port("127.0.0.1:0", mesh.controller.root.server_credentials([], mutual=True))
+    await server.start()
+    try:
+        yield replace(identity, membership=replace(identity.membership, controllers=(f"127.0.0.1:{port}",)))
+    finally:
+        await server.stop(0)
+
+
+async def end_of(member: Member, mesh: Mesh, say: Sequence[mesh_pb2.WatchReply]) -> str:
+    """Return why the member gave up on a controller that says this."""
+    async with instead(mesh, member.identity, say) as identity:
+        member.sync._identity = identity
+        async with following(member):
+            await until(lambda: bool(member.sync.contact.error))
+    return member.sync.contact.error
+
+
+async def test_a_silent_stream_is_given_up(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncs, "SILENCE", 0.2)
+    await joined(mesh, host(tmp_path, "a"))
+    assert await end_of(Member(host(tmp_path, "a")), mesh, []) == "the controller was silent for 0 s"
+
+
+async def test_a_stream_that_is_alive_but_stale_is_given_up(mesh: Mesh, tmp_path: Path) -> None:
+    await joined(mesh, host(tmp_path, "a"))
+    newer = mesh_pb2.WatchReply(heartbeat=mesh_pb2.Heartbeat(revision=9, digest=b"newer"))
+    reason = await end_of(Member(host(tmp_path, "a")), mesh, [newer] * (syncs.PATIENCE + 1))
+    assert reason == "the map at revision 0 can't be brought up to date"
+
+
+async def test_a_delta_from_elsewhere_starts_the_stream_anew(mesh: Mesh, tmp_path: Path) -> None:
+    await joined(mesh, host(tmp_path, "a"))
+    elsewhere = mesh_pb2.WatchReply(delta=mesh_pb2.Delta(from_revision=5, to_revision=6))
+    reason = await end_of(Member(host(tmp_path, "a")), mesh, [elsewhere])
+    assert reason == "the map at revision 0 can't be brought up to date"
+
+
+# The rules, with a clock that is turned by hand.
+
+
+def test_acks_go_at_once_after_a_quiet_time_then_one_a_second() -> None:
+    limiter = AckLimiter(rate=1.0, burst=3)
+    assert [limiter.take(100.0) for _ in range(5)] == [0, 0, 0, 1, 2]
+    assert limiter.take(102.5) == 0.5
+    assert limiter.take(200.0) == 0
+
+
+def test_retries_wait_ever_longer_until_one_works() -> None:
+    backoff = Backoff(random=lambda: 1.0)
+    assert [backoff.next() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    backoff.reset()
+    assert backoff.next() == 0.5
+
+
+def test_retries_of_many_agents_are_spread() -> None:
+    assert Backoff(random=lambda: 0.0).next() == 0
+    assert len({Backoff().next() for _ in range(10)}) > 1
