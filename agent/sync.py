@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import Any
@@ -128,6 +129,8 @@ class Sync:
         self._replica = replica
         self._state = state
         self._apply = apply
+        # One thread: a write whose stream has broken is finished before the next one begins.
+        self._disk = ThreadPoolExecutor(1)
         self._limiter = AckLimiter()
         self._backoff = Backoff()
         self._ack: mesh_pb2.Ack | None = None
@@ -217,7 +220,8 @@ class Sync:
     async def _keep(self) -> list[Problem]:
         self._replica.prune(time.time())
         try:
-            await asyncio.to_thread(self._state.save_map, self._replica.held())
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._disk, self._state.save_map, self._replica.held())
         except StateError as error:
             log.warning("the map can't be kept", extra={"reason": error.cause})
             return [Problem("state", error.cause)]
