@@ -6,11 +6,13 @@ stop: not serving ► streams end ► servers ► presence ► store
 
 import asyncio
 import logging
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from overmesh import __version__, log
@@ -29,11 +31,19 @@ from overmesh.controller.store.history import trim_history
 from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import MeshRoot, load_or_create
 from overmesh.controller.watch import Agents, Watch
-from overmesh.errors import PermissionMissingError, StateError, StoreUnavailableError, UnreachableError
+from overmesh.errors import (
+    ConfigError,
+    PermissionMissingError,
+    StateError,
+    StoreUnavailableError,
+    UnreachableError,
+)
 
 GRACE = 2.0
 _TRIM_EVERY = 60.0
 _SWEEP_EVERY = 600.0
+
+_HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -110,7 +120,7 @@ async def running(
         agents = Agents(mirror, presence.seen, clock)
         joins = Joins(mirror, membership, tokens, root, signer, agents.live_host, clock)
 
-        hosts = config.advertise or _own_hosts(mirror)
+        hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
         servers = Servers()
         undo.push_async_callback(servers.stop, GRACE)
         listening = servers.listen(
@@ -149,9 +159,9 @@ def _make_state_dir(config: ControllerConfig) -> None:
 async def _root(config: ControllerConfig, store: Store) -> MeshRoot:
     """Return the mesh root, and make sure that this store is its."""
     kv = await store.get(keys.ROOT_PIN)
-    root = load_or_create(config.state_dir, bytes.fromhex(kv.value.decode()) if kv else None)
+    root = load_or_create(config.state_dir, kv.value if kv else None)
     if kv is None:
-        put = Put(keys.ROOT_PIN, root.pin.hex().encode())
+        put = Put(keys.ROOT_PIN, root.pin)
         if not (await store.txn([absent(keys.ROOT_PIN)], [put])).succeeded:
             raise StateError("another controller has just started on this store with a root of its own")
     return root
@@ -178,6 +188,19 @@ async def _every(seconds: float, duty: Callable[[], Coroutine[Any, Any, None]]) 
             await duty()
         except StoreUnavailableError as error:
             _log.warning("a background duty has to wait", extra={"reason": error.cause})
+
+
+def _host(text: str) -> str:
+    """Return a setting of `advertise` that can be in a certificate and be connected to."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        pass
+    if all(_HOST_LABEL.fullmatch(label) for label in text.split(".")):
+        return text
+    raise ConfigError(
+        f"advertise: {text!r} is neither a host name nor an IP address", "write it without a port"
+    )
 
 
 def _own_hosts(mirror: Mirror) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from overmesh.controller.mirror import Change, Mirror, NetworkView
 from overmesh.controller.names import checked_label
 from overmesh.controller.store.base import KeyValue, Op, Put, absent, unchanged
 from overmesh.controller.tokens import Token, Tokens
-from overmesh.controller.trust import MEMBERSHIP_DAYS, Identity, MeshRoot, Request
+from overmesh.controller.trust import MEMBERSHIP_DAYS, CertificateRequest, Identity, MeshRoot
 from overmesh.errors import CloneError, InvalidError, NameTakenError, StoreCorruptError
 from overmesh.model import Endpoint, Node
 from overmesh.proto.codec import PUBLIC_KEY_LENGTH
@@ -66,7 +66,7 @@ class _Applicant:
     network: str
     name: str
     public_key: bytes
-    request: Request
+    request: CertificateRequest
     endpoints: tuple[Endpoint, ...]
     host_id: str
 
@@ -136,7 +136,7 @@ class Joins:
             network=network,
             name=checked_label("node name", application.name),
             public_key=key,
-            request=Request.parse(application.csr),
+            request=CertificateRequest.parse(application.csr),
             endpoints=application.endpoints,
             host_id=application.host_id,
         )

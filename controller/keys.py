@@ -1,7 +1,7 @@
 """Where everything is in the store: every key is built and taken apart here.
 
 Below /overmesh/v1/:
-    root                         pin of the mesh root that signs for this store
+    root                         pin of the mesh root that signs for this store (32 bytes)
     networks                     changes with every new network: two can't be made at once
     networks/<net>               Signed NetworkRecord
     nodes/<net>/<node id>        Signed NodeRecord

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ from overmesh.controller import keys
 from overmesh.controller.mirror import MAX_OPS, Mirror
 from overmesh.controller.store.base import Delete, KeyValue, Op, Put, Store
 from overmesh.controller.trust import Identity
-from overmesh.errors import LeaseNotFoundError
+from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
 
 LEASE_TTL = 30.0
 _PAUSE = 0.2
@@ -124,6 +125,7 @@ class Presence:
         return Delete(key) if kv and kv.lease == self._lease else None
 
     async def end(self) -> None:
-        """Take back everything at once."""
+        """Take back everything at once; without the store, the lease ends by itself."""
         if self._lease:
-            await self._store.revoke(self._lease)
+            with suppress(StoreUnavailableError):
+                await self._store.revoke(self._lease)

@@ -6,10 +6,7 @@ unix socket  0600         Admin             root of this host
 """
 
 import asyncio
-import errno
 import logging
-import os
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +21,11 @@ from overmesh import rpc
 from overmesh.controller.admin import AdminService
 from overmesh.controller.join import Admission, Application, Joins
 from overmesh.controller.membership import Membership
+from overmesh.controller.ports import any_address, take_port, take_socket
 from overmesh.controller.presence import Health, Presence
 from overmesh.controller.trust import Identity
 from overmesh.controller.watch import Watch
-from overmesh.errors import (
-    ConfigError,
-    InvalidError,
-    OvermeshError,
-    PermissionMissingError,
-    PortInUseError,
-    RecordError,
-)
+from overmesh.errors import InvalidError, OvermeshError, RecordError
 from overmesh.model import Endpoint
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_value
@@ -54,7 +45,6 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 30_000),
 )
-_LONGEST_SOCKET_PATH = 107  # unix(7)
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -235,12 +225,12 @@ class Servers:
             PermissionMissingError: the port or the socket's directory is out of bounds.
 
         """
-        host = host or _any_address()
+        host = host or any_address()
         return Listening(
             host,
-            _take_port(self._join, host, join_port, credentials(False)),
-            _take_port(self._mesh, host, mesh_port, credentials(True)),
-            _take_socket(self._admin, socket_path),
+            take_port(self._join, host, join_port, credentials(False)),
+            take_port(self._mesh, host, mesh_port, credentials(True)),
+            take_socket(self._admin, socket_path),
         )
 
     async def start(self, join: JoinService, mesh: MeshService, admin: AdminService) -> None:
@@ -264,77 +254,3 @@ class Servers:
     async def stop(self, grace: float) -> None:
         """Refuse new calls; let those under way finish within `grace` seconds."""
         await asyncio.gather(*(server.stop(grace) for server in (self._join, self._mesh, self._admin)))
-
-
-def _any_address() -> str:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::", 0))
-    except OSError:
-        return "0.0.0.0"  # noqa: S104
-    return "::"
-
-
-def _take_port(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials) -> int:
-    _check_free(host, port)
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        return server.add_secure_port(target, credentials)
-    except RuntimeError as error:
-        raise PortInUseError(f"port {port}/tcp can't be used: {error}", "choose another port") from None
-
-
-def _check_free(host: str, port: int) -> None:
-    """Bind once ourselves: gRPC does not tell one failure from the other."""
-    if not 0 <= port < 1 << 16:
-        raise ConfigError(f"there is no port {port}", "choose one from 1 to 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            probe.bind((host, port))
-    except PermissionError:
-        raise PermissionMissingError(f"port {port}/tcp needs root", "run as root") from None
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(
-                f"port {port}/tcp is in use by another process",
-                "stop that process (`ss -ltnp`), or choose another port",
-            ) from None
-        raise ConfigError(
-            f"can't listen on {host!r}: {error.strerror}", "set `listen` to an address of this host"
-        ) from None
-
-
-def _take_socket(server: grpc.aio.Server, path: Path) -> Path:
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-        raise ConfigError(f"{path} is too long for a unix socket", "choose a shorter runtime_dir")
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _clear_stale(path)
-        umask = os.umask(0o177)  # the socket must never be open to others, not even for a moment
-        try:
-            server.add_insecure_port(f"unix:{path}")
-        finally:
-            os.umask(umask)
-    except OSError as error:
-        raise PermissionMissingError(
-            f"{path} can't be made: {error.strerror}", "run as root, or name another runtime_dir"
-        ) from None
-    return path
-
-
-def _clear_stale(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise PortInUseError(
-        f"another controller answers on {path}", "stop it first, or choose another runtime_dir"
-    )

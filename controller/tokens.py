@@ -62,7 +62,17 @@ class Token:
         """
         try:
             value = json.loads(kv.value)
-            return cls(**{**value, "tags": tuple(value["tags"])})
+            return cls(
+                id=str(value["id"]),
+                network=str(value["network"]),
+                secret_sha256=str(value["secret_sha256"]),
+                created=int(value["created"]),
+                expires=int(value["expires"]),
+                uses=int(value["uses"]),
+                used=int(value["used"]),
+                revoked=bool(value["revoked"]),
+                tags=tuple(str(tag) for tag in value["tags"]),
+            )
         except (ValueError, TypeError, KeyError):
             raise StoreCorruptError(f"{kv.key} in the store is not a token", "create a new token") from None
 

@@ -8,12 +8,12 @@ Agents pin the root's certificate when they join.
 import hashlib
 import ipaddress
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import grpc
 from cryptography import x509
@@ -48,6 +48,8 @@ _CLOCK_SKEW = timedelta(hours=1)
 _KEY_FILE = "root.key"
 _CERTIFICATE_FILE = "root.pem"
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -78,7 +80,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CertificateRequest:
     """A certificate request whose signature proved that the asker holds the key."""
 
     public_key: EllipticCurvePublicKey
@@ -138,7 +140,9 @@ class MeshRoot:
         """Return the record as an encoded Signed."""
         return signed.sign(record, self._key)
 
-    def issue_node(self, request: Request, identity: Identity, days: int = MEMBERSHIP_DAYS) -> bytes:
+    def issue_node(
+        self, request: CertificateRequest, identity: Identity, days: int = MEMBERSHIP_DAYS
+    ) -> bytes:
         """Return a node's TLS client certificate (DER)."""
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
         purpose = ExtendedKeyUsageOID.CLIENT_AUTH
@@ -155,7 +159,9 @@ class MeshRoot:
         """
         key = generate_private_key(SECP256R1())
         names = [_general_name(host) for host in dict.fromkeys((rpc.CONTROLLER_NAME, "localhost", *hosts))]
-        leaf = self._leaf("overmesh controller", key.public_key(), names, _SERVER_AUTH, _SERVER_DAYS)
+        leaf = self._leaf(
+            "overmesh controller", key.public_key(), names, ExtendedKeyUsageOID.SERVER_AUTH, _SERVER_DAYS
+        )
         # The root goes along in the chain: a joining agent looks for its pin there.
         chain = leaf.public_bytes(Encoding.PEM) + self.pem
         return grpc.ssl_server_credentials(
@@ -181,9 +187,6 @@ class MeshRoot:
         builder = builder.add_extension(_key_usage(ca=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         return builder.sign(self._key, SHA256())
-
-
-_SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
 
 
 def load_or_create(state_dir: Path, pin_in_store: bytes | None) -> MeshRoot:
@@ -242,7 +245,7 @@ def _load(state_dir: Path) -> MeshRoot:
     return MeshRoot(key, certificate)
 
 
-def _parsed(file: Path, parse: Any) -> Any:
+def _parsed(file: Path, parse: Callable[[bytes], T]) -> T:
     try:
         return parse(file.read_bytes())
     except FileNotFoundError:

@@ -27,6 +27,7 @@ from overmesh.proto.codec import problem_values
 
 # Snapshots that are being written at once: each fills socket buffers of the kernel.
 SNAPSHOTS_AT_ONCE = 32
+HELLO_TIMEOUT = 10.0
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -289,7 +290,11 @@ def _reading_ended(agent: Agent, reader: "asyncio.Task[None]") -> None:
 
 
 async def _hello(stream: Stream) -> mesh_pb2.Hello:
-    request = await stream.read()
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT):
+            request = await stream.read()
+    except TimeoutError:
+        raise InvalidError(f"no Hello within {HELLO_TIMEOUT:.0f} s") from None
     if not isinstance(request, mesh_pb2.WatchRequest) or request.WhichOneof("body") != "hello":
         raise InvalidError("the first message has to be Hello")
     return request.hello

@@ -124,6 +124,8 @@ async def test_the_store_of_another_mesh(tmp_path: Path) -> None:
         ({"store": "oracle:x"}, ConfigError, "oracle"),
         ({"ranges": ("10.0.0.0/33",)}, OvermeshError, "10.0.0.0/33"),
         ({"join_port": 70000}, ConfigError, "70000"),
+        ({"advertise": ("a.example:7443",)}, ConfigError, "a.example:7443"),
+        ({"advertise": ("ü.example",)}, ConfigError, "ü.example"),
     ],
 )
 async def test_settings_that_can_not_be(

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from overmesh.controller.trust import Identity, MeshRoot, Request, load_or_create
+from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot, load_or_create
 from overmesh.errors import CorruptStateError, InvalidError, PermissionMissingError, StateError
 from overmesh.token import root_pin
 from tests.unit.controller.lab import ROOT, Host
@@ -73,7 +73,7 @@ def test_a_directory_that_can_not_be(tmp_path: Path) -> None:
 
 def test_a_node_certificate_is_good_for_that_client_only() -> None:
     host = Host("a")
-    der = ROOT.issue_node(Request.parse(host.csr()), Identity("mesh", "abc"))
+    der = ROOT.issue_node(CertificateRequest.parse(host.csr()), Identity("mesh", "abc"))
     leaf = x509.load_der_x509_certificate(der)
     verifier = PolicyBuilder().store(Store([ROOT.certificate])).build_client_verifier()
     assert verifier.verify(leaf, []).subjects == [x509.UniformResourceIdentifier("overmesh:mesh/abc")]
@@ -88,7 +88,7 @@ def test_what_is_asked_for_in_the_request_beside_the_key_is_not_granted() -> Non
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("controller")]), critical=False)
     csr = builder.sign(key, SHA256()).public_bytes(Encoding.DER)
-    der = ROOT.issue_node(Request.parse(csr), Identity("mesh", "abc"))
+    der = ROOT.issue_node(CertificateRequest.parse(csr), Identity("mesh", "abc"))
     extensions = x509.load_der_x509_certificate(der).extensions
     assert not extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -118,7 +118,7 @@ def request_for(key: object, algorithm: SHA256 | None) -> bytes:
 )
 def test_requests_that_are_refused(csr: bytes, message: str) -> None:
     with pytest.raises(InvalidError, match=message):
-        Request.parse(csr)
+        CertificateRequest.parse(csr)
 
 
 def test_identity_goes_into_the_certificate_and_comes_out_of_the_call() -> None:
@@ -136,7 +136,7 @@ def test_other_certificates_are_nobody(uris: list[bytes]) -> None:
 
 def test_two_roots_do_not_trust_each_other() -> None:
     leaf = x509.load_der_x509_certificate(
-        MeshRoot.new().issue_node(Request.parse(Host("a").csr()), Identity("mesh", "abc"))
+        MeshRoot.new().issue_node(CertificateRequest.parse(Host("a").csr()), Identity("mesh", "abc"))
     )
     verifier = PolicyBuilder().store(Store([ROOT.certificate])).build_client_verifier()
     with pytest.raises(x509.verification.VerificationError):

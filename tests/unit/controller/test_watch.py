@@ -12,10 +12,10 @@ import grpc.aio
 import pytest
 
 from overmesh import rpc
-from overmesh.controller import keys, session
+from overmesh.controller import keys, session, watch
 from overmesh.controller.daemon import Controller, running
 from overmesh.controller.store.base import Put
-from overmesh.controller.trust import Identity, MeshRoot, Request
+from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.errors import CloneError, InvalidError, OvermeshError, RemovedError, UnreachableError
 from overmesh.model import Digest, node_key
 from overmesh.proto import admin_pb2, mesh_pb2
@@ -248,6 +248,14 @@ async def test_streams_that_do_not_follow_the_protocol(world: World, messages: l
     assert isinstance(await Watcher(call).error(), InvalidError)
 
 
+async def test_a_stream_without_a_hello_does_not_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "HELLO_TIMEOUT", 0.1)
+    mesh = await world.client.joined(Host("a"))
+    error = await Watcher(mesh.Watch()).error()
+    assert isinstance(error, InvalidError)
+    assert "no Hello" in error.cause
+
+
 async def test_an_agent_that_hangs_up_is_gone(world: World) -> None:
     mesh = await world.client.joined(Host("a"))
     watcher = await Watcher(mesh.Watch()).hello()
@@ -279,7 +287,7 @@ async def test_garbage_in_the_store_is_passed_on_as_it_is(world: World) -> None:
 async def test_a_certificate_of_another_root_does_not_get_in(world: World) -> None:
     host = Host("a")
     await world.client.joined(host)
-    forged = MeshRoot.new().issue_node(Request.parse(host.csr()), Identity("mesh", host.id))
+    forged = MeshRoot.new().issue_node(CertificateRequest.parse(host.csr()), Identity("mesh", host.id))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await world.client.mesh(host, forged).Report(mesh_pb2.ReportRequest())
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
