@@ -4,6 +4,7 @@ import re
 
 from overmesh.errors import InvalidError
 
+_TAG = re.compile(r"[a-z0-9][a-z0-9._:/=-]{0,62}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -11,7 +12,7 @@ def checked_label(what: str, text: str) -> str:
     """Return the text in lower case if it is a DNS label (RFC 1123, 2.1).
 
     Args:
-        what: "node name", "network name", "tag": for the error.
+        what: "node name" or "network name", for the error.
         text: as the user gave it.
 
     Raises:
@@ -24,4 +25,19 @@ def checked_label(what: str, text: str) -> str:
     raise InvalidError(
         f"{text!r} can't be a {what}",
         "use 1 to 63 letters, digits and hyphens, without a hyphen at either end",
+    )
+
+
+def checked_tag(text: str) -> str:
+    """Return a tag in lower case, such as "rack:7".
+
+    Raises:
+        InvalidError: it can't be one.
+
+    """
+    tag = text.lower()
+    if _TAG.fullmatch(tag):
+        return tag
+    raise InvalidError(
+        f"{text!r} can't be a tag", "use 1 to 63 letters, digits and . _ : / = -, a letter or digit first"
     )

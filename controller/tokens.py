@@ -15,7 +15,7 @@ from typing import Self
 
 from overmesh.controller import keys
 from overmesh.controller.mirror import MAX_OPS, Change, Mirror
-from overmesh.controller.names import checked_label
+from overmesh.controller.names import checked_tag
 from overmesh.controller.store.base import Delete, KeyValue, Put, absent, unchanged
 from overmesh.errors import InvalidError, NotFoundError, StoreCorruptError, TokenError
 from overmesh.token import JoinToken
@@ -139,7 +139,7 @@ class Tokens:
             created=now,
             expires=now + ttl,
             uses=uses,
-            tags=tuple(dict.fromkeys(checked_label("tag", tag) for tag in tags)),
+            tags=tuple(dict.fromkeys(checked_tag(tag) for tag in tags)),
         )
         key = keys.token(token.id)
         await self._mirror.change(lambda: Change([absent(key)], [Put(key, token.encoded())]))

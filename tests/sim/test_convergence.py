@@ -62,7 +62,7 @@ def test_fifty_agents_on_bad_wires(seed: int) -> None:
     check(world)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.floats(0, 0.5),

@@ -53,11 +53,11 @@ async def everything(lab: Mesh) -> dict[str, bytes]:
 
 async def test_a_host_joins_with_everything_that_belongs_to_it(lab: Mesh) -> None:
     host = Host("Web-1")
-    _, token = await lab.tokens.create("mesh", 60, 0, ["rack-a", "Linux"])
+    _, token = await lab.tokens.create("mesh", 60, 0, ["rack:7", "Linux"])
     admission = await lab.joins.join(host.application(token))
     node = record(admission)
     assert (admission.already_member, node.id, node.name, node.network) == (False, host.id, "web-1", "mesh")
-    assert node.tags == ("rack-a", "linux")
+    assert node.tags == ("rack:7", "linux")
     assert node.not_after == int(lab.clock.now) + 825 * 86400
     assert [address.version for address in node.addresses] == [4, 6]
     content = await everything(lab)
