@@ -34,7 +34,9 @@ def main() -> int:
             print(f"\n{lab.logs()}\n\ndemo failed at {demo.step!r}: {error}", file=sys.stderr)
             return 1
         if os.environ.get("HOLD"):
+            print(f"\n{result}")
             _hold(lab)
+            return 0
     print(f"\n{result}")
     return 0
 
@@ -187,7 +189,7 @@ def _hold(lab: Lab) -> None:
         script.chmod(0o755)
     print(f"\nEnter a host: {lab.directory}/a   Then: meshctl status")
     print(f"End it: Ctrl-C, or kill {os.getpid()}", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
         signal.pause()
 
 

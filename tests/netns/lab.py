@@ -62,7 +62,7 @@ class Process:
     def __init__(self, host: "Host", popen: "subprocess.Popen[bytes]", pid: int, name: Path) -> None:
         self._host = host
         self._popen = popen
-        self._name = name
+        self.name = name
         self.pid = pid  # as the host sees it
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
@@ -75,7 +75,7 @@ class Process:
             return self._popen.wait(timeout)
         except subprocess.TimeoutExpired:
             raise CommandError(
-                f"{self._host.name}: {self._name.stem} still runs:\n{self.output}{self.log}"
+                f"{self._host.name}: {self.name.stem} still runs:\n{self.output}{self.log}"
             ) from None
 
     @property
@@ -86,12 +86,12 @@ class Process:
     @property
     def output(self) -> str:
         """What it has printed so far."""
-        return self._name.with_suffix(".out").read_text(errors="replace")
+        return self.name.with_suffix(".out").read_text(errors="replace")
 
     @property
     def log(self) -> str:
         """What it has said on stderr so far."""
-        return self._name.with_suffix(".err").read_text(errors="replace")
+        return self.name.with_suffix(".err").read_text(errors="replace")
 
 
 class Namespaces:
@@ -119,9 +119,7 @@ class Namespaces:
 
     def end(self) -> None:
         """End every process in the namespaces; the kernel then removes what was in them."""
-        assert self._init.stdin is not None
-        self._init.stdin.close()
-        self._init.wait(10)
+        self._init.communicate(timeout=10)  # closes its stdin
 
 
 class Host(Namespaces):
@@ -130,7 +128,7 @@ class Host(Namespaces):
     def __init__(self, name: str, directory: Path, unshare: Sequence[str]) -> None:
         super().__init__(name, unshare)
         self._directory = directory
-        self._started: list[Path] = []
+        self._started: list[Process] = []
         self._environ = _environ(directory)
 
     @property
@@ -187,7 +185,6 @@ class Host(Namespaces):
         """Run a command in the background."""
         argv = _argv(command)
         name = self._directory / f"{self.name}-{len(self._started)}-{Path(argv[0]).name}"
-        self._started.append(name)
         # The shell tells its process id inside the host (through the pipe that is its stdin), then
         # becomes the command.
         reading, writing = os.pipe()
@@ -203,7 +200,14 @@ class Host(Namespaces):
                 start_new_session=True,
             )
             os.close(writing)
-            return Process(self, popen, int(told.readline()), name)
+            self._started.append(Process(self, popen, int(told.readline()), name))
+        return self._started[-1]
+
+    def end(self) -> None:
+        """End every process of the host."""
+        super().end()
+        for process in self._started:
+            process.wait()
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a process of this host."""
@@ -220,8 +224,8 @@ class Host(Namespaces):
     def logs(self, lines: int = 30) -> str:
         """Return the last lines of everything that ran in the background, and of the fastpath."""
         parts = []
-        for name in self._started:
-            for file in (name.with_suffix(".out"), name.with_suffix(".err")):
+        for process in self._started:
+            for file in (process.name.with_suffix(".out"), process.name.with_suffix(".err")):
                 tail = file.read_text(errors="replace").splitlines()[-lines:]
                 parts += ["\n".join((f"--- {file.name}", *tail))] if tail else []
         fastpath = self.run(["tail", "-n", str(lines), "/var/lib/overmesh/agent/fastpath.log"], check=False)
@@ -234,7 +238,7 @@ class Lab:
     """Hosts by name, each with an interface eth0 on one segment: 192.0.2.N/24 and 2001:db8::N/64."""
 
     def __init__(self, *names: str) -> None:
-        self._names = names
+        self.names = names
         self._hosts: dict[str, Host] = {}
 
     def __enter__(self) -> Self:
@@ -244,7 +248,7 @@ class Lab:
             self._segment = Namespaces("segment", _outermost())
             self._on_segment("ip link add segment type bridge")
             self._on_segment("ip link set segment up")
-            for name in self._names:
+            for name in self.names:
                 self.add(name)
         except BaseException:
             self.end()

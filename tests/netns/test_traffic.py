@@ -1,0 +1,149 @@
+"""Traffic, and what it survives."""
+
+import signal
+
+import pytest
+
+from tests.netns.lab import until
+from tests.netns.mesh import IPV6, Mesh, Pinging
+
+
+@pytest.fixture(autouse=True)
+def three(mesh: Mesh) -> None:
+    """Three members, whatever the test before did."""
+    mesh.join("a", "b", "c")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+def test_ping(mesh: Mesh, family: int) -> None:
+    for source, target in (("a", "b"), ("b", "c"), ("c", "a")):
+        mesh[source].host.run(f"ping -c 1 -W 2 {mesh[target].addresses[family]}")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+def test_packets_larger_than_the_mtu(mesh: Mesh, family: int) -> None:
+    mesh["a"].host.run(f"ping -c 3 -i 0.2 -W 2 -s 8000 {mesh['b'].addresses[family]}")
+
+
+def test_ping_by_meshctl_names_the_path(mesh: Mesh) -> None:
+    by_name = mesh["a"].host.run("meshctl ping b -c 2 -i 0.1").stdout
+    assert "2 sent, 2 answered, 0% lost" in by_name
+    assert "via plain geneve to 192.0.2." in by_name
+    by_address = mesh["a"].host.run(f"meshctl ping {mesh['b'].addresses[1]} -c 2 -i 0.1").stdout
+    assert "2 sent, 2 answered, 0% lost" in by_address
+    assert "answered by its host" in by_address
+
+
+def test_host_with_ipv6_alone(mesh: Mesh) -> None:
+    mesh.host("d").run("ip -4 addr flush dev eth0")
+    mesh.join("d", via=IPV6)
+    assert mesh["a"].reaches(mesh["d"].addresses[0])
+    [peer] = [peer for peer in mesh["a"].status()["peers"] if peer["name"] == "d"]
+    assert peer["endpoint"] == "[2001:db8::5]:6081"
+
+
+def test_agent_killed(mesh: Mesh) -> None:
+    pinging = Pinging(mesh["a"], mesh["b"].addresses[0])
+    for name in ("a", "b"):
+        mesh[name].kill_agent()
+    for name in ("a", "b"):
+        mesh[name].start_agent()
+        mesh[name].until_working()
+    loss = pinging.stop()
+    assert loss.lost == 0, loss
+    assert loss.answered > 100
+
+
+def test_fastpath_killed(mesh: Mesh) -> None:
+    pinging = Pinging(mesh["a"], mesh["b"].addresses[0])
+    before = mesh["b"].kill_fastpath()
+    until(lambda: mesh["b"].status()["fastpath"]["pid"] not in (0, before), "another fastpath runs")
+    mesh["b"].until_working()
+    loss = pinging.stop()
+    assert loss.gap < 1.0, loss
+    assert mesh["b"].status()["fastpath"]["restarts"] >= 1
+
+
+def test_controller_restarted(mesh: Mesh) -> None:
+    pinging = Pinging(mesh["a"], mesh["c"].addresses[1])
+    nodes = mesh.nodes()
+    mesh.stop_controller(signal.SIGKILL)
+    mesh.start_controller()
+    mesh.until_in_step()
+    loss = pinging.stop()
+    assert loss.lost == 0, loss
+    assert {name: node["addresses"] for name, node in mesh.nodes().items()} == {
+        name: node["addresses"] for name, node in nodes.items()
+    }
+
+
+def test_host_rebooted_while_no_controller_answers(mesh: Mesh) -> None:
+    """Its agent and fastpath are gone and so is the interface: the host is back from its disk."""
+    addresses = mesh["b"].addresses
+    mesh.stop_controller()
+    pinging = Pinging(mesh["a"], mesh["c"].addresses[0])
+    mesh["b"].kill_agent()
+    mesh["b"].host.run("pkill -KILL overmesh-fast", check=False)
+    mesh["b"].host.run("ip link delete om0", check=False)
+    mesh["b"].start_agent()
+    mesh["b"].until_working()
+    assert mesh["b"].addresses == addresses
+    until(lambda: mesh["b"].reaches(mesh["a"].addresses[0]), "b reaches a")
+    until(lambda: mesh["c"].reaches(addresses[1]), "c reaches b")
+    status = mesh["b"].status()
+    assert not status["controller"]["connected"]
+    loss = pinging.stop()
+    assert loss.lost == 0, loss
+    mesh.start_controller()
+    mesh.until_in_step()
+
+
+@pytest.mark.parametrize(
+    ("damage", "there"),
+    [
+        ("ip route delete 10.77.0.0/16", "ip route show 10.77.0.0/16"),
+        ("ip addr delete {address} dev om0", "ip -o addr show dev om0 to {address}"),
+        ("ip link set om0 down", "ip -o link show dev om0 up"),
+        ("ip link delete om0", "ip -o link show dev om0"),
+    ],
+)
+def test_drift_is_repaired(mesh: Mesh, damage: str, there: str) -> None:
+    host, address = mesh["a"].host, mesh["a"].addresses[0]
+    host.run(damage.format(address=address))
+
+    def repaired() -> str:
+        return host.run(there.format(address=address)).stdout
+
+    until(repaired, "it is repaired")
+    assert mesh["a"].reaches(mesh["b"].addresses[0])
+    assert mesh["a"].reaches(mesh["b"].addresses[1])
+
+
+def test_removed_node_is_cut_off_both_ways(mesh: Mesh) -> None:
+    a, c = mesh["a"], mesh.members.pop("c")
+    address = c.addresses[0]
+    other = a.addresses[0]
+    assert a.reaches(address)
+    mesh.ctl("node remove c")
+    mesh.ctl("wait --converged")
+    assert not a.reaches(address)
+    assert not c.reaches(other)
+    until(lambda: c.status()["membership"] == "removed", "c knows that it was removed")
+    assert c.host.run("meshctl status", check=False).returncode == 3
+
+    # It can leave, and be let in again.
+    c.host.run("meshctl leave --force")
+    assert c.agent.wait() == 0
+    assert "om0" not in c.host.run("ip link").stdout
+    mesh.join("c")
+    assert mesh["c"].reaches(other)
+
+
+def test_leave_frees_name_and_addresses(mesh: Mesh) -> None:
+    b = mesh.members.pop("b")
+    assert b.host.run("meshctl leave").stdout == "Left the mesh: name and addresses are free again.\n"
+    assert b.agent.wait() == 0
+    assert "b" not in mesh.nodes()
+    assert b.host.run("ls -A /var/lib/overmesh/agent", check=False).stdout == ""
+    assert "om0" not in b.host.run("ip link").stdout
+    assert b.host.run("meshctl status", check=False).returncode == 1
