@@ -7,6 +7,7 @@ at all. Records are signed here, where they change, and only carried everywhere 
 import base64
 import hashlib
 import ipaddress
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -26,6 +27,8 @@ MAX_ENDPOINTS = 16
 MTU_RANGE = range(1280, 1 << 16)
 
 RandomBits = Callable[[int], int]
+
+_log = logging.getLogger("overmesh.controller")
 
 
 def node_id(public_key: bytes) -> str:
@@ -107,6 +110,7 @@ class Membership:
             )
         given = _ranges(ranges)
         await self._mirror.change(lambda: self._new_network(Network(name, 0, given, mode, mtu)))
+        _log.info("network created", extra={"network": name})
         return self._mirror.view(name)
 
     def _new_network(self, network: Network) -> Change:
@@ -165,7 +169,9 @@ class Membership:
             NotFoundError: there is no such node.
 
         """
-        return (await self._mirror.change(lambda: self._removal(network, node))).revision
+        result = await self._mirror.change(lambda: self._removal(network, node))
+        _log.info("node removed", extra={"network": network, "id": node, "revision": result.revision})
+        return result.revision
 
     def _removal(self, network: str, node: str) -> Change:
         kv = self._mirror.held("nodes", network).get(node)

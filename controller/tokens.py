@@ -143,6 +143,7 @@ class Tokens:
         )
         key = keys.token(token.id)
         await self._mirror.change(lambda: Change([absent(key)], [Put(key, token.encoded())]))
+        _log.info("token created", extra={"network": network, "token": token.id})
         return token, secret
 
     def known(self, network: str = "") -> list[Token]:
@@ -177,7 +178,9 @@ class Tokens:
             NotFoundError: there is no such token.
 
         """
-        return (await self._mirror.change(lambda: self._revoked(token_id))).revision
+        result = await self._mirror.change(lambda: self._revoked(token_id))
+        _log.info("token revoked", extra={"token": token_id})
+        return result.revision
 
     def _revoked(self, token_id: str) -> Change | None:
         kv = self._mirror.key(keys.token(token_id))

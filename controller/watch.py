@@ -123,23 +123,19 @@ class Agents:
         live[identity.node_id] = agent
         self._gone.pop(identity, None)
         self._on_presence(identity, True)
-        _log.info(
-            "agent connected",
-            extra={"network": identity.network, "id": identity.node_id, "revision": hello.revision},
-        )
+        _log.info("agent connected", extra=self._named(identity) | {"revision": hello.revision})
         return agent
 
     def _replace(self, older: Agent | None, host_id: str) -> None:
         if older is None:
             return
         if older.host_id != host_id:
-            identity = older.identity
             _log.warning(
                 "two hosts with one identity: the second is refused",
-                extra={"network": identity.network, "id": identity.node_id, "host": host_id},
+                extra=self._named(older.identity) | {"host": host_id},
             )
             raise CloneError(
-                f"another host is connected as this node ({identity.node_id})",
+                f"another host is connected as this node ({older.identity.node_id})",
                 "on the copy, remove the state directory and join with a new token",
             )
         older.finish(UnreachableError("a newer stream of this host has taken over"))
@@ -152,7 +148,7 @@ class Agents:
             return
         del live[identity.node_id]
         self._on_presence(identity, False)
-        _log.info("agent disconnected", extra={"network": identity.network, "id": identity.node_id})
+        _log.info("agent disconnected", extra=self._named(identity))
         if identity.node_id in self._mirror.held("nodes", identity.network):
             self._gone[identity] = Sighting(
                 False, agent.last_seen, agent.session.acked, False, agent.version, agent.problems
@@ -168,8 +164,14 @@ class Agents:
         if agent.session.misses > misses:
             _log.warning(
                 "an agent holds a map with a wrong digest: it gets a snapshot",
-                extra={"id": agent.identity.node_id, "revision": ack.revision, "times": agent.session.misses},
+                extra=self._named(agent.identity) | {"revision": ack.revision, "times": agent.session.misses},
             )
+
+    def _named(self, identity: Identity) -> dict[str, Any]:
+        """Return the log fields that say which node."""
+        node = self._mirror.view(identity.network).node(identity.node_id)
+        name = {"node": node.name} if node else {}
+        return {"network": identity.network, **name, "id": identity.node_id}
 
     def _changed(self, network: str, changes: Changes) -> None:
         live = self._live.get(network, {})
@@ -197,14 +199,18 @@ class Agents:
 
     def count(self, network: str) -> int:
         """Return how many agents of a network are connected."""
-        return len(self._live.get(network, {}))
+        return sum(1 for _ in self._counting(network))
 
     def behind(self, network: str, revision: int) -> Iterator[Behind]:
         """Yield the connected agents that have not acked a revision with the right digest."""
-        for node_id, agent in self._live.get(network, {}).items():
+        for agent in self._counting(network):
             acked = agent.session.acked
             if acked < revision:
-                yield Behind(node_id, acked, _why_behind(agent.session))
+                yield Behind(agent.identity.node_id, acked, _why_behind(agent.session))
+
+    def _counting(self, network: str) -> Iterator[Agent]:
+        # A stream that is to end may hang in a write for a while: nobody should wait for that.
+        return (agent for agent in self._live.get(network, {}).values() if agent.end is None)
 
     def finish_all(self, why: OvermeshError) -> None:
         """End every stream."""

@@ -9,8 +9,10 @@ from overmesh.controller import keys
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.store.base import Put
+from overmesh.controller.trust import Identity
 from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError
 from overmesh.model import Endpoint, Mode, Network, Node, endpoints_key, node_key
+from overmesh.proto import mesh_pb2
 from overmesh.proto.signed import read
 from tests.unit.controller.lab import ROOT, Clock, Host, Mesh, mesh
 
@@ -153,6 +155,16 @@ async def test_two_hundred_joins_and_removals_in_a_small_pool(tmp_path: Path) ->
                     await lab.membership.remove("mesh", lab.membership.find("mesh", name))
         assert lab.addresses() == []
         assert set(lab.mirror.view("mesh").map.items) == {"network"}
+
+
+async def test_nobody_waits_for_a_removed_node_whose_stream_hangs(lab: Mesh) -> None:
+    host = await lab.joined("a")
+    agent = lab.agents.open(Identity("mesh", host.id), mesh_pb2.Hello(host_id="one"), 0)
+    assert [behind.node_id for behind in lab.agents.behind("mesh", 1)] == [host.id]
+    await lab.membership.remove("mesh", host.id)
+    assert isinstance(agent.end, RemovedError)
+    assert list(lab.agents.behind("mesh", lab.mirror.revision)) == []
+    assert lab.agents.count("mesh") == 0
 
 
 # Endpoints.
