@@ -207,10 +207,10 @@ class Agent:
             told = False
         async with self._turn:
             self.left = True
-            for task in self._tasks:
-                task.cancel()
             with suppress(FastpathError):
                 await self.fastpath.shutdown()
+            for task in self._tasks:
+                task.cancel()
             await self._netlink.delete_link(self.config.interface)
             self._state.wipe()
         log.info("left the mesh", extra={"told_controller": told})

@@ -57,6 +57,7 @@ class Fastpath:
         self._changed = changed
         self._stub: Any = None
         self._given: tuple[FastpathState, bytes] | None = None
+        self._wanted = True
         self._child = 0
         self._log_start = 0
         self.restarts = 0
@@ -70,15 +71,17 @@ class Fastpath:
     # Watched.
 
     async def run(self) -> None:
-        """Keep a fastpath running until cancelled; the one that runs then goes on."""
+        """Keep a fastpath running until cancelled, when the one that runs goes on, or shut down."""
         delay = 0.0
-        while True:
+        while self._wanted:
             await asyncio.sleep(delay)
             began = time.monotonic()
             try:
                 await self._one_life()
             except FastpathError as error:
                 self.error = error.cause
+            if not self._wanted:
+                return
             log.warning("fastpath is not running", extra={"reason": self.error})
             self._changed()
             young = time.monotonic() - began < YOUNG
@@ -226,7 +229,8 @@ class Fastpath:
         return reply
 
     async def shutdown(self) -> None:
-        """End it. Nothing happens when it is not running."""
+        """End it for good: no other one is started. Nothing happens when it is not running."""
+        self._wanted = False
         if self.running:
             await self._call("Shutdown", fastpath_pb2.ShutdownRequest())
 

@@ -24,7 +24,7 @@ from overmesh.proto.signed import map_key, sign
 ROOT = generate_private_key(SECP256R1())
 FORGER = generate_private_key(SECP256R1())
 NETWORK = Network("mesh", 7, (ip_network("10.77.0.0/16"), ip_network("fd77::/64")), serial=1)
-SOON, LATER = 1_000, 2_000
+SOON, LATER = 4_000_000_000, 5_000_000_000  # unix seconds, both after today
 
 Items = dict[str, bytes]
 

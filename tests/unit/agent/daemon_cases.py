@@ -1,0 +1,255 @@
+"""The whole agent but its packets, with the fake fastpath: run by test_daemon.py, in an empty network."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from overmesh import rpc
+from overmesh.agent.daemon import Agent
+from overmesh.agent.fastpath import answers
+from overmesh.agent.host import Route
+from overmesh.agent.netlink import Netlink
+from overmesh.agent.preflight import check_host, host_id
+from overmesh.agent.service import serve
+from overmesh.agent.state import StateDir
+from overmesh.config import AgentConfig
+from overmesh.errors import (
+    CorruptStateError,
+    HostError,
+    NotFoundError,
+    OvermeshError,
+    PortInUseError,
+    UnreachableError,
+)
+from overmesh.proto import agent_pb2, agent_pb2_grpc, fastpath_pb2, fastpath_pb2_grpc
+from tests.unit.agent.test_fastpath import alive, settings, until
+from tests.unit.agent.test_state import identity
+from tests.unit.agent.world import members, replica, snapshot
+
+
+@asynccontextmanager
+async def running(config: AgentConfig) -> AsyncIterator[tuple[Agent, Any]]:
+    """Run a member's agent; give it and the stub of its service."""
+    state = StateDir(config.state_dir)
+    async with Netlink.open() as netlink:
+        with state.locked():
+            agent = Agent(config, state, state.identity(), netlink)
+            async with serve(agent, config.socket):
+                work = asyncio.create_task(agent.run())
+                async with grpc.aio.insecure_channel(f"unix:{config.socket}") as channel:
+                    try:
+                        await settled(agent)
+                        yield agent, agent_pb2_grpc.AgentStub(channel)  # type: ignore[no-untyped-call]
+                    finally:
+                        agent.stop()
+                        await work
+
+
+async def settled(agent: Agent) -> None:
+    """Wait until the fastpath has what the agent wants it to have."""
+    async with asyncio.timeout(20):
+        while await agent.fastpath.applied() is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def said(call: Awaitable[Any]) -> OvermeshError:
+    """Return the error that a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return rpc.raised(raised.value, "the agent")
+
+
+@pytest.fixture
+async def config(tmp_path: Path) -> AsyncIterator[AgentConfig]:
+    """Give the settings of a member that has the map of three nodes on disk."""
+    config = replace(settings(tmp_path), state_dir=tmp_path / "state", host_id="here")
+    state = StateDir(config.state_dir)
+    held = replica()
+    held.receive(snapshot(5, members(2, 3))[0])
+    with state.locked():
+        state.save_identity(identity())
+        state.save_map(held.held())
+    yield config
+    if answers(config.fastpath_socket):
+        async with grpc.aio.insecure_channel(f"unix:{config.fastpath_socket}") as channel:
+            stub: Any = fastpath_pb2_grpc.FastpathStub(channel)  # type: ignore[no-untyped-call]
+            await stub.Shutdown(fastpath_pb2.ShutdownRequest())
+
+
+async def routes(netlink: Netlink) -> dict[str, Route]:
+    return {str(route.prefix): route for route in await netlink.routes() if route.protocol == 77}
+
+
+async def test_a_host_comes_up_from_its_disk_and_drift_is_repaired(config: AgentConfig) -> None:
+    async with running(config) as (agent, _), Netlink.open() as netlink:
+        assert agent.problems == ()
+        link = await netlink.link("om0")
+        assert link
+        assert (link.kind, link.mtu, link.up) == ("tun", 1420, True)
+        held = {entry.address for entry in (await netlink.underlay()).addresses if entry.link == link.index}
+        assert {ip_address("10.77.0.1"), ip_address("fd77::1")} <= held
+        ours = await routes(netlink)
+        assert sorted(ours) == ["10.77.0.0/16", "fd77::/64"]
+        assert [str(route.source) for route in ours.values()] == ["10.77.0.1", "fd77::1"]
+        assert (await agent.fastpath.stats()).revision == 5
+
+        await netlink.remove_route(ours["10.77.0.0/16"])
+        await netlink.set_link_up(link.index, 1300)
+        await agent.apply()
+        assert sorted(await routes(netlink)) == ["10.77.0.0/16", "fd77::/64"]
+        repaired = await netlink.link("om0")
+        assert repaired == link
+
+        await netlink.delete_link("om0")
+        await agent.apply()
+        assert sorted(await routes(netlink)) == ["10.77.0.0/16", "fd77::/64"]
+        assert agent.problems == ()
+        await agent.leave(force=True)
+
+
+async def test_an_agent_that_stops_leaves_everything_as_it_is(config: AgentConfig) -> None:
+    async with running(config) as (agent, _):
+        assert agent.problems == ()
+        pid = (await agent.fastpath.stats()).pid
+    async with Netlink.open() as netlink:
+        assert await netlink.link("om0")
+        assert alive(pid)
+    async with running(config) as (agent, _):
+        assert (await agent.fastpath.stats()).pid == pid
+        await agent.leave(force=True)
+    await until(lambda: not alive(pid))
+
+
+async def test_leaving_takes_everything_down(config: AgentConfig) -> None:
+    async with running(config) as (agent, stub), Netlink.open() as netlink:
+        pid = (await agent.fastpath.stats()).pid
+        error = await said(stub.Leave(agent_pb2.LeaveRequest()))
+        assert isinstance(error, UnreachableError)
+        assert "--force" in error.fix
+        assert await netlink.link("om0"), "nothing has changed"
+        reply = await stub.Leave(agent_pb2.LeaveRequest(force=True))
+        assert not reply.told_controller
+        assert await netlink.link("om0") is None
+        await until(lambda: not alive(pid))
+    assert not config.socket.exists()
+    assert not config.state_dir.exists()
+
+
+async def test_the_status_says_what_is_true(config: AgentConfig) -> None:
+    async with running(config) as (agent, stub):
+        assert agent.problems == ()
+        status = await stub.Status(agent_pb2.StatusRequest())
+        assert (status.name, status.node_id, status.network, status.network_number) == (
+            "host1",
+            "n1",
+            "mesh",
+            7,
+        )
+        assert (status.membership, status.revision, status.digest) == (
+            "member",
+            5,
+            agent.replica.digest.to_bytes(),
+        )
+        assert list(status.addresses) == ["10.77.0.1", "fd77::1"]
+        assert (status.interface, status.mtu) == ("om0", 1420)
+        assert (status.fastpath.running, status.fastpath.backend) == (True, "fake")
+        assert [(peer.name, peer.last_heard_seconds) for peer in status.peers] == [
+            ("host2", -1),
+            ("host3", -1),
+        ]
+        assert not status.controller.connected
+
+        os.kill(status.fastpath.pid, signal.SIGKILL)
+        await until(lambda: agent.fastpath.restarts == 1 and agent.fastpath.running)
+        again = (await stub.Status(agent_pb2.StatusRequest())).fastpath
+        assert (again.running, again.restarts, again.pid == status.fastpath.pid) == (True, 1, False)
+        await agent.leave(force=True)
+
+
+async def test_waiting_for_a_revision(config: AgentConfig) -> None:
+    async with running(config) as (agent, stub):
+        now = await stub.Wait(agent_pb2.WaitRequest(revision=5, timeout_ms=5000))
+        never = await stub.Wait(agent_pb2.WaitRequest(revision=6, timeout_ms=50))
+        assert (now.reached, never.reached, never.revision) == (True, False, 5)
+        later = asyncio.ensure_future(stub.Wait(agent_pb2.WaitRequest(revision=6, timeout_ms=10_000)))
+        await asyncio.sleep(0.05)
+        agent.replica.receive(snapshot(6, members(2))[0])
+        await agent.apply()
+        assert (await later).reached
+        await agent.leave(force=True)
+
+
+async def test_pinging(config: AgentConfig) -> None:
+    async with running(config) as (agent, stub):
+        by_name = agent_pb2.PingRequest(peer="host2", count=2, interval_ms=1, timeout_ms=500)
+        replies = [reply async for reply in stub.Ping(by_name)]
+        assert [(reply.sequence, reply.answered, reply.peer) for reply in replies] == [
+            (1, True, "host2"),
+            (2, True, "host2"),
+        ]
+        assert replies[0].path == "plain geneve to 192.0.2.2:6081, answered by its fastpath"
+        by_address = agent_pb2.PingRequest(peer="fd77::3", count=1, timeout_ms=50)
+        [reply] = [reply async for reply in stub.Ping(by_address)]
+        assert (reply.answered, reply.peer, reply.path) == (
+            False,
+            "host3",
+            "ICMP echo through om0, not answered",
+        )
+        error = await said(anext(aiter(stub.Ping(agent_pb2.PingRequest(peer="nobody", count=1)))))
+        assert isinstance(error, NotFoundError)
+        assert error.fix == "peers: host2, host3"
+        await agent.leave(force=True)
+
+
+async def test_a_damaged_map_is_said_and_does_without(config: AgentConfig) -> None:
+    (config.state_dir / "map.json").write_text("{}")
+    async with running(config) as (agent, stub):
+        status = await stub.Status(agent_pb2.StatusRequest())
+        assert (status.revision, list(status.peers)) == (0, [])
+        assert [problem.subject for problem in status.problems] == ["map.json"]
+        await agent.leave(force=True)
+
+
+async def test_an_interface_of_somebody_else_is_not_touched(config: AgentConfig) -> None:
+    state = StateDir(config.state_dir)
+    async with Netlink.open() as netlink:
+        netlink.create_tun("om0")
+        link = await netlink.link("om0")
+        assert link
+        await netlink.add_address(link.index, ip_address("10.8.0.1"))
+        with pytest.raises(HostError, match=r"om0 exists and is not ours: it has address 10\.8\.0\.1"):
+            await Agent(config, state, state.identity(), netlink).run()
+
+
+async def test_a_port_that_is_taken_is_named(config: AgentConfig) -> None:
+    check_host(config)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", config.port))
+        with pytest.raises(PortInUseError, match=f"UDP port {config.port} is in use"):
+            check_host(config)
+
+
+async def test_a_node_record_of_another_root_is_a_damaged_membership(config: AgentConfig) -> None:
+    state = StateDir(config.state_dir)
+    kept = identity()
+    state.save_identity(replace(kept, membership=replace(kept.membership, node=b"")))
+    async with Netlink.open() as netlink:
+        with pytest.raises(CorruptStateError, match=r"membership\.json is damaged: its records"):
+            Agent(config, state, state.identity(), netlink)
+
+
+def test_a_machine_is_told_from_another_without_its_machine_id() -> None:
+    plain = host_id(AgentConfig())
+    assert plain == host_id(AgentConfig())
+    assert len(plain) == 64
+    assert host_id(AgentConfig(host_id="vm7")) == "vm7"
