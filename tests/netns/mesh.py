@@ -115,13 +115,13 @@ class Mesh:
         return next((host for host in self.lab if host.name == name), None) or self.lab.add(name)
 
     def join(self, *names: str, via: str = IPV4) -> None:
-        """Let hosts in, unless they are, and wait until they work."""
-        for name in names:
-            if name not in self.members:
-                line = f"meshctl join {via} --token {self.token()} --foreground"
-                host = self.host(name)
-                self.members[name] = Member(host, host.start(line))
-        for name in names:
+        """Let those hosts in that are not, and wait until they work."""
+        fresh = [name for name in names if name not in self.members]
+        for name in fresh:
+            line = f"meshctl join {via} --token {self.token()} --foreground"
+            host = self.host(name)
+            self.members[name] = Member(host, host.start(line))
+        for name in fresh:
             self.members[name].until_working()
         self.until_in_step()
 

@@ -1,0 +1,124 @@
+"""Whoever can write to the store, or has copied a host's keys, still gets no packet through."""
+
+import json
+from ipaddress import ip_address
+
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
+from overmesh.model import Endpoint, Node, NodeEndpoints, Record
+from overmesh.proto.signed import map_key, sign
+from tests.netns.lab import until
+from tests.netns.mesh import CONTROLLER, Member, Mesh, Pinging
+
+STORE = "/var/lib/overmesh/controller/store.db"
+MADE_UP = "10.77.66.66"
+
+# What somebody with a SQLite shell would do.
+WRITE = """
+import json, sqlite3, sys
+store = sqlite3.connect(sys.argv[1])
+for key, value in json.loads(sys.argv[2]).items():
+    [revision] = store.execute("UPDATE meta SET revision = revision + 1 RETURNING revision").fetchone()
+    row = (key, bytes.fromhex(value), revision, revision, 1, 0)
+    store.execute("INSERT OR REPLACE INTO kv (key, value, create_revision, mod_revision, version, lease)"
+        " VALUES (?, ?, ?, ?, ?, ?)", row)
+    store.execute("INSERT INTO history (position, key, value, create_revision, mod_revision, version, lease)"
+        " VALUES (0, ?, ?, ?, ?, ?, ?)", row)
+store.commit()
+"""
+
+BY_HAND = f"""
+network_number = {{number}}
+addresses = ["{MADE_UP}/16"]
+[[peer]]
+name = "victim"
+prefixes = ["{{victim}}/32"]
+endpoints = ["{{endpoint}}"]
+"""
+
+
+def write_to_store(mesh: Mesh, records: list[Record]) -> None:
+    """Put records into the SQLite file under the keys where they belong, signed with a key of our own."""
+    key = generate_private_key(SECP256R1())
+    values = {}
+    for record in records:
+        kind, _, item = map_key(record).partition("/")
+        values[f"/overmesh/v1/{'nodes' if kind == 'node' else kind}/mesh/{item}"] = sign(record, key).hex()
+    mesh.stop_controller()
+    mesh.lab[CONTROLLER].run(["python", "-c", WRITE, STORE, json.dumps(values)])
+    mesh.start_controller()
+
+
+def until_problem(member: Member, subject: str) -> str:
+    """Wait until a member's status names something as a problem, and return why."""
+
+    def reason() -> str | None:
+        problems = {problem["subject"]: problem["reason"] for problem in member.status()["problems"]}
+        return problems.get(subject)
+
+    until(reason, f"{member.host.name} names {subject}")
+    return reason() or ""
+
+
+def test_copied_keys(mesh: Mesh) -> None:
+    """A second machine with the first one's files: the one that is connected stays, the other is told."""
+    mesh.join("original", "b")
+    original, b = mesh["original"], mesh["b"]
+    pinging = Pinging(b, original.addresses[0])
+    copy = mesh.host("copy")
+    files = original.host.run("sh -c 'tar -C /var/lib/overmesh -c agent | base64'").stdout
+    copy.write("/run/files", files)
+    copy.run("sh -c 'base64 -d /run/files | tar -C /var/lib/overmesh -x'")
+    clone = Member(copy, copy.start("meshctl agent run"))
+    until(lambda: clone.status().get("controller", {}).get("error"), "the copy is refused")
+    assert "another host is connected as this node" in clone.status()["controller"]["error"]
+    assert not clone.reaches(b.addresses[0])
+    assert mesh.nodes()["original"]["online"]
+    loss = pinging.stop()
+    assert loss.lost == 0, loss
+
+
+def test_made_up_endpoints_divert_no_packet(mesh: Mesh) -> None:
+    mesh.join("a", "b")
+    b = mesh["b"].status()
+    pinging = Pinging(mesh["a"], b["addresses"][0])
+    write_to_store(
+        mesh, [NodeEndpoints(b["node_id"], "mesh", (Endpoint(ip_address("192.0.2.99"), 6081),), serial=99)]
+    )
+    until_problem(mesh["a"], f"endpoints/{b['node_id']}")
+    loss = pinging.stop()
+    assert loss.lost == 0, loss
+
+
+def test_made_up_peer_gets_no_packet_through(mesh: Mesh) -> None:
+    mesh.join("a", "b")
+    a, evil = mesh["a"], mesh.host("evil")
+    underlay = next(
+        line.split()[3].split("/")[0] for line in evil.run("ip -4 -o addr show eth0").stdout.splitlines()
+    )
+    write_to_store(
+        mesh,
+        [
+            Node("evil", "mesh", "evil", bytes(32), (ip_address(MADE_UP),), serial=1, not_after=1 << 40),
+            NodeEndpoints("evil", "mesh", (Endpoint(ip_address(underlay), 6081),), serial=1),
+        ],
+    )
+    for member in (a, mesh["b"]):
+        assert "not signed by this mesh's root" in until_problem(member, "node/evil")
+        assert "subject=node/evil" in member.agent.log
+        assert "evil" not in [peer["name"] for peer in member.status()["peers"]]
+    assert "node/evil" in a.host.run("meshctl status", check=False).stdout
+
+    # It sends all the same, with a fastpath by hand that knows all there is to know.
+    number = mesh.ctl("network list")["networks"][0]["number"]
+    own = a.status()
+    target = f"{own['endpoints'][0]['address']}:6081"
+    evil.write("/run/evil.toml", BY_HAND.format(number=number, victim=own["addresses"][0], endpoint=target))
+    evil.start("overmesh-fastpath --config /run/evil.toml")
+    until(lambda: "om0" in evil.run("ip -4 -o addr show").stdout, "the fastpath by hand is up")
+    before = own["drops"].get("source_unknown", 0)
+    ping = evil.run(f"ping -c 5 -i 0.1 -W 1 -I {MADE_UP} {own['addresses'][0]}", check=False)
+    assert " 0 received" in ping.stdout
+    assert a.status()["drops"]["source_unknown"] >= before + 5
+    assert not a.reaches(MADE_UP)
+    assert a.reaches(mesh["b"].addresses[0])
