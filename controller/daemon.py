@@ -114,7 +114,7 @@ async def running(
         signer = Signer(root, clock)
         membership = Membership(mirror, signer)
         await membership.ensure_network(config.ranges)
-        tokens = Tokens(mirror, root.der, clock)
+        tokens = Tokens(mirror, root, clock)
         presence = Presence(store, mirror)
         undo.push_async_callback(presence.end)
         agents = Agents(mirror, presence.seen, clock)

@@ -14,7 +14,7 @@ asking again safe when an answer was lost on the way.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from overmesh.controller import addressing, keys
@@ -170,9 +170,9 @@ class Joins:
         return Change(
             [unchanged(token_kv), absent(record), *map(absent, claims)],
             [
-                *_one_use(token, token_kv),
+                *([token.once_more().put(self._root)] if token.uses else []),
                 Put(record, self._signer.sign(node)),
-                Put(keys.credential(view.name, node.id), applicant.request.fingerprint),
+                self._credential(applicant),
                 *self._membership.endpoints_ops(view.name, node.id, applicant.endpoints),
                 *(Put(claim, node.id.encode()) for claim in claims),
             ],
@@ -209,7 +209,7 @@ class Joins:
                 "remove this host's copy of the state directory and join with a new token",
             )
         credential = self._mirror.held("credentials", view.name).get(member.id)
-        if credential is None or credential.value != applicant.request.fingerprint:
+        if credential is None or credential.value != self._credential(applicant).value:
             raise CloneError(
                 f"this host's X25519 key is that of node {member.name}, which joined with another TLS key",
                 f"remove that node first: `meshctl node remove {member.name}`",
@@ -220,9 +220,10 @@ class Joins:
                 f"join as {member.name}, or leave first: `meshctl leave`",
             )
 
-
-def _one_use(token: Token, kv: KeyValue) -> Sequence[Op]:
-    return [Put(kv.key, replace(token, used=token.used + 1).encoded())] if token.uses else []
+    def _credential(self, applicant: _Applicant) -> Put:
+        """Return the operation that ties a node to the TLS key with which it joined."""
+        key = keys.credential(applicant.network, applicant.id)
+        return Put(key, self._root.mac(key, applicant.request.fingerprint))
 
 
 def _event(applicant: _Applicant, token: Token) -> dict[str, str]:

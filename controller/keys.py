@@ -8,7 +8,7 @@ Below /overmesh/v1/:
     endpoints/<net>/<node id>    Signed EndpointsRecord
     addresses/<net>/<ip>         node id
     names/<net>/<name>           node id
-    credentials/<net>/<node id>  SHA-256 of the node's TLS public key
+    credentials/<net>/<node id>  MAC of the node's TLS public key
     tokens/<id>                  JSON, see tokens.py
     presence/<net>/<node id>     JSON, see presence.py; under the controller's lease
 """

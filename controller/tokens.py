@@ -1,7 +1,7 @@
 """Join tokens: who may let hosts in, how many, until when.
 
 Only the SHA-256 of the secret is kept: it is 192 random bits, so nothing slower is needed. The value
-in the store is JSON, read and written here and nowhere else.
+in the store is a line of JSON and a line with its MAC, read and written here and nowhere else.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from overmesh.controller import keys
 from overmesh.controller.mirror import MAX_OPS, Change, Mirror
 from overmesh.controller.names import checked_tag
 from overmesh.controller.store.base import Delete, KeyValue, Put, absent, unchanged
+from overmesh.controller.trust import MeshRoot
 from overmesh.errors import InvalidError, NotFoundError, StoreCorruptError, TokenError
 from overmesh.token import JoinToken
 
@@ -48,33 +49,28 @@ class Token:
         """How many hosts it still lets in; 0 too when it is unlimited."""
         return max(0, self.uses - self.used)
 
-    def encoded(self) -> bytes:
-        """Return the value in the store."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+    def once_more(self) -> Self:
+        """Return it as it is when it has let one more in."""
+        return replace(self, used=self.used + 1)
+
+    def put(self, root: MeshRoot) -> Put:
+        """Return the operation that writes it to the store."""
+        key, value = keys.token(self.id), json.dumps(asdict(self), separators=(",", ":")).encode()
+        return Put(key, value + b"\n" + root.mac(key, value))
 
     @classmethod
-    def decode(cls, kv: KeyValue) -> Self:
+    def read(cls, kv: KeyValue, root: MeshRoot) -> Self:
         """Read a value from the store.
 
         Raises:
-            StoreCorruptError: it is not a token's.
+            StoreCorruptError: it is not one that this mesh has written.
 
         """
-        try:
-            value = json.loads(kv.value)
-            return cls(
-                id=str(value["id"]),
-                network=str(value["network"]),
-                secret_sha256=str(value["secret_sha256"]),
-                created=int(value["created"]),
-                expires=int(value["expires"]),
-                uses=int(value["uses"]),
-                used=int(value["used"]),
-                revoked=bool(value["revoked"]),
-                tags=tuple(str(tag) for tag in value["tags"]),
-            )
-        except (ValueError, TypeError, KeyError):
-            raise StoreCorruptError(f"{kv.key} in the store is not a token", "create a new token") from None
+        value, _, mac = kv.value.partition(b"\n")
+        if not hmac.compare_digest(mac, root.mac(kv.key, value)):
+            raise StoreCorruptError(f"{kv.key} in the store is not a token of this mesh", _FIX)
+        fields = json.loads(value)
+        return cls(**{**fields, "tags": tuple(fields["tags"])})
 
     def check_known_by(self, secret: str) -> None:
         """Raise TokenError unless this is its secret and it has not been revoked."""
@@ -102,14 +98,14 @@ class Tokens:
 
     Args:
         mirror: of the store.
-        root_der: certificate of the mesh root; its pin is part of each token.
+        root: of the mesh; the pin of its certificate is part of each token.
         clock: unix seconds.
 
     """
 
-    def __init__(self, mirror: Mirror, root_der: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, mirror: Mirror, root: MeshRoot, clock: Callable[[], float]) -> None:
         self._mirror = mirror
-        self._root_der = root_der
+        self._root = root
         self._clock = clock
 
     async def create(self, network: str, ttl: int, uses: int, tags: Sequence[str]) -> tuple[Token, JoinToken]:
@@ -131,7 +127,7 @@ class Tokens:
         if len(tags) > MAX_TAGS:
             raise InvalidError(f"{len(tags)} tags are too many", f"give at most {MAX_TAGS}")
         now = int(self._clock())
-        secret = JoinToken.new(self._root_der)
+        secret = JoinToken.new(self._root.der)
         token = Token(
             id=secret.id,
             network=network,
@@ -141,8 +137,8 @@ class Tokens:
             uses=uses,
             tags=tuple(dict.fromkeys(checked_tag(tag) for tag in tags)),
         )
-        key = keys.token(token.id)
-        await self._mirror.change(lambda: Change([absent(key)], [Put(key, token.encoded())]))
+        put = token.put(self._root)
+        await self._mirror.change(lambda: Change([absent(put.key)], [put]))
         _log.info("token created", extra={"network": network, "token": token.id})
         return token, secret
 
@@ -151,7 +147,7 @@ class Tokens:
         tokens = []
         for kv in self._mirror.held("tokens").values():
             try:
-                tokens.append(Token.decode(kv))
+                tokens.append(Token.read(kv, self._root))
             except StoreCorruptError as error:
                 _log.warning("a token in the store can't be read", extra={"reason": error.cause})
         wanted = [token for token in tokens if network in ("", token.network)]
@@ -167,7 +163,7 @@ class Tokens:
         kv = self._mirror.key(keys.token(token_id))
         if kv is None:
             raise TokenError(f"this mesh has no token {token_id!r}", _FIX)
-        token = Token.decode(kv)
+        token = Token.read(kv, self._root)
         token.check_known_by(secret)
         return token, kv
 
@@ -186,10 +182,10 @@ class Tokens:
         kv = self._mirror.key(keys.token(token_id))
         if kv is None:
             raise NotFoundError(f"there is no token {token_id!r}", "see `meshctl token list`")
-        token = Token.decode(kv)
+        token = Token.read(kv, self._root)
         if token.revoked:
             return None
-        return Change([unchanged(kv)], [Put(kv.key, replace(token, revoked=True).encoded())])
+        return Change([unchanged(kv)], [replace(token, revoked=True).put(self._root)])
 
     async def sweep(self) -> None:
         """Forget tokens that expired a while ago."""

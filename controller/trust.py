@@ -6,6 +6,7 @@ Agents pin the root's certificate when they join.
 """
 
 import hashlib
+import hmac
 import ipaddress
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     generate_private_key,
 )
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -123,6 +125,7 @@ class MeshRoot:
         self.pem = certificate.public_bytes(Encoding.PEM)
         self.pin = root_pin(self.der)
         self.public_key = key.public_key()
+        self._mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(_private_pem(key))
 
     @classmethod
     def new(cls) -> Self:
@@ -139,6 +142,14 @@ class MeshRoot:
     def sign(self, record: Record) -> bytes:
         """Return the record as an encoded Signed."""
         return signed.sign(record, self._key)
+
+    def mac(self, key: str, value: bytes) -> bytes:
+        """Return what marks a value in the store as this mesh's own (hex; HMAC, RFC 2104).
+
+        For what only controllers read, where a record's signature is not needed: without it, whoever
+        can write to the store could make a token and join with it.
+        """
+        return hmac.new(self._mac_key, key.encode() + b"\0" + value, hashlib.sha256).hexdigest().encode()
 
     def issue_node(
         self, request: CertificateRequest, identity: Identity, days: int = MEMBERSHIP_DAYS

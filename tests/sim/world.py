@@ -235,7 +235,7 @@ class World:
         done(self.mirror.load())
         signer = Signer(ROOT, self.clock)
         self.membership = Membership(self.mirror, signer, self.random.getrandbits)
-        self.tokens = Tokens(self.mirror, ROOT.der, self.clock)
+        self.tokens = Tokens(self.mirror, ROOT, self.clock)
         self.agents = Agents(self.mirror, lambda identity, there: None, self.clock)
         self.joins = Joins(
             self.mirror, self.membership, self.tokens, ROOT, signer, self.agents.live_host, self.clock

@@ -1,6 +1,8 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from overmesh.controller import keys
 from overmesh.controller.join import Admission
 from overmesh.controller.store.base import Delete, Op, Put, TxnResult
-from overmesh.controller.tokens import KEPT_AFTER_EXPIRY
-from overmesh.controller.trust import Identity
+from overmesh.controller.tokens import KEPT_AFTER_EXPIRY, Token
+from overmesh.controller.trust import Identity, MeshRoot
 from overmesh.errors import (
     CloneError,
     InvalidError,
@@ -382,6 +384,43 @@ async def test_a_token_that_is_garbage(lab: Mesh) -> None:
     await lab.mirror.reached((await lab.store.range("", limit=1)).revision)
     await refused(lab, Host("a"), token, StoreCorruptError)
     assert lab.tokens.known() == []
+
+
+async def put(lab: Mesh, key: str, value: bytes) -> None:
+    result = await lab.store.txn([], [Put(key, value)])
+    await lab.mirror.reached(result.revision)
+
+
+async def test_a_token_that_another_mesh_made(lab: Mesh) -> None:
+    token = JoinToken.new(ROOT.der)
+    forged = Token(token.id, "mesh", sha256(token.secret_text.encode()).hexdigest(), 0, 2**40)
+    await put(lab, keys.token(token.id), forged.put(MeshRoot.new()).value)
+    await refused(lab, Host("a"), token, StoreCorruptError)
+    assert lab.addresses() == []
+
+
+async def test_a_token_that_was_given_more_time(lab: Mesh) -> None:
+    token = await lab.token()
+    value = (await everything(lab))[keys.token(token.id)]
+    fields, _, mac = value.partition(b"\n")
+    longer = json.dumps({**json.loads(fields), "expires": 2**40}).encode()
+    await put(lab, keys.token(token.id), longer + b"\n" + mac)
+    await refused(lab, Host("a"), token, StoreCorruptError)
+
+
+async def test_the_token_of_one_id_does_not_pass_for_another(lab: Mesh) -> None:
+    token, other = await lab.token(), await lab.token()
+    await put(lab, keys.token(other.id), (await everything(lab))[keys.token(token.id)])
+    await refused(lab, Host("a"), replace(token, id=other.id), StoreCorruptError)
+
+
+async def test_the_credential_of_another_host_does_not_open_a_node(lab: Mesh) -> None:
+    owner, thief, token = await lab.joined("a"), await lab.joined("b"), await lab.token()
+    stolen = (await everything(lab))[keys.credential("mesh", thief.id)]
+    await put(lab, keys.credential("mesh", owner.id), stolen)
+    imposter = replace(thief.application(token), name="a", public_key=owner.public_key)
+    with pytest.raises(CloneError):
+        await lab.joins.join(imposter)
 
 
 async def test_a_network_record_that_is_garbage(lab: Mesh) -> None:
