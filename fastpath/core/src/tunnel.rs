@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, PeerCounters};
 use crate::drops::{DropReason, Dropped};
 use crate::peers::{PeerIndex, Table};
 use crate::wire::{control, geneve, ip};
@@ -81,20 +81,12 @@ impl Tunnel {
 
     /// Counts what became of a packet to `peer`: sent, or refused by the outer port.
     pub fn sent(&self, peer: Option<PeerIndex>, inner_bytes: usize, refused: Option<DropReason>) {
-        match (refused, peer) {
-            (Some(reason), _) => self.counters.dropped(reason.by(peer)),
-            (None, Some(peer)) => self.counters.peer(peer).sent(inner_bytes),
-            (None, None) => {}
-        }
+        self.account(peer, refused, |counters| counters.sent(inner_bytes));
     }
 
     /// Counts what became of a packet from `peer`: delivered, or refused by the inner device.
     pub fn delivered(&self, peer: Option<PeerIndex>, inner_bytes: usize, refused: Option<DropReason>) {
-        match (refused, peer) {
-            (Some(reason), _) => self.counters.dropped(reason.by(peer)),
-            (None, Some(peer)) => self.counters.peer(peer).delivered(inner_bytes),
-            (None, None) => {}
-        }
+        self.account(peer, refused, |counters| counters.delivered(inner_bytes));
     }
 
     fn judge_outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
@@ -159,6 +151,19 @@ impl Tunnel {
             return Err(DropReason::SourceMismatch);
         }
         Ok((owner, inner.total_len()))
+    }
+
+    fn account(
+        &self,
+        peer: Option<PeerIndex>,
+        refused: Option<DropReason>,
+        carried: impl FnOnce(&PeerCounters),
+    ) {
+        match (refused, peer) {
+            (Some(reason), _) => self.counters.dropped(reason.by(peer)),
+            (None, Some(peer)) => carried(self.counters.peer(peer)),
+            (None, None) => {}
+        }
     }
 
     fn counted<T>(&self, verdict: Result<T, Dropped>) -> Result<T, Dropped> {

@@ -1,6 +1,5 @@
 //! Makes what is asked for so: opens devices, builds the table, runs the lane.
 
-use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -229,7 +228,9 @@ impl Running {
         self.interface.clone_from(&desired.interface);
         self.port = desired.port;
         self.digest = digest;
-        self.listening = listening.unwrap_or(mem::take(&mut self.listening));
+        if let Some(addresses) = listening {
+            self.listening = addresses;
+        }
         Ok(changed)
     }
 

@@ -59,3 +59,44 @@ impl Probes {
 fn is_from(probe: &Probe, underlay: IpAddr, table: &Table) -> bool {
     table.index_of(&probe.peer).is_some_and(|peer| table.peer(peer).is_at(underlay))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use overmesh_core::peers::PeerSpec;
+
+    fn peer(id: &str, address: &str) -> PeerSpec {
+        PeerSpec { id: id.into(), endpoints: vec![format!("{address}:6081")], ..PeerSpec::default() }
+    }
+
+    #[test]
+    fn only_the_peer_that_was_asked_can_answer_and_only_once() {
+        let table = Table::new(1, 1420, &[peer("b", "192.0.2.2"), peer("c", "192.0.2.3")]).unwrap();
+        let (answered, mut answer) = oneshot::channel();
+        let endpoint = "192.0.2.2:6081".parse().unwrap();
+        let mut probes = Probes::default();
+        let now = Instant::now();
+        probes.begin(Probe { peer: "b".into(), endpoint, size: 0, token: 7, answered }, now);
+
+        let mut from = |token, underlay: &str, after| {
+            probes.answered(token, underlay.parse().unwrap(), now + after, &table)
+        };
+        let rtt = Duration::from_millis(3);
+        assert_eq!(from(7, "192.0.2.3", rtt), Err(DropReason::EchoUnexpected));
+        assert_eq!(from(8, "192.0.2.2", rtt), Err(DropReason::EchoUnexpected));
+        assert_eq!(from(7, "192.0.2.2", rtt), Ok(()));
+        assert_eq!(from(7, "192.0.2.2", rtt), Err(DropReason::EchoUnexpected));
+        assert_eq!(answer.try_recv(), Ok(rtt));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_forgotten() {
+        let endpoint = "192.0.2.2:6081".parse().unwrap();
+        let mut probes = Probes::default();
+        for token in 0..3 {
+            let (answered, _dropped) = oneshot::channel();
+            probes.begin(Probe { peer: "b".into(), endpoint, size: 0, token, answered }, Instant::now());
+        }
+        assert_eq!(probes.0.len(), 1);
+    }
+}

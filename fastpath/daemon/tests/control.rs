@@ -123,6 +123,20 @@ async fn traffic_shows_in_the_statistics_and_survives_a_new_table() {
 }
 
 #[tokio::test]
+async fn a_changed_port_is_reopened_and_the_interface_kept() {
+    let mut host = host(A, B).await;
+    let peers = [peer("b", "10.77.0.2/32", B)];
+    host.client.apply(apply(1, &peers)).await.unwrap();
+    let (mut kernel, _closed) = (host.memory.host(), host.memory.underlay());
+
+    let moved = ApplyRequest { port: 7000, ..apply(2, &peers) };
+    assert!(host.client.apply(moved).await.unwrap().into_inner().changed);
+    assert_eq!(host.stats().await.listening, ["192.0.2.1:7000"]);
+    send(&mut kernel, &ip::emit([10, 77, 0, 1].into(), [10, 77, 0, 2].into(), &[]));
+    receive(&mut host.memory.underlay(), 1);
+}
+
+#[tokio::test]
 async fn a_refused_apply_leaves_the_previous_state_forwarding() {
     let mut host = host(A, B).await;
     host.memory.refuse("om9");

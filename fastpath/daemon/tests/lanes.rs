@@ -3,12 +3,15 @@
 mod support;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use overmesh_core::wire::{control, geneve, ip};
 use overmesh_fastpath::command::Event;
 use overmesh_fastpath::engine::{Engine, EngineError};
+use overmesh_io::device::{Batch, Device};
+use overmesh_io::fault::Faulty;
 use overmesh_io::loopback::Loopback;
-use support::{A, B, Memory, PATIENCE, desired, join, peer, receive, send};
+use support::{A, B, Memory, PATIENCE, desired, eventually, join, peer, receive, send};
 use tokio::time::timeout;
 
 /// Two hosts with their engines, and the ends that the hosts' kernels would have.
@@ -71,7 +74,7 @@ async fn an_answer_with_a_wrong_token_is_no_answer() {
     let last = answer.len() - 1;
     answer[last] ^= 1;
     send(&mut underlay, &answer);
-    assert!(timeout(std::time::Duration::from_millis(50), &mut echo.answer).await.is_err());
+    assert!(timeout(Duration::from_millis(50), &mut echo.answer).await.is_err());
 
     answer[last] ^= 1;
     send(&mut underlay, &answer);
@@ -117,6 +120,33 @@ async fn a_changed_interface_is_reopened_and_the_port_kept() {
     let there = packet("10.77.0.1", "10.77.0.2", b"from om1");
     send(&mut host_a, &there);
     assert_eq!(receive(&mut pair.host_b, 1), [there]);
+}
+
+#[tokio::test]
+async fn a_bad_underlay_costs_packets_and_nothing_else() {
+    let memory = [Memory::new(A, B), Memory::new(B, A)];
+    let [mut a, mut b] = memory.clone().map(|memory| Engine::new(Box::new(memory)));
+    a.apply(&desired(&[peer("b", "10.77.0.2/32", B)])).await.unwrap();
+    b.apply(&desired(&[peer("a", "10.77.0.1/32", A)])).await.unwrap();
+    let faults = "loss=0.1,duplicate=0.2,reorder=0.2,corrupt=0.5,seed=7".parse().unwrap();
+    join(memory[0].underlay(), Faulty::new(memory[1].underlay(), faults));
+    let (mut host_a, mut host_b) = (memory[0].host(), memory[1].host());
+
+    let there = packet("10.77.0.1", "10.77.0.2", &[0; 9]);
+    let mut arrived = Batch::new(4096, 65_535);
+    for _ in 0..2000 {
+        send(&mut host_a, &there);
+        std::thread::sleep(Duration::from_micros(100)); // the queues between are short
+        host_b.recv(&mut arrived).unwrap();
+    }
+    eventually(|| {
+        host_b.recv(&mut arrived).unwrap();
+        arrived.packets().len() > 500
+    });
+    for packet in arrived.packets() {
+        let packet = ip::Packet::new_checked(packet.bytes()).unwrap();
+        assert_eq!(packet.source().to_string(), "10.77.0.1");
+    }
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ pub struct Packet {
     pub address: SocketAddr,
     /// Whose packet it is, for the lane's accounts; devices leave it alone.
     pub owner: Option<PeerIndex>,
-    /// Set by [`Device::send`]: why the device did not take it.
+    /// Set by [`Device::send`]: why the device did not take it. `None` in a slot newly filled.
     pub refused: Option<DropReason>,
 }
 

@@ -13,6 +13,8 @@
 //! |                    Zeros, up to the size                      |
 //! ```
 
+use std::ops::Range;
+
 use super::{field, geneve};
 use crate::drops::DropReason;
 
@@ -24,8 +26,9 @@ pub const MIN_SIZE: usize = 16;
 pub const MAX_SIZE: usize = 65_507 - geneve::HEADER_LEN;
 
 const MAGIC: [u8; 4] = *b"OMEC";
+const MAGIC_AT: Range<usize> = 0..4;
 const KIND: usize = 4;
-const TOKEN: usize = 8;
+const TOKEN: Range<usize> = 8..16;
 
 /// Which way an echo goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +54,7 @@ impl Echo {
     /// # Errors
     /// `control_malformed`.
     pub fn new_checked(payload: &[u8]) -> Result<Self, DropReason> {
-        if payload.len() < MIN_SIZE || field(payload, 0) != MAGIC {
+        if payload.len() < MIN_SIZE || field(payload, MAGIC_AT) != MAGIC {
             return Err(DropReason::ControlMalformed);
         }
         let kind = match payload[KIND] {

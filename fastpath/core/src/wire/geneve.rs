@@ -7,6 +7,8 @@
 //! |                    Variable-Length Options                    |
 //! ```
 
+use std::ops::Range;
+
 use super::field;
 use crate::drops::DropReason;
 
@@ -21,6 +23,11 @@ pub const MAX_VNI: u32 = 0x00ff_ffff;
 pub const IPV4: u16 = 0x0800;
 /// Protocol type of an IPv6 packet.
 pub const IPV6: u16 = 0x86dd;
+
+const VERSION_AND_LENGTH: usize = 0;
+const FLAGS: usize = 1;
+const PROTOCOL: Range<usize> = 2..4;
+const VNI: Range<usize> = 4..8;
 
 const VERSION_MASK: u8 = 0b1100_0000;
 const OPTIONS_MASK: u8 = 0b0011_1111;
@@ -45,14 +52,14 @@ impl<'a> Datagram<'a> {
         if bytes.len() < HEADER_LEN {
             return Err(DropReason::GeneveMalformed);
         }
-        if bytes[0] & VERSION_MASK != 0 {
+        if bytes[VERSION_AND_LENGTH] & VERSION_MASK != 0 {
             return Err(DropReason::GeneveVersion);
         }
         let datagram = Self { bytes };
         if bytes.len() < datagram.header_len() {
             return Err(DropReason::GeneveMalformed);
         }
-        if bytes[1] & CRITICAL_BIT != 0 {
+        if bytes[FLAGS] & CRITICAL_BIT != 0 {
             return Err(DropReason::GeneveCriticalOption);
         }
         Ok(datagram)
@@ -61,25 +68,25 @@ impl<'a> Datagram<'a> {
     /// Bytes before the payload, options included.
     #[must_use]
     pub fn header_len(&self) -> usize {
-        HEADER_LEN + 4 * usize::from(self.bytes[0] & OPTIONS_MASK)
+        HEADER_LEN + 4 * usize::from(self.bytes[VERSION_AND_LENGTH] & OPTIONS_MASK)
     }
 
     /// The O bit: the payload is for the tunnel endpoint itself, never to be forwarded.
     #[must_use]
     pub fn is_control(&self) -> bool {
-        self.bytes[1] & CONTROL_BIT != 0
+        self.bytes[FLAGS] & CONTROL_BIT != 0
     }
 
     /// What the payload is, as an `EtherType`.
     #[must_use]
     pub fn protocol(&self) -> u16 {
-        u16::from_be_bytes(field(self.bytes, 2))
+        u16::from_be_bytes(field(self.bytes, PROTOCOL))
     }
 
     /// The virtual network identifier: Overmesh's network number.
     #[must_use]
     pub fn vni(&self) -> u32 {
-        u32::from_be_bytes(field(self.bytes, 4)) >> 8
+        u32::from_be_bytes(field(self.bytes, VNI)) >> 8
     }
 
     /// What follows the header and its options.
@@ -93,8 +100,8 @@ impl<'a> Datagram<'a> {
 #[must_use]
 pub fn emit(vni: u32, protocol: u16) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
-    header[2..4].copy_from_slice(&protocol.to_be_bytes());
-    header[4..8].copy_from_slice(&(vni << 8).to_be_bytes());
+    header[PROTOCOL].copy_from_slice(&protocol.to_be_bytes());
+    header[VNI].copy_from_slice(&(vni << 8).to_be_bytes());
     header
 }
 
@@ -102,7 +109,7 @@ pub fn emit(vni: u32, protocol: u16) -> [u8; HEADER_LEN] {
 #[must_use]
 pub fn emit_control(vni: u32, protocol: u16) -> [u8; HEADER_LEN] {
     let mut header = emit(vni, protocol);
-    header[1] |= CONTROL_BIT;
+    header[FLAGS] |= CONTROL_BIT;
     header
 }
 

@@ -1,12 +1,20 @@
 //! The few fields of IPv4 (RFC 791) and IPv6 (RFC 8200) that a tunnel needs.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use super::{field, geneve};
 use crate::drops::DropReason;
 
 const V4_HEADER_LEN: usize = 20;
+const V4_TOTAL_LEN: Range<usize> = 2..4;
+const V4_SOURCE: Range<usize> = 12..16;
+const V4_DESTINATION: Range<usize> = 16..20;
+
 const V6_HEADER_LEN: usize = 40;
+const V6_PAYLOAD_LEN: Range<usize> = 4..6;
+const V6_SOURCE: Range<usize> = 8..24;
+const V6_DESTINATION: Range<usize> = 24..40;
 
 /// An IPv4 or IPv6 packet, checked.
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +65,8 @@ impl<'a> Packet<'a> {
     #[must_use]
     pub fn source(&self) -> IpAddr {
         match self.version {
-            Version::V4 => field::<4>(self.bytes, 12).into(),
-            Version::V6 => field::<16>(self.bytes, 8).into(),
+            Version::V4 => field::<4>(self.bytes, V4_SOURCE).into(),
+            Version::V6 => field::<16>(self.bytes, V6_SOURCE).into(),
         }
     }
 
@@ -66,8 +74,8 @@ impl<'a> Packet<'a> {
     #[must_use]
     pub fn destination(&self) -> IpAddr {
         match self.version {
-            Version::V4 => field::<4>(self.bytes, 16).into(),
-            Version::V6 => field::<16>(self.bytes, 24).into(),
+            Version::V4 => field::<4>(self.bytes, V4_DESTINATION).into(),
+            Version::V6 => field::<16>(self.bytes, V6_DESTINATION).into(),
         }
     }
 }
@@ -75,16 +83,16 @@ impl<'a> Packet<'a> {
 fn v4_total_len(bytes: &[u8]) -> Option<usize> {
     let fixed = bytes.get(..V4_HEADER_LEN)?;
     let header_len = 4 * usize::from(fixed[0] & 0x0f);
-    let total_len = usize::from(u16::from_be_bytes(field(fixed, 2)));
+    let total_len = usize::from(u16::from_be_bytes(field(fixed, V4_TOTAL_LEN)));
     (V4_HEADER_LEN <= header_len && header_len <= total_len).then_some(total_len)
 }
 
 fn v6_total_len(bytes: &[u8]) -> Option<usize> {
     let fixed = bytes.get(..V6_HEADER_LEN)?;
-    Some(V6_HEADER_LEN + usize::from(u16::from_be_bytes(field(fixed, 4))))
+    Some(V6_HEADER_LEN + usize::from(u16::from_be_bytes(field(fixed, V6_PAYLOAD_LEN))))
 }
 
-/// Writes an IP packet with no transport header, for tests, probes and fuzzing seeds. Its IPv4
+/// Writes an IP packet with no transport header, for tests and fuzzing seeds. Its IPv4
 /// header checksum is left zero.
 ///
 /// # Panics
@@ -100,19 +108,19 @@ pub fn emit(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let mut header = vec![0; V4_HEADER_LEN];
             header[0] = 0x45;
-            header[2..4].copy_from_slice(&length(V4_HEADER_LEN));
+            header[V4_TOTAL_LEN].copy_from_slice(&length(V4_HEADER_LEN));
             header[8..10].copy_from_slice(&[HOP_LIMIT, NO_NEXT_HEADER]);
-            header[12..16].copy_from_slice(&source.octets());
-            header[16..20].copy_from_slice(&destination.octets());
+            header[V4_SOURCE].copy_from_slice(&source.octets());
+            header[V4_DESTINATION].copy_from_slice(&destination.octets());
             header
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let mut header = vec![0; V6_HEADER_LEN];
             header[0] = 0x60;
-            header[4..6].copy_from_slice(&length(0));
+            header[V6_PAYLOAD_LEN].copy_from_slice(&length(0));
             header[6..8].copy_from_slice(&[NO_NEXT_HEADER, HOP_LIMIT]);
-            header[8..24].copy_from_slice(&source.octets());
-            header[24..40].copy_from_slice(&destination.octets());
+            header[V6_SOURCE].copy_from_slice(&source.octets());
+            header[V6_DESTINATION].copy_from_slice(&destination.octets());
             header
         }
         _ => panic!("{source} and {destination} are of two families"),

@@ -5,9 +5,9 @@ pub mod control;
 pub mod geneve;
 pub mod ip;
 
-/// The `N` bytes that start at `offset`, of a buffer that was checked to hold them.
-pub(crate) fn field<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+/// The field at `range`, `N` bytes long, of a buffer that was checked to hold it.
+pub(crate) fn field<const N: usize>(bytes: &[u8], range: std::ops::Range<usize>) -> [u8; N] {
     let mut field = [0; N];
-    field.copy_from_slice(&bytes[offset..offset + N]);
+    field.copy_from_slice(&bytes[range]);
     field
 }

@@ -134,8 +134,8 @@ pub fn eventually(mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Carries what either end sends to the other, until both are dropped elsewhere.
-pub fn join(mut a: Loopback, mut b: Loopback) {
+/// Carries what either end sends to the other, until a lane closes its end.
+pub fn join(mut a: impl Device + 'static, mut b: impl Device + 'static) {
     std::thread::spawn(move || {
         let mut batch = Batch::new(64, 65_535);
         while carry(&mut a, &mut b, &mut batch).and_then(|()| carry(&mut b, &mut a, &mut batch)).is_ok() {
@@ -144,7 +144,7 @@ pub fn join(mut a: Loopback, mut b: Loopback) {
     });
 }
 
-fn carry(from: &mut Loopback, to: &mut Loopback, batch: &mut Batch) -> std::io::Result<()> {
+fn carry(from: &mut impl Device, to: &mut impl Device, batch: &mut Batch) -> std::io::Result<()> {
     batch.clear();
     from.recv(batch)?;
     to.send(batch)
