@@ -14,7 +14,6 @@ is the old file or the new one.
 """
 
 import base64
-import binascii
 import fcntl
 import hashlib
 import json
@@ -142,13 +141,19 @@ class StateDir:
 
     def in_use(self) -> bool:
         """Tell whether another process holds the directory."""
-        if not (self.path / _LOCK).exists():
-            return False
         try:
-            with self.locked():
-                return False
+            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+        try:
+            _lock(descriptor, self.path)
         except StateError:
             return True
+        finally:
+            os.close(descriptor)
+        return False
 
     # Identity.
 
@@ -157,7 +162,13 @@ class StateDir:
         tls, noise = (self.path / name for name in _KEYS)
         if not (tls.exists() and noise.exists()):
             return None
-        return Keys(self._read("tls.key", _tls_key), self._read("noise.key", _noise_key))
+        return self._keys()
+
+    def _keys(self) -> Keys:
+        return Keys(
+            self._read("tls.key", _tls_key, "an ECDSA key in PEM"),
+            self._read("noise.key", _noise_key, "32 bytes in base64"),
+        )
 
     def save_keys(self, keys: Keys) -> None:
         """Keep the keys."""
@@ -176,10 +187,10 @@ class StateDir:
                 "this host has not joined a mesh", "run the line that `meshctl token create` printed"
             )
         identity = Identity(
-            Keys(self._read("tls.key", _tls_key), self._read("noise.key", _noise_key)),
-            self._read("membership.json", _membership),
-            self._read("root.pem", x509.load_pem_x509_certificate),
-            self._read("node.pem", x509.load_pem_x509_certificate),
+            self._keys(),
+            self._read("membership.json", _membership, "a membership in JSON"),
+            self._read("root.pem", x509.load_pem_x509_certificate, "a certificate in PEM"),
+            self._read("node.pem", x509.load_pem_x509_certificate, "a certificate in PEM"),
         )
         if not issued(identity):
             raise self.corrupt("node.pem", "it does not belong to tls.key and root.pem")
@@ -196,7 +207,11 @@ class StateDir:
 
     def map(self) -> Held:
         """Return the last map, an empty one when there is none."""
-        return self._read("map.json", _held) if (self.path / "map.json").exists() else Held()
+        return (
+            self._read("map.json", _held, "a map with a right checksum")
+            if (self.path / "map.json").exists()
+            else Held()
+        )
 
     def save_map(self, held: Held) -> None:
         """Keep the map; it is on disk when this returns."""
@@ -220,20 +235,20 @@ class StateDir:
         with suppress(OSError):
             self.path.rmdir()
 
-    def _read(self, name: str, parse: Callable[[bytes], T]) -> T:
+    def _read(self, name: str, parse: Callable[[bytes], T], what: str) -> T:
         try:
             return parse((self.path / name).read_bytes())
         except PermissionError:
             raise PermissionMissingError(f"{self.path / name} can't be read", "run as root") from None
         except FileNotFoundError:
             raise self.corrupt(name, "it is missing") from None
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
-            raise self.corrupt(name, str(error) or type(error).__name__) from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self.corrupt(name, f"it is not {what}") from None
 
     def corrupt(self, name: str, why: str) -> CorruptStateError:
         """Return the error for a file that is not what it should be."""
         return CorruptStateError(
-            f"{self.path / name} is damaged: {why.splitlines()[0]}",
+            f"{self.path / name} is damaged: {why}",
             f"restore it from a backup, or remove {self.path} and join again with a new token",
         )
 
@@ -249,6 +264,12 @@ class StateDir:
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise StateError(f"{self.path / name} can't be written: {error.strerror}") from None
+
+
+def _unusable(path: Path, error: OSError) -> PermissionMissingError:
+    return PermissionMissingError(
+        f"{path} can't be used: {error.strerror}", "run as root, or name another state_dir"
+    )
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -137,6 +137,7 @@ class Sync:
         self._ack_due = asyncio.Event()
         self._facts: Facts | None = None
         self._facts_changed = asyncio.Event()
+        self._accepted = asyncio.Event()
         self.contact = Contact()
 
     def report(self, facts: Facts) -> None:
@@ -168,6 +169,7 @@ class Sync:
         return REMOVED_DELAY if self.contact.removed else self._backoff.next()
 
     async def _follow(self, address: str) -> None:
+        self._accepted.clear()
         async with channel(self._identity, address) as open_channel, asyncio.TaskGroup() as tasks:
             stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
             stream = stub.Watch()
@@ -200,6 +202,7 @@ class Sync:
     def _alive(self) -> None:
         if not self.contact.connected:
             log.info("controller connected", extra={"controller": self.contact.address})
+        self._accepted.set()
         self.contact.removed = False
         self.contact.turn(connected=True)
 
@@ -247,6 +250,8 @@ class Sync:
     # Report.
 
     async def _send_facts(self, stub: Any) -> None:
+        # Not before the stream is accepted: a clone must not have the node's packets sent to itself.
+        await self._accepted.wait()
         while True:
             self._facts_changed.clear()
             if self._facts is not None:

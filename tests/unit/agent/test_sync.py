@@ -196,11 +196,15 @@ async def test_a_clone_is_told_what_it_is(mesh: Mesh, tmp_path: Path) -> None:
     config = host(tmp_path, "a")
     await joined(mesh, config)
     first, clone = Member(config), Member(config, host_id="another machine")
+    first.sync.report(FACTS)
+    clone.sync.report(replace(FACTS, endpoints=(Endpoint(ip_address("192.0.2.66"), 6081),), mtu=1300))
     async with following(first):
-        await until(lambda: first.sync.contact.connected)
+        await until_listed(mesh, "a", mtu=FACTS.mtu)
         async with following(clone):
             await until(lambda: "another host is connected as this node" in clone.sync.contact.error)
         assert first.sync.contact.connected
+        node = await listed(mesh, "a")
+        assert (node.mtu, [one.address for one in node.endpoints]) == (FACTS.mtu, ["192.0.2.7"])
 
 
 @pytest.mark.parametrize("revision", [1, 10**9])
