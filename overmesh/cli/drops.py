@@ -3,6 +3,7 @@
 _MEANINGS = {
     "inner_malformed": "the inner packet is not a whole IPv4 or IPv6 packet",
     "no_route": "no peer has the inner destination address",
+    "multicast": "the inner destination is a multicast address, which the overlay does not carry",
     "no_endpoint": "the peer has no underlay endpoint yet",
     "too_big": "larger than the network's MTU, or than the underlay takes",
     "send_blocked": "the UDP socket's send buffer is full",

@@ -8,10 +8,10 @@ the last lines        what the user wants to know next
 
 import asyncio
 import shlex
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import typer
 from rich.text import Text
@@ -68,24 +68,24 @@ async def join(config: AgentConfig, wanted: Wanted, *, as_json: bool) -> None:
     """
     steps = Steps(quiet=as_json)
     joined = await joins.join(config, wanted.host, wanted.token, wanted.name, steps)
-    closing = _closing(config, wanted, joined, steps)
+    closing = partial(_closing, config, wanted, joined, steps)
     if wanted.foreground:
         await _be_the_agent(config, closing, as_json=as_json)
         return
     if systemd.present():
         systemd.start()
         steps("service", f"{systemd.UNIT} runs, now and after every boot")
-    (await closing).show(as_json=as_json)
+    (await closing()).show(as_json=as_json)
 
 
 async def _be_the_agent(
-    config: AgentConfig, closing: Coroutine[Any, Any, "Closing"], *, as_json: bool
+    config: AgentConfig, closing: Callable[[], Awaitable["Closing"]], *, as_json: bool
 ) -> None:
     """Run the agent until it is told to stop, and say how things are when they are known."""
 
     async def say() -> None:
         try:
-            (await closing).show(as_json=as_json)
+            (await closing()).show(as_json=as_json)
         except NotYetError as error:
             # A container that ended here would never see the peer that comes up later.
             typer.echo(f"meshctl: {error.cause}. The agent goes on.", err=True)
@@ -103,6 +103,7 @@ class Closing:
 
     joined: "joins.Joined"
     steps: Steps
+    started: bool
     status: agent_pb2.StatusReply | None
     answering: int
     next: str
@@ -123,7 +124,7 @@ class Closing:
             peers = len(self.status.peers)
             yield "peers", f"{self.answering} of {peers} answer" if peers else "none yet"
         else:
-            yield "agent", Text("not started", "yellow")
+            yield "agent", "started" if self.started else Text("not started", "yellow")
 
     def _as_json(self) -> dict[str, object]:
         return {
@@ -140,11 +141,11 @@ class Closing:
 
 
 async def _closing(config: AgentConfig, wanted: Wanted, joined: "joins.Joined", steps: Steps) -> Closing:
-    if not wanted.wait:
-        return Closing(joined, steps, None, 0, "meshctl status")
     if not wanted.foreground and not systemd.present():
         run = shlex.join(["meshctl", "agent", "run", *wanted.flags])
-        return Closing(joined, steps, None, 0, f"start the agent: {run}")
+        return Closing(joined, steps, False, None, 0, f"start the agent: {run}")
+    if not wanted.wait:
+        return Closing(joined, steps, True, None, 0, "meshctl status")
     missing = ["the agent does not answer"]
     try:
         async with asyncio.timeout(wanted.seconds):
@@ -165,11 +166,11 @@ async def _met(config: AgentConfig, joined: "joins.Joined", steps: Steps, missin
         status = await _status(config)
     steps("first map", f"revision {status.revision}, {output.counted(len(status.peers), 'peer')}")
     if not status.peers:
-        return Closing(joined, steps, status, 0, "let the next host in: meshctl token create")
+        return Closing(joined, steps, True, status, 0, "let the next host in: meshctl token create")
     missing.append("no peer answers")
     first, answering = await _answers(config, status.peers)
     steps("first peer", f"{first.peer} answers in {output.milliseconds(first.rtt_ns)}")
-    return Closing(joined, steps, status, answering, f"meshctl ping {first.peer}")
+    return Closing(joined, steps, True, status, answering, f"meshctl ping {first.peer}")
 
 
 async def _status(config: AgentConfig) -> agent_pb2.StatusReply:

@@ -50,6 +50,8 @@ def run(args: Sequence[str]) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
+    # Else gRPC's C core writes lines of its own to stderr.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         return app(args, prog_name="meshctl", standalone_mode=False) or 0
     except OvermeshError as error:

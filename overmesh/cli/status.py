@@ -129,7 +129,7 @@ def as_dict(reply: "agent_pb2.StatusReply") -> dict[str, object]:
         "endpoints": [{"address": end.address, "port": end.port} for end in reply.endpoints],
         "revision": reply.revision,
         "digest": reply.digest.hex(),
-        "map_age_seconds": reply.map_age_seconds,
+        "map_age_seconds": None if reply.map_age_seconds < 0 else reply.map_age_seconds,
         "controller": {
             "address": reply.controller.address,
             "connected": reply.controller.connected,

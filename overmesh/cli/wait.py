@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Beyond the time asked for, so that it is the other side that says who is behind.
 _GRACE = 5.0
+_LOOK_EVERY = 0.2
 
 
 def register(app: typer.Typer) -> None:
@@ -41,8 +42,9 @@ def wait(
 ) -> None:
     """Wait until every live agent has applied the map and has the right digest of it.
 
-    On a host without a controller it waits for this host's agent alone. Exit code 3 when time is up,
-    with who is behind and why.
+    An agent counts as live while it is connected. On a host without a controller it waits for this
+    host's agent alone: that it applied the revision, or that a controller confirmed its map. Exit code 3
+    when time is up, with who is behind and why.
     """
     if converged == (revision is not None):
         raise UsageError("say what to wait for", "either --revision R or --converged")
@@ -76,19 +78,44 @@ def _for_all(config: ControllerConfig, network: str, revision: int, limit: int, 
 
 def _for_this_host(config: AgentConfig, revision: int, limit: int, *, as_json: bool) -> None:
     from overmesh.cli import client
+
+    reached, at, why = client.run(
+        _reached(config, revision, limit) if revision else _confirmed(config, limit)
+    )
+    if as_json:
+        output.show_json({"scope": "host", "converged": reached, "revision": at})
+    if not reached:
+        raise NotYetError(f"this host is at revision {at}: {why}", "see meshctl status")
+    if not as_json:
+        output.show(f"This host is in step at revision {at}.")
+
+
+async def _reached(config: AgentConfig, revision: int, limit: int) -> tuple[bool, int, str]:
+    """Wait until this host has applied a revision; return whether it has, where it is, and why not."""
+    from overmesh.cli import client
     from overmesh.proto import agent_pb2
 
     request = agent_pb2.WaitRequest(revision=revision, timeout_ms=limit * 1000)
-    reply: agent_pb2.WaitReply = client.run(
-        client.ask(client.agent(config), lambda agent: agent.Wait(request), limit + _GRACE)
-    )
-    if as_json:
-        output.show_json({"scope": "host", "converged": reply.reached, "revision": reply.revision})
-    if not reply.reached:
-        wanted = f"revision {revision}" if revision else "the newest map"
-        raise NotYetError(f"this host is at revision {reply.revision}, not at {wanted}", "see meshctl status")
-    if not as_json:
-        output.show(f"This host has applied revision {reply.revision}.")
+    reply = await client.ask(client.agent(config), lambda agent: agent.Wait(request), limit + _GRACE)
+    return reply.reached, reply.revision, f"not at {revision}"
+
+
+async def _confirmed(config: AgentConfig, limit: int) -> tuple[bool, int, str]:
+    """Wait until a controller that is connected has confirmed this host's map; return as `_reached` does."""
+    import asyncio
+
+    from overmesh.cli import client
+    from overmesh.proto import agent_pb2
+
+    async with client.agent(config) as agent:
+        for _ in range(int(limit / _LOOK_EVERY)):
+            status = await agent.Status(agent_pb2.StatusRequest(), timeout=client.CALL_TIMEOUT)
+            connected = status.controller.connected
+            if connected and 0 <= status.map_age_seconds <= status.controller.since_seconds:
+                return True, status.revision, ""
+            await asyncio.sleep(_LOOK_EVERY)
+    why = "the controller has not confirmed it yet" if connected else status.controller.error
+    return False, status.revision, why or "no controller is connected"
 
 
 def _as_json(reply: "admin_pb2.WaitReply") -> dict[str, object]:

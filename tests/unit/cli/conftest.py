@@ -35,7 +35,7 @@ class Fake:
                 (("overmesh-error", type(answer).__name__), ("overmesh-fix-bin", answer.fix.encode()))
             )
             context.abort(rpc.status_of(answer), answer.cause)
-        return answer
+        return iter(answer) if isinstance(answer, list) else answer
 
 
 def servicer(base: type, fake: Fake) -> Any:

@@ -1,0 +1,124 @@
+import json
+from typing import Any
+
+from overmesh.errors import NotFoundError
+from overmesh.proto import admin_pb2, mesh_pb2
+from tests.unit.cli.conftest import NOW, Fake, Meshctl
+
+
+def node(name: str = "web1", **fields: Any) -> admin_pb2.Node:
+    defaults: dict[str, Any] = {
+        "id": f"id-{name}",
+        "name": name,
+        "network": "mesh",
+        "public_key": bytes(range(32)),
+        "addresses": ["10.77.0.2", "fd00::2"],
+        "endpoints": [mesh_pb2.Endpoint(address="2001:db8::2", port=6081)],
+        "online": True,
+        "in_step": True,
+        "acked_revision": 9,
+        "serial": 3,
+        "not_after": NOW + 7 * 86400,
+        "backend": "tun",
+        "backend_reason": "the only one",
+        "mtu": 1420,
+        "version": "0.1.0",
+    }
+    return admin_pb2.Node(**(defaults | fields))
+
+
+BAD = mesh_pb2.Problem(subject="node/x", reason="not signed by this mesh's root")
+
+
+def test_list(controller: Fake, meshctl: Meshctl) -> None:
+    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(
+        revision=9,
+        nodes=[
+            node(),
+            node("web2", online=False, in_step=False, acked_revision=4, last_seen=NOW - 300, problems=[BAD]),
+            node("web3", online=False, in_step=False, acked_revision=0, endpoints=[], backend="", version=""),
+        ],
+    )
+    ran = meshctl("node", "list")
+    assert ran.code == 0
+    assert ran.out == (
+        "NAME  ADDRESSES  ENDPOINT            STATE                 MAP      FASTPATH  VERSION\n"
+        "web1  10.77.0.2  [2001:db8::2]:6081  online                in step  tun       0.1.0\n"
+        "      fd00::2\n"
+        "web2  10.77.0.2  [2001:db8::2]:6081  offline, seen 5m ago  at 4     tun       0.1.0\n"
+        "      fd00::2\n"
+        "web3  10.77.0.2                      offline               at 0\n"
+        "      fd00::2\n"
+        "! web2: node/x: not signed by this mesh's root\n"
+        "3 nodes at revision 9\n"
+    )
+    assert controller.requests == [admin_pb2.ListNodesRequest(network="mesh")]
+
+
+def test_json_is_the_same_for_list_and_show(controller: Fake, meshctl: Meshctl) -> None:
+    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9, nodes=[node(problems=[BAD])])
+    listed = json.loads(meshctl("node", "list", "--json").out)
+    assert listed["revision"] == 9
+    assert json.loads(meshctl("node", "show", "web1", "--json").out) == listed["nodes"][0]
+    assert listed["nodes"][0] == {
+        "id": "id-web1",
+        "name": "web1",
+        "network": "mesh",
+        "public_key": bytes(range(32)).hex(),
+        "addresses": ["10.77.0.2", "fd00::2"],
+        "routes": [],
+        "tags": [],
+        "endpoints": [{"address": "2001:db8::2", "port": 6081}],
+        "online": True,
+        "last_seen": None,
+        "in_step": True,
+        "acked_revision": 9,
+        "backend": "tun",
+        "backend_reason": "the only one",
+        "mtu": 1420,
+        "version": "0.1.0",
+        "serial": 3,
+        "not_after": NOW + 7 * 86400,
+        "problems": [{"subject": "node/x", "reason": "not signed by this mesh's root"}],
+    }
+
+
+def test_show(controller: Fake, meshctl: Meshctl) -> None:
+    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9, nodes=[node(tags=["rack:7"])])
+    assert meshctl("node", "show", "web1", "--network", "lab").out == (
+        "name        web1\n"
+        "id          id-web1\n"
+        "network     mesh\n"
+        "state       online\n"
+        "addresses   10.77.0.2\n"
+        "            fd00::2\n"
+        "routes      none\n"
+        "tags        rack:7\n"
+        "endpoints   [2001:db8::2]:6081\n"
+        "map         in step at 9\n"
+        "fastpath    tun: the only one\n"
+        "mtu         1420\n"
+        "public key  000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
+        "record      serial 3, valid for 7d\n"
+        "version     0.1.0\n"
+    )
+    assert controller.requests == [admin_pb2.ListNodesRequest(network="lab", node="web1")]
+
+
+def test_remove(controller: Fake, meshctl: Meshctl) -> None:
+    controller.answers["RemoveNode"] = admin_pb2.RemoveNodeReply(node=node(), revision=12)
+    assert meshctl("node", "remove", "web1").out == (
+        "Removed web1 (10.77.0.2, fd00::2) at revision 12.\n"
+        "See that all agents know: meshctl wait --revision 12\n"
+    )
+    shown = json.loads(meshctl("node", "remove", "web1", "--json").out)
+    assert (shown["node"]["name"], shown["revision"]) == ("web1", 12)
+
+
+def test_no_such_node(controller: Fake, meshctl: Meshctl) -> None:
+    controller.answers["RemoveNode"] = NotFoundError("no node x", "see meshctl node list")
+    ran = meshctl("node", "remove", "x")
+    assert (ran.code, ran.err) == (1, "meshctl: no node x. See meshctl node list.\n")
+    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9)
+    ran = meshctl("node", "show", "x")
+    assert (ran.code, ran.err) == (1, "meshctl: no node 'x' in network mesh. See meshctl node list.\n")
