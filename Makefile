@@ -31,7 +31,7 @@ check: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	cargo fmt --check $(RUST)
+	cargo fmt --all --check $(RUST)
 	cargo clippy --locked --quiet --all-targets $(RUST) -- -D warnings
 	scripts/generate --check
 	$(BIN)/python -m pytest -q tests/unit/test_imports.py

@@ -55,7 +55,7 @@ def test_without_systemd_it_says_how_to_start_the_agent(meshctl: Meshctl, made_u
         "node       web1 in network mesh\n"
         "addresses  10.77.0.1, fd00::1\n"
         "agent      not started\n"
-        "next       start the agent: meshctl agent run --port 7000 --endpoint 192.0.2.2 --endpoint fd00::2\n"  # noqa: E501
+        "next       start the agent: meshctl agent run --port 7000 --endpoint 192.0.2.2 --endpoint fd00::2\n"
     )
     assert made_up == []
 
