@@ -26,11 +26,15 @@ def register(app: typer.Typer) -> None:
 
 
 def join(
-    host: Annotated[str, typer.Argument(help="The controller: a name or address, with :PORT if not 7442.")],
+    host: Annotated[
+        str, typer.Argument(metavar="HOST", help="The controller: a name or address, with :PORT if not 7442.")
+    ],
     *,
-    token: Annotated[str, typer.Option(help="What `meshctl token create` printed.", show_default=False)],
+    token: Annotated[
+        str, typer.Option(metavar="TOKEN", help="What `meshctl token create` printed.", show_default=False)
+    ],
     name: Annotated[
-        str, typer.Option(help="This node's name. Default: the host's.", show_default=False)
+        str, typer.Option(metavar="NAME", help="This node's name. Default: the host's.", show_default=False)
     ] = "",
     foreground: Annotated[
         bool, typer.Option("--foreground", metavar="", help="Become the agent: for containers.")

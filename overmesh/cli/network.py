@@ -27,7 +27,7 @@ class Mode(Enum):
     )
 )
 def create(
-    name: Annotated[str, typer.Argument(help="A DNS label: letters, digits, hyphens.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A DNS label: letters, digits, hyphens.")],
     *,
     range_: Annotated[
         list[str] | None,
@@ -35,8 +35,12 @@ def create(
             "--range", metavar="CIDR", help="Addresses for its hosts: one IPv4, one IPv6. Default: free ones."
         ),
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="plain: Geneve, for networks that you trust.")] = Mode.PLAIN,
-    mtu: Annotated[int, typer.Option(min=0, help="Inside the overlay; 0: each host derives it.")] = 0,
+    mode: Annotated[
+        Mode, typer.Option(metavar="MODE", help="plain: Geneve, for networks that you trust.")
+    ] = Mode.PLAIN,
+    mtu: Annotated[
+        int, typer.Option(min=0, metavar="BYTES", help="Inside the overlay; 0: each host derives it.")
+    ] = 0,
     config: options.Config = None,
     runtime_dir: options.RuntimeDir = None,
     as_json: options.Json = False,

@@ -26,11 +26,15 @@ RuntimeDir = Annotated[
 ]
 Network = Annotated[str, typer.Option("--network", metavar="NAME", help="Which network.")]
 Log = Annotated[
-    LogFormat | None, typer.Option("--log-format", help="text: a line an event; json: for machines.")
+    LogFormat | None,
+    typer.Option("--log-format", metavar="FORMAT", help="text: a line an event; json: for machines."),
 ]
 Interface = Annotated[str | None, typer.Option(metavar="NAME", help="The overlay's interface. Default: om0.")]
 Mtu = Annotated[
-    int | None, typer.Option(min=0, help="Inside the overlay. Default: what the underlay leaves room for.")
+    int | None,
+    typer.Option(
+        min=0, metavar="BYTES", help="Inside the overlay. Default: what the underlay leaves room for."
+    ),
 ]
 Endpoints = Annotated[
     list[str] | None,
@@ -41,7 +45,10 @@ Endpoints = Annotated[
     ),
 ]
 Fastpath = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The fastpath binary. Default: overmesh-fastpath in PATH.")
+    str | None,
+    typer.Option(
+        metavar="FILE", help="The fastpath binary. Default: overmesh-fastpath, beside Python or in PATH."
+    ),
 ]
 HostId = Annotated[
     str | None,

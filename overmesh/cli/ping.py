@@ -21,9 +21,11 @@ def register(app: typer.Typer) -> None:
 
 
 def ping(
-    peer: Annotated[str, typer.Argument(help="A name, a node id or an overlay address.")],
+    peer: Annotated[str, typer.Argument(metavar="PEER", help="A name, a node id or an overlay address.")],
     *,
-    count: Annotated[int, typer.Option("--count", "-c", min=0, help="How many; 0: until Ctrl-C.")] = 4,
+    count: Annotated[
+        int, typer.Option("--count", "-c", min=0, metavar="N", help="How many; 0: until Ctrl-C.")
+    ] = 4,
     interval: Annotated[
         float, typer.Option("--interval", "-i", min=0.001, metavar="SECONDS", help="Time between two.")
     ] = 1.0,

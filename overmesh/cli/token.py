@@ -25,8 +25,12 @@ app = typer.Typer(help="Make, list and revoke the tokens that let hosts in.")
 def create(
     *,
     expires: Annotated[str, typer.Option(metavar="TIME", help="How long it works: 90s, 30m, 1h, 7d.")] = "1h",
-    uses: Annotated[int, typer.Option(min=0, help="How many hosts may join with it; 0: any number.")] = 1,
-    tag: Annotated[list[str] | None, typer.Option(help="Give hosts that join with it this tag.")] = None,
+    uses: Annotated[
+        int, typer.Option(min=0, metavar="N", help="How many hosts may join with it; 0: any number.")
+    ] = 1,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="Give hosts that join with it this tag.")
+    ] = None,
     network: options.Network = options.DEFAULT,
     config: options.Config = None,
     runtime_dir: options.RuntimeDir = None,

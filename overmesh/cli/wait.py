@@ -33,7 +33,7 @@ def wait(
         int | None, typer.Option(min=1, metavar="R", help="Until this revision of the map is applied.")
     ] = None,
     converged: Annotated[
-        bool, typer.Option("--converged", help="Until the map as it is now is applied.")
+        bool, typer.Option("--converged", metavar="", help="Until the map as it is now is applied.")
     ] = False,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="Give up after this long.")] = "30s",
     network: options.Network = options.DEFAULT,

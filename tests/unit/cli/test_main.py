@@ -6,24 +6,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 
 from overmesh.cli import main
 from overmesh.errors import OvermeshError
+from tests.unit.cli import manual
 from tests.unit.cli.conftest import Fake, Meshctl
 
-
-def verbs(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    below = getattr(command, "commands", None)
-    if not below:
-        return [(path, command)]
-    return [verb for name, sub in below.items() for verb in verbs(sub, (*path, name))]
-
-
-VERBS = {" ".join(path): command for path, command in verbs(typer.main.get_command(main.app))}
+VERBS = {" ".join(path[1:]): command for path, command in manual.verbs(typer.main.get_command(main.app))}
 
 
 def test_the_verbs_are_those_of_the_contract() -> None:
@@ -39,7 +31,7 @@ def test_help_has_an_example_and_names_every_option_with_words(verb: str, meshct
     ran = meshctl(*verb.split(), "--help")
     assert ran.code == 0
     assert f"$ meshctl {verb}" in ran.out
-    assert all(parameter.help for parameter in VERBS[verb].params)
+    assert all(parameter.help and parameter.metavar is not None for parameter in VERBS[verb].params)
 
 
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"agent run", "controller run"}))
@@ -203,3 +195,7 @@ def test_completion() -> None:
         check=False,
     )
     assert ran.stdout.split() == ["list", "show", "remove"]
+
+
+def test_the_manual_is_current() -> None:
+    assert manual.PAGE.read_text() == manual.page(), "run python -m tests.unit.cli.manual"
