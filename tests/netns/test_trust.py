@@ -80,12 +80,15 @@ def test_copied_keys(mesh: Mesh) -> None:
 
 def test_made_up_endpoints_divert_no_packet(mesh: Mesh) -> None:
     mesh.join("a", "b")
-    b = mesh["b"].status()
-    pinging = Pinging(mesh["a"], b["addresses"][0])
-    write_to_store(
-        mesh, [NodeEndpoints(b["node_id"], "mesh", (Endpoint(ip_address("192.0.2.99"), 6081),), serial=99)]
-    )
-    until_problem(mesh["a"], f"endpoints/{b['node_id']}")
+    a, b = mesh["a"], mesh["b"]
+    node_id, subject = b.status()["node_id"], f"endpoints/{b.status()['node_id']}"
+    pinging = Pinging(a, b.addresses[0])
+    b.kill_agent()  # or its next report would replace the record at once
+    made_up = NodeEndpoints(node_id, "mesh", (Endpoint(ip_address("192.0.2.99"), 6081),), serial=1 << 62)
+    write_to_store(mesh, [made_up])
+    assert "not signed by this mesh's root" in until_problem(a, subject)
+    b.start_agent()
+    until(lambda: not a.status()["problems"], "b's own report has replaced the record")
     loss = pinging.stop()
     assert loss.lost == 0, loss
 
