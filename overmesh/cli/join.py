@@ -94,7 +94,10 @@ def leave(
     config: options.Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Leave the mesh: tell the controller, take down what the agent set up, and forget keys and state."""
+    """Leave the mesh: tell the controller, take down what the agent set up, and forget keys and state.
+
+    Works also when the agent does not run.
+    """
     settings = load(AgentConfig, {"state_dir": state_dir, "runtime_dir": runtime_dir}, file=config)
     from overmesh.cli import client, joining
 

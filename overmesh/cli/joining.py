@@ -18,6 +18,8 @@ from rich.text import Text
 
 from overmesh.agent import daemon
 from overmesh.agent import join as joins
+from overmesh.agent import leave as leaving
+from overmesh.agent.fastpath import answers
 from overmesh.cli import client, output, systemd
 from overmesh.cli.status import as_dict
 from overmesh.config import AgentConfig
@@ -29,6 +31,7 @@ _ANSWER_WITHIN = 0.5
 # Once somebody answered, the others get this long to do so before they are counted.
 _OTHERS_WITHIN = 1.0
 _ASKED_AT_MOST = 32
+_LEAVE_WITHIN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +218,19 @@ async def _answer(config: AgentConfig, peer: agent_pb2.Peer) -> agent_pb2.PingRe
 
 
 async def leave(config: AgentConfig, *, force: bool) -> bool:
-    """Leave the mesh; return whether a controller was told."""
-    request = agent_pb2.LeaveRequest(force=force)
-    reply: agent_pb2.LeaveReply = await client.ask(client.agent(config), lambda stub: stub.Leave(request), 30)
+    """Leave the mesh, through the agent or in its place; return whether a controller was told."""
+    if answers(config.socket):
+        told = await _leave_through_agent(config, force=force)
+    else:
+        told = await leaving.leave(config, force=force)
     if systemd.present():
         systemd.stop()
+    return told
+
+
+async def _leave_through_agent(config: AgentConfig, *, force: bool) -> bool:
+    request = agent_pb2.LeaveRequest(force=force)
+    reply: agent_pb2.LeaveReply = await client.ask(
+        client.agent(config), lambda stub: stub.Leave(request), _LEAVE_WITHIN
+    )
     return reply.told_controller

@@ -200,6 +200,18 @@ def test_corrupt_state_file(mesh: Mesh, file: str) -> None:
     host.write(f"{STATE}/{file}", kept)
 
 
+def test_corrupt_state_can_be_left(mesh: Mesh, host: Host) -> None:
+    assert join(host, mesh.token()) == (0, "")
+    host.write(f"{STATE}/node.pem", "nonsense")
+    ran = host.run("meshctl leave", check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"meshctl: {STATE}/node.pem "), ran.stderr
+    host.run("meshctl leave --force")
+    assert host.run(f"ls -A {STATE}", check=False).stdout == ""
+    mesh.ctl(f"node remove {host.name}")
+    assert join(host, mesh.token()) == (0, "")
+
+
 def test_unknown_key_in_a_config_file(mesh: Mesh, host: Host) -> None:
     host.write("/etc/overmesh/agent.toml", 'intreface = "om1"\n')
     code, said = join(host, mesh.token())

@@ -147,3 +147,17 @@ def test_leave_frees_name_and_addresses(mesh: Mesh) -> None:
     assert b.host.run("ls -A /var/lib/overmesh/agent", check=False).stdout == ""
     assert "om0" not in b.host.run("ip link").stdout
     assert b.host.run("meshctl status", check=False).returncode == 1
+
+
+def test_leave_after_a_crash(mesh: Mesh) -> None:
+    """Without an agent `leave` does what the agent would."""
+    mesh.join("e")
+    e = mesh.members.pop("e")
+    e.kill_agent()
+    assert e.host.run("meshctl leave").stdout == "Left the mesh: name and addresses are free again.\n"
+    assert "e" not in mesh.nodes()
+    assert e.host.run("ls -A /var/lib/overmesh/agent", check=False).stdout == ""
+    assert "om0" not in e.host.run("ip link").stdout
+    assert "overmesh-fastp" not in e.host.run("ps -A").stdout
+    ran = e.host.run("meshctl leave", check=False)
+    assert (ran.returncode, ran.stderr.partition(".")[0]) == (1, "meshctl: this host has not joined a mesh")
