@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from overmesh import __version__
@@ -34,7 +34,7 @@ from overmesh.agent.service import serve
 from overmesh.agent.state import Identity, StateDir
 from overmesh.agent.sync import Facts, Sync, leave
 from overmesh.config import AgentConfig
-from overmesh.errors import CorruptStateError, FastpathError, OvermeshError, RecordError
+from overmesh.errors import CorruptStateError, FastpathError, HostError, OvermeshError, RecordError
 from overmesh.model import Address, Endpoint, Problem
 
 # How often the host is looked at though nothing is known to have changed.
@@ -61,19 +61,19 @@ class Agent:
     def __init__(self, config: AgentConfig, state: StateDir, identity: Identity, netlink: Netlink) -> None:
         self.config = config
         self.identity = identity
-        self.replica, self._standing = _replica(state, identity)
+        self.replica, self._damaged = _replica(state, identity)
         self.fastpath = Fastpath(config, state.path / "fastpath.log", self.wake)
         self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
         self.current: Current | None = None
         self.applied = asyncio.Condition()
-        self._state = state
+        self.left = False
         self.sync.contact.confirmed = state.map_time()
+        self._state = state
         self._netlink = netlink
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._turn = asyncio.Lock()
-        self.left = False
 
     def wake(self) -> None:
         """Have the host looked at soon."""
@@ -108,8 +108,9 @@ class Agent:
         try:
             await self._reconcile()
         except OvermeshError as error:
-            log.warning("the host does not match its map", extra={"reason": error.cause})
-            return (*self.problems, Problem("host", error.cause))
+            if self.current:
+                problems = (*self.current.view.problems, Problem("host", error.cause))
+                self._note(replace(self.current, problems=problems))
         return self.problems
 
     async def _reconcile(self) -> None:
@@ -141,7 +142,9 @@ class Agent:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is not as it should be, by name."""
-        return (*self._standing, *(self.current.problems if self.current else ()))
+        # A map that was damaged on disk is one no more once there is another.
+        damaged = () if self.replica.revision else self._damaged
+        return (*damaged, *(self.current.problems if self.current else ()))
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
         if self.config.endpoints:
@@ -175,6 +178,14 @@ class Agent:
             await self.apply()
 
     async def _follow_host(self) -> None:
+        while True:
+            # It ends when more changed at once than the kernel keeps for us: then look, and listen again.
+            with suppress(HostError, OSError):
+                await self._listen_to_host()
+            self.wake()
+            await asyncio.sleep(SETTLE)
+
+    async def _listen_to_host(self) -> None:
         loop = asyncio.get_running_loop()
         due = 0.0
         async with rtnetlink.changes() as changes:

@@ -217,6 +217,8 @@ async def test_a_damaged_map_is_said_and_does_without(config: AgentConfig) -> No
         status = await stub.Status(agent_pb2.StatusRequest())
         assert (status.revision, list(status.peers)) == (0, [])
         assert [problem.subject for problem in status.problems] == ["map.json"]
+        agent.replica.receive(snapshot(6, members(2))[0])
+        assert await agent.apply() == ()
         await agent.leave(force=True)
 
 
@@ -229,6 +231,22 @@ async def test_an_interface_of_somebody_else_is_not_touched(config: AgentConfig)
         await netlink.add_address(link.index, ip_address("10.8.0.1"))
         with pytest.raises(HostError, match=r"om0 exists and is not ours: it has address 10\.8\.0\.1"):
             await Agent(config, state, state.identity(), netlink).run()
+        await netlink.delete_link("om0")
+
+
+async def test_an_interface_that_is_taken_away_is_a_problem_by_name(config: AgentConfig) -> None:
+    async with running(config) as (agent, stub), Netlink.open() as netlink:
+        link = await netlink.link("om0")
+        assert link
+        for route in (await routes(netlink)).values():
+            await netlink.remove_route(route)
+        await netlink.add_address(link.index, ip_address("10.8.0.1"))
+        await agent.apply()
+        status = await stub.Status(agent_pb2.StatusRequest())
+        assert [(problem.subject, problem.reason) for problem in status.problems] == [
+            ("host", "interface om0 exists and is not ours: it has address 10.8.0.1")
+        ]
+        await agent.leave(force=True)
 
 
 async def test_a_port_that_is_taken_is_named(config: AgentConfig) -> None:

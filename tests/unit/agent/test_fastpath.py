@@ -96,7 +96,7 @@ async def test_killed_it_is_started_again_and_knows_nothing(tmp_path: Path) -> N
         await fastpath.apply(STATE)
         first = (await fastpath.stats()).pid
         os.kill(first, signal.SIGKILL)
-        await until(lambda: fastpath.restarts == 1)
+        await until(lambda: fastpath.restarts >= 1)
         assert fastpath.error in ("it ended (killed by SIGKILL)", "it ended (it closed its socket)")
         await until(lambda: fastpath.running)
         assert (await fastpath.stats()).pid != first
@@ -140,7 +140,7 @@ async def test_a_fastpath_that_can_not_start_is_tried_ever_more_rarely(tmp_path:
     config = settings(tmp_path, "#!/bin/sh\necho starting\necho no luck >&2\nexit 3\n")
     async with supervised(config, tmp_path / "log") as fastpath:
         began = time.monotonic()
-        await until(lambda: fastpath.restarts == 4)
+        await until(lambda: fastpath.restarts >= 4)
         assert time.monotonic() - began >= 0.1 + 0.2
         assert fastpath.error == f"{config.fastpath}: exit code 3: no luck"
         with pytest.raises(FastpathError, match=r"is not running: .*no luck"):
@@ -153,7 +153,7 @@ async def test_its_log_does_not_grow_for_ever(tmp_path: Path) -> None:
     with log.open("wb") as file:
         file.truncate((8 << 20) + 1)
     async with supervised(settings(tmp_path, "#!/bin/sh\necho anew\nexit 1\n"), log) as fastpath:
-        await until(lambda: fastpath.restarts == 1)
+        await until(lambda: fastpath.restarts >= 1)
     assert set(log.read_text().split()) == {"anew"}
     assert log.with_suffix(".log.old").stat().st_size > 8 << 20
 
