@@ -26,19 +26,31 @@ def main() -> int:
         print(f"demo: {why_not}", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        result = _told()
+    except CommandError as error:
+        print(f"\ndemo failed {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo interrupted", file=sys.stderr)
+        return 130
+    print(result)
+    return 0
+
+
+def _told() -> str:
+    """Tell the story in a lab of its own; return the last line, for when all is cleaned up."""
     with Lab(CONTROLLER, *HOSTS) as lab:
         demo = Demo(lab)
         try:
             result = demo.run()
         except CommandError as error:
-            print(f"\n{lab.logs()}\n\ndemo failed at {demo.step!r}: {error}", file=sys.stderr)
-            return 1
+            print(f"\n{lab.logs()}", file=sys.stderr)
+            raise CommandError(f"at {demo.step!r}: {error}") from None
         if os.environ.get("HOLD"):
             print(f"\n{result}")
             _hold(lab)
-            return 0
-    print(f"\n{result}")
-    return 0
+    return f"\n{result}"
 
 
 def _why_not() -> str:

@@ -306,7 +306,7 @@ class Lab:
         subprocess.run([*self._segment.enter("net"), *shlex.split(command)], check=True, timeout=10)
 
 
-def until(holds: Callable[[], object], what: str, timeout: float = 15) -> float:
+def until(holds: Callable[[], object], what: str, timeout: float = 30) -> float:
     """Wait until something holds and return how many seconds that took.
 
     Raises:
