@@ -20,11 +20,14 @@ from overmesh.agent import daemon
 from overmesh.agent import join as joins
 from overmesh.agent import leave as leaving
 from overmesh.agent.fastpath import answers
+from overmesh.agent.state import StateDir
 from overmesh.cli import client, output, systemd
 from overmesh.cli.status import as_dict
 from overmesh.config import AgentConfig
-from overmesh.errors import NotYetError, UnreachableError
+from overmesh.errors import NotYetError, StateError, UnreachableError
+from overmesh.model import Node, node_key
 from overmesh.proto import agent_pb2
+from overmesh.proto.signed import read
 
 _LOOK_EVERY = 0.1
 _ANSWER_WITHIN = 0.5
@@ -70,15 +73,37 @@ async def join(config: AgentConfig, wanted: Wanted, *, as_json: bool) -> None:
 
     """
     steps = Steps(quiet=as_json)
-    joined = await joins.join(config, wanted.host, wanted.token, wanted.name, steps)
-    closing = partial(_closing, config, wanted, joined, steps)
-    if wanted.foreground:
-        await _be_the_agent(config, closing, as_json=as_json)
+    joined = await _member(config, wanted, steps)
+    runs = answers(config.socket)
+    if wanted.foreground and not runs:
+        await _be_the_agent(config, partial(_closing, config, wanted, joined, steps), as_json=as_json)
         return
-    if systemd.present():
+    if systemd.present() and not runs:
         systemd.start()
         steps("service", f"{systemd.UNIT} runs, now and after every boot")
-    (await closing()).show(as_json=as_json)
+        runs = True
+    closing = _closing if runs else _not_started
+    (await closing(config, wanted, joined, steps)).show(as_json=as_json)
+
+
+async def _member(config: AgentConfig, wanted: Wanted, steps: Steps) -> joins.Joined:
+    """Join; a container that starts again is a member already, and needs no controller for that."""
+    try:
+        return await joins.join(config, wanted.host, wanted.token, wanted.name, steps)
+    except UnreachableError as error:
+        with suppress(StateError):
+            if wanted.foreground:
+                joined = _from_disk(config)
+                steps("state", f"a member already; {error.cause}, so the last map is used")
+                return joined
+        raise
+
+
+def _from_disk(config: AgentConfig) -> joins.Joined:
+    mine = StateDir(config.state_dir).identity().membership
+    node = read(node_key(mine.node_id), mine.node)
+    assert isinstance(node, Node)
+    return joins.Joined(node.id, node.name, node.network, node.addresses, already_member=True)
 
 
 async def _be_the_agent(
@@ -104,7 +129,7 @@ async def _be_the_agent(
 class Closing:
     """What there is to say at the end. status: None when the agent was not started or not waited for."""
 
-    joined: "joins.Joined"
+    joined: joins.Joined
     steps: Steps
     started: bool
     status: agent_pb2.StatusReply | None
@@ -143,10 +168,12 @@ class Closing:
         }
 
 
-async def _closing(config: AgentConfig, wanted: Wanted, joined: "joins.Joined", steps: Steps) -> Closing:
-    if not wanted.foreground and not systemd.present():
-        run = shlex.join(["meshctl", "agent", "run", *wanted.flags])
-        return Closing(joined, steps, False, None, 0, f"start the agent: {run}")
+async def _not_started(_: AgentConfig, wanted: Wanted, joined: joins.Joined, steps: Steps) -> Closing:
+    run = shlex.join(["meshctl", "agent", "run", *wanted.flags])
+    return Closing(joined, steps, False, None, 0, f"start the agent: {run}")
+
+
+async def _closing(config: AgentConfig, wanted: Wanted, joined: joins.Joined, steps: Steps) -> Closing:
     if not wanted.wait:
         return Closing(joined, steps, True, None, 0, "meshctl status")
     missing = ["the agent does not answer"]
@@ -160,7 +187,7 @@ async def _closing(config: AgentConfig, wanted: Wanted, joined: "joins.Joined", 
         ) from None
 
 
-async def _met(config: AgentConfig, joined: "joins.Joined", steps: Steps, missing: list[str]) -> Closing:
+async def _met(config: AgentConfig, joined: joins.Joined, steps: Steps, missing: list[str]) -> Closing:
     """Wait for map and peers; `missing` ends with what has not come yet."""
     status = await _status(config)
     while not (status.revision and status.fastpath.running):

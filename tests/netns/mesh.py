@@ -46,9 +46,9 @@ class Member:
         self.host.kill(pid, signal.SIGKILL)
         return pid
 
-    def start_agent(self) -> None:
+    def start_agent(self, command: str = "agent run") -> None:
         """Start the agent again."""
-        self.agent = self.host.start("meshctl agent run")
+        self.agent = self.host.start(f"meshctl {command}")
 
     def until_working(self) -> None:
         """Wait until the agent says that all is well."""

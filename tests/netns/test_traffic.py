@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from tests.netns.lab import until
-from tests.netns.mesh import IPV6, Mesh, Pinging
+from tests.netns.mesh import IPV4, IPV6, Mesh, Pinging
 
 
 @pytest.fixture(autouse=True)
@@ -77,15 +77,17 @@ def test_controller_restarted(mesh: Mesh) -> None:
     }
 
 
-def test_host_rebooted_while_no_controller_answers(mesh: Mesh) -> None:
-    """Its agent and fastpath are gone and so is the interface: the host is back from its disk."""
-    addresses = mesh["b"].addresses
+@pytest.mark.parametrize("command", ["agent run", "join {controller} --token {token} --foreground"])
+def test_host_rebooted_while_no_controller_answers(mesh: Mesh, command: str) -> None:
+    """Agent, fastpath and interface are gone: the host, or container, is back from its disk."""
+    addresses, fastpath = mesh["b"].addresses, mesh["b"].status()["fastpath"]["pid"]
+    command = command.format(controller=IPV4, token=mesh.token())
     mesh.stop_controller()
     pinging = Pinging(mesh["a"], mesh["c"].addresses[0])
     mesh["b"].kill_agent()
-    mesh["b"].host.run("pkill -KILL overmesh-fast", check=False)
+    mesh["b"].host.kill(fastpath)
     mesh["b"].host.run("ip link delete om0", check=False)
-    mesh["b"].start_agent()
+    mesh["b"].start_agent(command)
     mesh["b"].until_working()
     assert mesh["b"].addresses == addresses
     until(lambda: mesh["b"].reaches(mesh["a"].addresses[0]), "b reaches a")

@@ -30,6 +30,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Joined("id", name or "web1", "mesh", (ip_address("10.77.0.1"), ip_address("fd00::1")), False)
 
     monkeypatch.setattr("overmesh.agent.join.join", join)
+    # The made-up agent answers once join has started it.
+    monkeypatch.setattr("overmesh.cli.joining.answers", lambda _: False)
     monkeypatch.setattr(systemd, "present", lambda: False)
     monkeypatch.setattr(systemd, "start", lambda: did.append("start"))
     monkeypatch.setattr(systemd, "stop", lambda: did.append("stop"))
@@ -132,6 +134,17 @@ def test_what_does_not_come_is_exit_code_3(
     )
 
 
+@pytest.mark.parametrize("how", [[], ["--foreground"]])
+def test_with_an_agent_that_runs_already(
+    how: list[str], meshctl: Meshctl, agent: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overmesh.cli.joining.answers", lambda _: True)
+    agent.answers = {"Status": status(), "Ping": [answer()]}
+    ran = meshctl(*LINE, *how)
+    assert ran.code == 0
+    assert ran.out.endswith("peers      2 of 2 answer\nnext       meshctl ping web2\n")
+
+
 @pytest.mark.usefixtures("with_systemd")
 def test_no_wait(meshctl: Meshctl, made_up: list[str]) -> None:
     ran = meshctl(*LINE, "--no-wait")
@@ -186,6 +199,12 @@ def test_foreground_agent_that_fails(monkeypatch: pytest.MonkeyPatch, meshctl: M
     assert (ran.code, ran.err) == (1, "meshctl: gone.\n")
 
 
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overmesh.cli.joining.answers", lambda _: True)
+
+
+@pytest.mark.usefixtures("running")
 def test_leave(meshctl: Meshctl, agent: Fake) -> None:
     agent.answers["Leave"] = agent_pb2.LeaveReply(told_controller=True)
     assert meshctl("leave").out == "Left the mesh: name and addresses are free again.\n"
@@ -193,7 +212,7 @@ def test_leave(meshctl: Meshctl, agent: Fake) -> None:
     assert agent.requests == [agent_pb2.LeaveRequest(force=False)] * 2
 
 
-@pytest.mark.usefixtures("with_systemd")
+@pytest.mark.usefixtures("with_systemd", "running")
 def test_leave_by_force(meshctl: Meshctl, agent: Fake, made_up: list[str]) -> None:
     agent.answers["Leave"] = agent_pb2.LeaveReply(told_controller=False)
     ran = meshctl("leave", "--force")
