@@ -31,6 +31,7 @@ from overmesh.proto.codec import apply_request
 BINARY = "overmesh-fastpath"
 CALL_TIMEOUT = 5.0
 START_TIMEOUT = 5.0
+GONE_TIMEOUT = 0.5
 
 # A fastpath that dies young is started again after a delay that doubles; one that lived, at once.
 YOUNG = 10.0
@@ -58,6 +59,7 @@ class Fastpath:
         self._stub: Any = None
         self._given: tuple[FastpathState, bytes] | None = None
         self._wanted = True
+        self._pid = 0
         self._child = 0
         self._log_start = 0
         self.restarts = 0
@@ -95,6 +97,7 @@ class Fastpath:
             await self._start()
         async with self._connected():
             stats = await self.stats()
+            self._pid = stats.pid
             verb = "started" if started else "adopted"
             log.info(
                 "fastpath %s",
@@ -103,8 +106,7 @@ class Fastpath:
             )
             self._changed()
             await self._follow()
-        # The stream may end a moment before the kernel has the exit status.
-        await asyncio.sleep(0.001)
+        await _gone(self._pid)
         self.error = f"it ended ({self._ended() or 'it closed its socket'})"
 
     async def _start(self) -> None:
@@ -232,7 +234,9 @@ class Fastpath:
         """End it for good: no other one is started. Nothing happens when it is not running."""
         self._wanted = False
         if self.running:
-            await self._call("Shutdown", fastpath_pb2.ShutdownRequest())
+            with suppress(FastpathError):  # it may be gone before its answer is here
+                await self._call("Shutdown", fastpath_pb2.ShutdownRequest())
+            await _gone(self._pid)
 
     async def _call(self, method: str, request: Any, timeout: float = CALL_TIMEOUT) -> Any:
         if self._stub is None:
@@ -273,6 +277,22 @@ def find_binary(configured: str) -> Path:
     raise FastpathError(
         f"{BINARY} is not installed", "pip install 'overmesh[fastpath]', or `make setup` in a checkout"
     )
+
+
+async def _gone(pid: int) -> None:
+    """Wait until the kernel has taken a process apart: until then its socket may still seem to answer."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, gone.set)
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gone.wait(), GONE_TIMEOUT)
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def answers(path: Path) -> bool:
