@@ -144,7 +144,8 @@ class Agent:
         """Everything that is not as it should be, by name."""
         # A map that was damaged on disk is one no more once there is another.
         damaged = () if self.replica.revision else self._damaged
-        return (*damaged, *(self.current.problems if self.current else ()))
+        host = self.current.problems if self.current else ()
+        return (*damaged, *host, *self.sync.problems)
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
         if self.config.endpoints:
@@ -222,7 +223,7 @@ class Agent:
                 await self.fastpath.shutdown()
             for task in self._tasks:
                 task.cancel()
-            await self._netlink.delete_link(self.config.interface)
+            await self._netlink.delete_tun(self.config.interface)
             self._state.wipe()
         log.info("left the mesh", extra={"told_controller": told})
         self.stop()

@@ -20,7 +20,7 @@ import ssl
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Self
 
@@ -155,7 +155,7 @@ async def _join(
     reply = await _redeem(target, root, _request(config, token, name, keys, endpoints))
     step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
-    identity, network, node = _admitted(reply, keys, root)
+    identity, network, node = _admitted(reply, keys, root, target)
     try:
         refuse_collisions(network.ranges, await netlink.routes(), underlay, config.interface)
     except RangeCollisionError:
@@ -351,8 +351,18 @@ def _host_name() -> str:
 # The answer.
 
 
+def _controllers(reply: mesh_pb2.JoinReply, target: Target) -> tuple[str, ...]:
+    """Return where the mesh ports are, first at the address that has just worked.
+
+    What a controller takes for its own addresses may not lead to it from here.
+    """
+    ports = {told.rpartition(":")[2] for told in reply.controllers}
+    here = [str(replace(target, port=int(port))) for port in ports] if len(ports) == 1 else []
+    return tuple(dict.fromkeys((*here, *reply.controllers)))
+
+
 def _admitted(
-    reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate
+    reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate, target: Target
 ) -> tuple[Identity, Network, Node]:
     """Return what the reply makes of this host, once it is certain that all of it is right."""
     try:
@@ -361,7 +371,7 @@ def _admitted(
     except (ValueError, RecordError) as error:
         raise MeshError(f"the controller's answer can't be right: {error}") from None
     membership = Membership(
-        reply.node_id, node.name, network.name, tuple(reply.controllers), reply.network, reply.node
+        reply.node_id, node.name, network.name, _controllers(reply, target), reply.network, reply.node
     )
     identity = Identity(keys, membership, root, certificate)
     if not issued(identity) or node.public_key != keys.public or node.network != network.name:

@@ -32,7 +32,7 @@ async def leave(config: AgentConfig, *, force: bool) -> bool:
         if answers(config.fastpath_socket):
             await _end_fastpath(config)
         async with Netlink.open() as netlink:
-            await netlink.delete_link(config.interface)
+            await netlink.delete_tun(config.interface)
         state.wipe()
     return told
 

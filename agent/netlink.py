@@ -109,11 +109,12 @@ class Netlink:
         with open_tun(name) as descriptor:
             fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
 
-    async def delete_link(self, name: str) -> None:
-        """Remove an interface, and with it its addresses and routes."""
-        with _explained(f"{name} can't be removed", errno.ENODEV):
-            for index in await self._route.link_lookup(ifname=name):
-                await self._route.link("del", index=index)
+    async def delete_tun(self, name: str) -> None:
+        """Remove a TUN interface, and with it its addresses and routes; one of another kind is let be."""
+        link = await self.link(name)
+        if link is not None and link.kind == "tun":
+            with _explained(f"{name} can't be removed", errno.ENODEV):
+                await self._route.link("del", index=link.index)
 
     async def set_link_up(self, link: int, mtu: int) -> None:
         """Set an interface's MTU and bring it up."""

@@ -21,7 +21,7 @@ import grpc.aio
 from overmesh import __version__, rpc
 from overmesh.agent.peermap import Outcome, Replica
 from overmesh.agent.state import Identity, StateDir
-from overmesh.errors import MeshError, OvermeshError, RemovedError, StateError, UnreachableError
+from overmesh.errors import InvalidError, MeshError, OvermeshError, RemovedError, StateError, UnreachableError
 from overmesh.model import Endpoint, Problem
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_message, problem_messages
@@ -93,11 +93,14 @@ class Backoff:
         self._random = random
         self._failures = 0
 
-    def next(self) -> float:
+    def delay(self) -> float:
         """Return how many seconds to wait before the next attempt."""
         limit: float = min(LONGEST_DELAY, FIRST_DELAY * 2**self._failures)
-        self._failures = min(self._failures + 1, 16)
         return limit * self._random()
+
+    def grow(self) -> None:
+        """Wait longer from now on: every controller was tried in vain."""
+        self._failures = min(self._failures + 1, 16)
 
     def reset(self) -> None:
         """Begin anew: it worked."""
@@ -139,6 +142,7 @@ class Sync:
         self._facts_changed = asyncio.Event()
         self._accepted = asyncio.Event()
         self.contact = Contact()
+        self.problems: tuple[Problem, ...] = ()
 
     def report(self, facts: Facts) -> None:
         """Tell the controller, now and whenever it is reached again."""
@@ -148,11 +152,10 @@ class Sync:
 
     async def run(self) -> None:
         """Follow one controller after another until cancelled."""
-        controllers = list(self._identity.membership.controllers)
-        _RANDOM.shuffle(controllers)
         while True:
-            for address in controllers:
+            for address in self._identity.membership.controllers:
                 await asyncio.sleep(await self._attempt(address))
+            self._backoff.grow()
 
     async def _attempt(self, address: str) -> float:
         """Follow one controller for as long as it goes; return how long to wait before the next attempt."""
@@ -166,7 +169,7 @@ class Sync:
             self.contact.turn(connected=False, error=error.cause)
             if isinstance(error, RemovedError):
                 await self._removed()
-        return REMOVED_DELAY if self.contact.removed else self._backoff.next()
+        return REMOVED_DELAY if self.contact.removed else self._backoff.delay()
 
     async def _follow(self, address: str) -> None:
         self._accepted.clear()
@@ -175,7 +178,7 @@ class Sync:
             stream = stub.Watch()
             tasks.create_task(_translated(self._receive(stream), address))
             tasks.create_task(_translated(self._send_acks(stream), address))
-            tasks.create_task(_translated(self._send_facts(stub), address))
+            tasks.create_task(self._send_facts(stub, address))
 
     # Watch.
 
@@ -249,14 +252,31 @@ class Sync:
 
     # Report.
 
-    async def _send_facts(self, stub: Any) -> None:
+    async def _send_facts(self, stub: Any, address: str) -> None:
         # Not before the stream is accepted: a clone must not have the node's packets sent to itself.
         await self._accepted.wait()
         while True:
             self._facts_changed.clear()
             if self._facts is not None:
-                await stub.Report(_report(self._facts), timeout=CALL_TIMEOUT)
+                await self._send(self._facts, stub, address)
             await self._facts_changed.wait()
+
+    async def _send(self, facts: Facts, stub: Any, address: str) -> None:
+        request = mesh_pb2.ReportRequest(
+            endpoints=[endpoint_message(endpoint) for endpoint in facts.endpoints],
+            backend=facts.backend,
+            backend_reason=facts.backend_reason,
+            mtu=facts.mtu,
+            host_id=self._host_id,
+        )
+        try:
+            await _translated(stub.Report(request, timeout=CALL_TIMEOUT), address)
+        except InvalidError as error:
+            # The map is no worse for it: the stream stays.
+            log.warning("the controller refuses this host's facts", extra={"reason": error.cause})
+            self.problems = (Problem("report", error.cause),)
+        else:
+            self.problems = ()
 
 
 async def leave(identity: Identity) -> None:
@@ -293,15 +313,6 @@ def channel(identity: Identity, address: str) -> grpc.aio.Channel:
             *rpc.KEEPALIVE,
             *rpc.MESSAGE_LIMIT,
         ],
-    )
-
-
-def _report(facts: Facts) -> mesh_pb2.ReportRequest:
-    return mesh_pb2.ReportRequest(
-        endpoints=[endpoint_message(endpoint) for endpoint in facts.endpoints],
-        backend=facts.backend,
-        backend_reason=facts.backend_reason,
-        mtu=facts.mtu,
     )
 
 

@@ -30,7 +30,7 @@ from overmesh.controller.store.base import Put, Store, absent
 from overmesh.controller.store.history import trim_history
 from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import MeshRoot, load_or_create
-from overmesh.controller.watch import Agents, Watch
+from overmesh.controller.watch import Agents
 from overmesh.errors import (
     ConfigError,
     PermissionMissingError,
@@ -132,7 +132,7 @@ async def running(
         )
         await servers.start(
             JoinService(joins, [_target(host, listening.mesh_port) for host in hosts]),
-            MeshService(Watch(agents), membership, presence),
+            MeshService(agents, membership, presence),
             AdminService(mirror, membership, tokens, agents, presence, _join_target(hosts, listening)),
         )
         undo.callback(agents.finish_all, UnreachableError("the controller is stopping", "try again"))

@@ -24,7 +24,7 @@ from overmesh.controller.membership import Membership
 from overmesh.controller.ports import any_address, take_port, take_socket
 from overmesh.controller.presence import Health, Presence
 from overmesh.controller.trust import Identity
-from overmesh.controller.watch import Watch
+from overmesh.controller.watch import Agents, Watch
 from overmesh.errors import InvalidError, OvermeshError, RecordError
 from overmesh.model import Endpoint
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
@@ -137,8 +137,9 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
 class MeshService:
     """The mesh port's calls; who calls is what its certificate says."""
 
-    def __init__(self, watch: Watch, membership: Membership, presence: Presence) -> None:
-        self._watch = watch
+    def __init__(self, agents: Agents, membership: Membership, presence: Presence) -> None:
+        self._agents = agents
+        self._watch = Watch(agents)
         self._membership = membership
         self._presence = presence
 
@@ -162,6 +163,7 @@ class MeshService:
 
     async def _report(self, request: mesh_pb2.ReportRequest, context: Context) -> mesh_pb2.ReportReply:
         caller = Identity.of_caller(context.auth_context())
+        self._agents.check_connected(caller, request.host_id)
         endpoints = _endpoints(request.endpoints)
         revision = await self._membership.report(caller.network, caller.node_id, endpoints)
         self._presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))

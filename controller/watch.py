@@ -134,10 +134,7 @@ class Agents:
                 "two hosts with one identity: the second is refused",
                 extra=self._named(older.identity) | {"host": host_id},
             )
-            raise CloneError(
-                f"another host is connected as this node ({older.identity.node_id})",
-                "on the copy, remove the state directory and join with a new token",
-            )
+            raise _clone(older.identity)
         older.finish(UnreachableError("a newer stream of this host has taken over"))
 
     def close(self, agent: Agent) -> None:
@@ -189,6 +186,23 @@ class Agents:
         agent = self._live.get(network, {}).get(node_id)
         return agent.host_id if agent else ""
 
+    def check_connected(self, identity: Identity, host_id: str) -> None:
+        """Raise unless a stream of this very host is open as this node.
+
+        Raises:
+            RemovedError: the node is no member.
+            CloneError: the stream is another host's.
+            UnreachableError: there is none.
+
+        """
+        if identity.node_id not in self._mirror.held("nodes", identity.network):
+            raise removed(identity.network)
+        agent = self._live.get(identity.network, {}).get(identity.node_id)
+        if agent is None:
+            raise UnreachableError("no stream of this node is open here", "open one first")
+        if agent.host_id != host_id:
+            raise _clone(identity)
+
     def sighting(self, network: str, node_id: str) -> Sighting:
         """Return what is known of a node's agent."""
         agent = self._live.get(network, {}).get(node_id)
@@ -217,6 +231,13 @@ class Agents:
         for live in self._live.values():
             for agent in live.values():
                 agent.finish(why)
+
+
+def _clone(identity: Identity) -> CloneError:
+    return CloneError(
+        f"another host is connected as this node ({identity.node_id})",
+        "on the copy, remove the state directory and join with a new token",
+    )
 
 
 def _removed_nodes(changes: Changes) -> Iterator[str]:

@@ -215,16 +215,18 @@ class Heartbeat(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("endpoints", "backend", "backend_reason", "mtu")
+    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id")
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     BACKEND_REASON_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     backend: str
     backend_reason: str
     mtu: int
-    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ...) -> None: ...
+    host_id: str
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("revision",)

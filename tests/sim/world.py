@@ -162,7 +162,8 @@ class Member:
         if self.stream:
             self.stream.broken, self.stream.broken_since = True, self.world.now
         self.stream = None
-        self.next_try = self.world.now + self.backoff.next()
+        self.next_try = self.world.now + self.backoff.delay()
+        self.backoff.grow()
 
     def turn(self) -> None:
         world = self.world

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -110,7 +111,7 @@ async def test_a_host_comes_up_from_its_disk_and_drift_is_repaired(config: Agent
         repaired = await netlink.link("om0")
         assert repaired == link
 
-        await netlink.delete_link("om0")
+        await netlink.delete_tun("om0")
         await agent.apply()
         assert sorted(await routes(netlink)) == ["10.77.0.0/16", "fd77::/64"]
         assert agent.problems == ()
@@ -231,7 +232,7 @@ async def test_an_interface_of_somebody_else_is_not_touched(config: AgentConfig)
         await netlink.add_address(link.index, ip_address("10.8.0.1"))
         with pytest.raises(HostError, match=r"om0 exists and is not ours: it has address 10\.8\.0\.1"):
             await Agent(config, state, state.identity(), netlink).run()
-        await netlink.delete_link("om0")
+        await netlink.delete_tun("om0")
 
 
 async def test_an_interface_that_is_taken_away_is_a_problem_by_name(config: AgentConfig) -> None:
@@ -271,3 +272,12 @@ def test_a_machine_is_told_from_another_without_its_machine_id() -> None:
     assert plain == host_id(AgentConfig())
     assert len(plain) == 64
     assert host_id(AgentConfig(host_id="vm7")) == "vm7"
+
+
+async def test_an_interface_of_another_kind_is_never_removed(config: AgentConfig) -> None:
+    async with Netlink.open() as netlink:
+        subprocess.run(["ip", "link", "add", config.interface, "type", "bridge"], check=True)
+        await netlink.delete_tun(config.interface)
+        assert await netlink.link(config.interface)
+        subprocess.run(["ip", "link", "delete", config.interface], check=True)
+        await netlink.delete_tun(config.interface)

@@ -76,6 +76,14 @@ async def test_a_host_becomes_a_member(mesh: Mesh, tmp_path: Path) -> None:
     assert await mesh.nodes() == ["web1"]
 
 
+async def test_the_address_that_worked_is_followed_first(mesh: Mesh, tmp_path: Path) -> None:
+    config = host(tmp_path, "a")
+    there = str(mesh.join_port).replace("127.0.0.1", "localhost")
+    await steps(config, there, await mesh.token())
+    port = mesh.controller.listening.mesh_port
+    assert state(config).identity().membership.controllers == (f"localhost:{port}", f"127.0.0.1:{port}")
+
+
 async def test_joining_again_gives_the_same_node(mesh: Mesh, tmp_path: Path) -> None:
     config = host(tmp_path, "a")
     first = await joined(mesh, config)

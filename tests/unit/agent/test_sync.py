@@ -140,6 +140,24 @@ async def test_a_map_that_can_not_be_kept_is_still_followed_and_told(
         assert (problem.subject, "No space left" in problem.reason) == ("state", True)
 
 
+async def test_facts_that_are_refused_are_a_problem_and_the_stream_stays(mesh: Mesh, tmp_path: Path) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    member = Member(config)
+    unreachable = Endpoint(ip_address("127.0.0.1"), 6081)
+    async with following(member):
+        member.sync.report(replace(FACTS, endpoints=(unreachable,)))
+        await until(lambda: bool(member.sync.problems))
+        [problem] = member.sync.problems
+        assert (problem.subject, "127.0.0.1" in problem.reason) == ("report", True)
+        await joined(mesh, host(tmp_path, "b"))
+        await until(lambda: member.peers == ["b"])
+        assert member.sync.contact.connected
+        member.sync.report(FACTS)
+        await until_listed(mesh, "a", mtu=1420)
+        assert member.sync.problems == ()
+
+
 async def test_facts_are_reported_and_again_when_they_change(mesh: Mesh, tmp_path: Path) -> None:
     config = host(tmp_path, "a")
     await joined(mesh, config)
@@ -307,11 +325,15 @@ def test_acks_go_at_once_after_a_quiet_time_then_one_a_second() -> None:
 
 def test_retries_wait_ever_longer_until_one_works() -> None:
     backoff = Backoff(random=lambda: 1.0)
-    assert [backoff.next() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    delays = []
+    for _ in range(9):
+        delays.append(backoff.delay())
+        backoff.grow()
+    assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
     backoff.reset()
-    assert backoff.next() == 0.5
+    assert backoff.delay() == 0.5
 
 
 def test_retries_of_many_agents_are_spread() -> None:
-    assert Backoff(random=lambda: 0.0).next() == 0
-    assert len({Backoff().next() for _ in range(10)}) > 1
+    assert Backoff(random=lambda: 0.0).delay() == 0
+    assert len({Backoff().delay() for _ in range(10)}) > 1

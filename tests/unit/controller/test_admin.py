@@ -71,6 +71,7 @@ async def test_nodes_with_all_that_is_known_of_them(world: World) -> None:
             backend="tun",
             backend_reason="nothing faster here",
             mtu=1400,
+            host_id="one",
         )
     )
     await watcher.ack()

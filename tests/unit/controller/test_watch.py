@@ -270,6 +270,24 @@ async def test_an_agent_that_hangs_up_is_gone(world: World) -> None:
     assert [problem.reason for problem in node.problems] == ["forged"]
 
 
+async def test_only_the_host_that_is_connected_may_say_where_the_node_is(world: World) -> None:
+    mesh = await world.client.joined(Host("a"))
+
+    async def refusal(host_id: str) -> OvermeshError | None:
+        here = [mesh_pb2.Endpoint(address="192.0.2.7", port=6081)]
+        try:
+            await mesh.Report(mesh_pb2.ReportRequest(endpoints=here, host_id=host_id))
+        except grpc.aio.AioRpcError as error:
+            return rpc.raised(error, "")
+        return None
+
+    assert isinstance(await refusal("one"), UnreachableError)
+    watcher = await Watcher(mesh.Watch()).hello(host_id="one")
+    await watcher.receive()
+    assert isinstance(await refusal("two"), CloneError)
+    assert await refusal("one") is None
+
+
 async def test_garbage_in_the_store_is_passed_on_as_it_is(world: World) -> None:
     """The agents refuse it themselves, by name."""
     mesh = await world.client.joined(Host("a"))

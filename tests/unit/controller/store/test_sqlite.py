@@ -1,7 +1,5 @@
 """What only the embedded store promises: about its file, its lock, its threads, and how it fails."""
 
-# ruff: noqa: ASYNC221, ASYNC240 - a test has the event loop to itself
-
 import asyncio
 import gc
 import os
