@@ -42,6 +42,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from overmesh.agent.peermap import Floor, Held
 from overmesh.errors import CorruptStateError, NotJoinedError, PermissionMissingError, StateError
+from overmesh.files import replace_file
 
 T = TypeVar("T")
 
@@ -253,16 +254,9 @@ class StateDir:
         )
 
     def _write(self, name: str, data: bytes) -> None:
-        aside = self.path / f".{name}.new"
         try:
-            with open(aside, "wb", opener=_private) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.rename(self.path / name)
-            _sync_directory(self.path)
+            replace_file(self.path / name, data)
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise StateError(f"{self.path / name} can't be written: {error.strerror}") from None
 
 
@@ -279,18 +273,6 @@ def _lock(descriptor: int, path: Path) -> None:
         raise StateError(
             f"an agent is already running on {path}", "see `meshctl status`, or stop that agent first"
         ) from None
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def issued(identity: Identity) -> bool:

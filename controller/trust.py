@@ -8,9 +8,7 @@ Agents pin the root's certificate when they join.
 import hashlib
 import hmac
 import ipaddress
-import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,6 +36,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from overmesh import rpc
 from overmesh.errors import CorruptStateError, InvalidError, PermissionMissingError, StateError
+from overmesh.files import replace_file
 from overmesh.model import Record
 from overmesh.proto import signed
 from overmesh.token import root_pin
@@ -240,8 +239,8 @@ def _create(state_dir: Path) -> MeshRoot:
     root = MeshRoot.new()
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     # The key last: where there is a key, there is its certificate.
-    _write(state_dir / _CERTIFICATE_FILE, root.pem, 0o644)
-    _write(state_dir / _KEY_FILE, _private_pem(root._key), 0o600)
+    replace_file(state_dir / _CERTIFICATE_FILE, root.pem, 0o644)
+    replace_file(state_dir / _KEY_FILE, _private_pem(root._key), 0o600)
     return root
 
 
@@ -267,24 +266,6 @@ def _parsed(file: Path, parse: Callable[[bytes], T]) -> T:
 
 def _corrupt(file: Path, why: str) -> CorruptStateError:
     return CorruptStateError(f"{file} can't be used: {why}", "restore it from a backup")
-
-
-def _write(file: Path, data: bytes, mode: int) -> None:
-    """Replace a file whole: after a crash there is the old one or the new one, never half of it."""
-    aside = file.with_name(f".{file.name}.new")
-    with suppress(FileNotFoundError):
-        aside.unlink()
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(descriptor)
-    aside.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _builder(

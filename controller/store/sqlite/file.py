@@ -16,6 +16,7 @@ from typing import Self
 
 from overmesh.controller.store.sqlite.tables import SCHEMA
 from overmesh.errors import StoreBusyError, StoreCorruptError, StoreError, StoreUnavailableError
+from overmesh.files import sync_directory
 
 APPLICATION_ID = 0x4F4D5354  # "OMST"
 SCHEMA_VERSION = 1
@@ -138,15 +139,7 @@ def _create(path: Path) -> None:
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         connection.executescript(f"BEGIN; {SCHEMA} {marks} COMMIT;")
     new.rename(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def _check(path: Path) -> None:

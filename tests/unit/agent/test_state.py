@@ -144,7 +144,7 @@ def test_a_write_is_synced_before_it_takes_the_place(
     state: StateDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, rename = os.fsync, Path.replace
 
     def noted_fsync(descriptor: int) -> None:
         done.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink()}")
@@ -155,7 +155,7 @@ def test_a_write_is_synced_before_it_takes_the_place(
         return rename(old, new)
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "rename", noted_rename)
+    monkeypatch.setattr(Path, "replace", noted_rename)
     state.save_map(HELD)
     at = state.path
     assert done == [f"sync {at}/.map.json.new", f"rename {at}/map.json", f"sync {at}"]
