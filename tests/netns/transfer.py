@@ -41,6 +41,6 @@ if __name__ == "__main__":
         case ["receive"]:
             receive()
         case ["send", host, seconds]:
-            print(f"{send(host, float(seconds)):.2f}")
+            print(f"{send(host, float(seconds)):.2f} Gbit/s")
         case _:
             sys.exit(__doc__)
