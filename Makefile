@@ -1,5 +1,6 @@
 # Each target runs on a fresh clone by itself.
 
+export PATH := $(PATH):/usr/sbin:/sbin
 BIN := .venv/bin
 FASTPATH := fastpath/target/release/overmesh-fastpath
 RUST := --manifest-path fastpath/Cargo.toml
@@ -19,7 +20,6 @@ setup: .venv/ready $(FASTPATH)
 	@scripts/setup test
 
 demo: .venv/ready $(FASTPATH)
-	@scripts/setup run
 	@$(BIN)/python -m tests.netns.demo
 
 test: setup
@@ -27,7 +27,6 @@ test: setup
 	$(BIN)/python -m pytest
 
 check: .venv/ready
-	@scripts/setup run
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -41,7 +40,6 @@ bench: .venv/ready $(FASTPATH)
 	$(BIN)/python -m benchmarks.overlay
 
 wheels: .venv/ready
-	@scripts/setup run
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .
 	$(BIN)/maturin build --release --locked --manifest-path fastpath/daemon/Cargo.toml --out dist
 
@@ -50,6 +48,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: requirements/dev.txt pyproject.toml scripts/python
+	@scripts/setup run
 	rm -rf .venv
 	$$(scripts/python) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
@@ -57,6 +56,5 @@ clean:
 	@touch $@
 
 $(FASTPATH): $(shell find fastpath -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
-	@scripts/setup run
 	cargo build --locked --release --quiet $(RUST)
 	@touch $@
