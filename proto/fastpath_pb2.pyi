@@ -61,7 +61,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest")
+    __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest", "offloads")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class StatsReply(_message.Message):
     DROPS_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     TABLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFLOADS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     backend: str
     backend_reason: str
@@ -91,7 +92,20 @@ class StatsReply(_message.Message):
     drops: _containers.ScalarMap[str, int]
     mtu: int
     table_digest: bytes
-    def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ...) -> None: ...
+    offloads: _containers.RepeatedCompositeFieldContainer[Offload]
+    def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ...) -> None: ...
+
+class Offload(_message.Message):
+    __slots__ = ("name", "on", "reason", "failures")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ON_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    on: bool
+    reason: str
+    failures: int
+    def __init__(self, name: _Optional[str] = ..., on: _Optional[bool] = ..., reason: _Optional[str] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class PeerStats(_message.Message):
     __slots__ = ("id", "endpoint", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "last_heard_ms_ago", "drops")

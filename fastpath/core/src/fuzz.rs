@@ -8,6 +8,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use crate::offload::cut::Cut;
+use crate::offload::merge::{Flow, Merged, Segment};
+use crate::offload::virtio::{HEADER_LEN, Header};
 use crate::peers::{PeerSpec, Table};
 use crate::tunnel::{Content, Tunnel};
 use crate::wire::{control, geneve, ip};
@@ -16,8 +19,15 @@ use crate::wire::{control, geneve, ip};
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: that of its file in `fuzz/fuzz_targets` and folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 5] =
-    [("geneve", geneve), ("ip", ip), ("control", control), ("inbound", inbound), ("outbound", outbound)];
+pub const TARGETS: [(&str, Target); 7] = [
+    ("geneve", geneve),
+    ("ip", ip),
+    ("control", control),
+    ("inbound", inbound),
+    ("outbound", outbound),
+    ("cut", cut),
+    ("merge", merge),
+];
 
 static TUNNEL: LazyLock<Tunnel> = LazyLock::new(|| {
     let peer = PeerSpec {
@@ -80,9 +90,50 @@ pub fn inbound(bytes: &[u8]) {
 
 /// A packet that is sent goes to whose destination address it has, and fits the MTU.
 pub fn outbound(bytes: &[u8]) {
-    if let Ok(outbound) = TUNNEL.outbound(bytes) {
+    let Ok(whole) = Cut::new(bytes, Header::default()) else { return };
+    if let Ok(outbound) = TUNNEL.outbound(bytes, whole.len(0)) {
         let packet = ip::Packet::new_checked(bytes).expect("only whole packets are sent");
         assert_eq!(TUNNEL.table.owner_of(packet.destination()), Some(outbound.peer));
         assert!(packet.total_len() <= TUNNEL.table.mtu() as usize);
+    }
+}
+
+/// A virtio header and a packet: its segments are whole packets between the same addresses, and none
+/// is larger than the first.
+pub fn cut(bytes: &[u8]) {
+    let Some((header, packet)) = bytes.split_first_chunk::<HEADER_LEN>() else { return };
+    let Ok(cut) = Header::parse(header).and_then(|header| Cut::new(packet, header)) else { return };
+    let whole = ip::Packet::new_checked(packet).expect("only whole packets are cut");
+    let mut buffer = vec![0; cut.len(0)];
+    for at in 0..cut.count() {
+        let segment = &mut buffer[..cut.len(at)];
+        cut.write(at, segment);
+        if cut.count() > 1 {
+            let segment = ip::Packet::new_checked(segment).expect("segments are whole packets");
+            assert_eq!(segment.source(), whole.source());
+            assert_eq!(segment.total_len(), cut.len(at));
+        }
+    }
+}
+
+/// Two packets, the first as long as the first two bytes say: merged, they can be cut again into what
+/// they were, but for what a segment cannot tell.
+pub fn merge(bytes: &[u8]) {
+    let Some((len, packets)) = bytes.split_first_chunk::<2>() else { return };
+    let (first, second) = packets.split_at(packets.len().min(u16::from_be_bytes(*len).into()));
+    let whole = |bytes: &[u8]| ip::Packet::new_checked(bytes).is_ok_and(|it| it.total_len() == bytes.len());
+    if !whole(first) || !whole(second) || Flow::of(first) != Flow::of(second) {
+        return;
+    }
+    let (Some(head), Some(tail)) = (Segment::parse(first), Segment::parse(second)) else { return };
+    let mut merged = Merged::new(head);
+    if merged.take(first, second, &tail) {
+        let mut packet = [first, &second[tail.payload()..]].concat();
+        let header = merged.finish(&mut packet);
+        let cut = Cut::new(&packet, header).expect("what is merged can be cut");
+        let mut again = vec![0; cut.len(1)];
+        cut.write(1, &mut again);
+        assert_eq!(again[tail.payload()..], second[tail.payload()..]);
+        assert!(Segment::parse(&again).is_some(), "its checksums are right");
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::counters::{Counters, PeerCounters};
+use crate::counters::{Counters, Load, PeerCounters};
 use crate::drops::{DropReason, Dropped};
 use crate::peers::{PeerIndex, Table};
 use crate::wire::{control, geneve, ip};
@@ -26,15 +26,27 @@ pub struct Tunnel {
     pub counters: Counters,
 }
 
-/// A packet to send: `header` goes before it, then both to `endpoint`.
+/// A packet to send, whole or cut: each segment is framed by itself and goes to `endpoint`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
     /// Who it is for.
     pub peer: PeerIndex,
     /// Where that peer is.
     pub endpoint: SocketAddr,
-    /// What to put before the packet.
-    pub header: [u8; geneve::HEADER_LEN],
+    header: [u8; geneve::HEADER_LEN],
+}
+
+impl Outbound {
+    /// Bytes that [`Self::frame`] needs before a packet and behind it.
+    #[must_use]
+    pub fn room(&self) -> (usize, usize) {
+        (self.header.len(), 0)
+    }
+
+    /// Makes a datagram, in place, of a packet with [`Self::room`] around it.
+    pub fn frame(&self, datagram: &mut [u8]) {
+        datagram[..self.header.len()].copy_from_slice(&self.header);
+    }
 }
 
 /// A datagram that was accepted.
@@ -67,9 +79,9 @@ impl Tunnel {
         Self { counters: Counters::new(&table, previous), table }
     }
 
-    /// Judges a packet that the host wants to send.
-    pub fn outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
-        self.counted(self.judge_outbound(packet))
+    /// Judges a packet that the host wants to send, of which `largest` bytes at most go in one piece.
+    pub fn outbound(&self, packet: &[u8], largest: usize) -> Result<Outbound, Dropped> {
+        self.counted(self.judge_outbound(packet, largest))
     }
 
     /// Judges a datagram that came from `underlay` at `now`, a clock of the caller's choice.
@@ -79,22 +91,22 @@ impl Tunnel {
         Ok(Inbound { peer, first, content })
     }
 
-    /// Counts what became of a packet to `peer`: sent, or refused by the outer port.
-    pub fn sent(&self, peer: Option<PeerIndex>, inner_bytes: usize, refused: Option<DropReason>) {
-        self.account(peer, refused, |counters| counters.sent(inner_bytes));
+    /// Counts what became of packets to `peer`: sent, or refused by the outer port.
+    pub fn sent(&self, peer: Option<PeerIndex>, load: Load, refused: Option<DropReason>) {
+        self.account(peer, load, refused, |counters| counters.sent(load));
     }
 
-    /// Counts what became of a packet from `peer`: delivered, or refused by the inner device.
-    pub fn delivered(&self, peer: Option<PeerIndex>, inner_bytes: usize, refused: Option<DropReason>) {
-        self.account(peer, refused, |counters| counters.delivered(inner_bytes));
+    /// Counts what became of packets from `peer`: delivered, or refused by the inner device.
+    pub fn delivered(&self, peer: Option<PeerIndex>, load: Load, refused: Option<DropReason>) {
+        self.account(peer, load, refused, |counters| counters.delivered(load));
     }
 
-    fn judge_outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
+    fn judge_outbound(&self, packet: &[u8], largest: usize) -> Result<Outbound, Dropped> {
         let packet = ip::Packet::new_checked(packet).map_err(|reason| reason.by(None))?;
         let destination = packet.destination();
         let peer = self.table.owner_of(destination).ok_or_else(|| nobody(destination).by(None))?;
         let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
-        if packet.total_len() > self.table.mtu() as usize {
+        if largest > self.table.mtu() as usize {
             return Err(DropReason::TooBig.by(peer));
         }
         let header = geneve::emit(self.table.network_number(), packet.protocol());
@@ -156,11 +168,12 @@ impl Tunnel {
     fn account(
         &self,
         peer: Option<PeerIndex>,
+        load: Load,
         refused: Option<DropReason>,
         carried: impl FnOnce(&PeerCounters),
     ) {
         match (refused, peer) {
-            (Some(reason), _) => self.counters.dropped(reason.by(peer)),
+            (Some(reason), _) => self.counters.dropped_many(reason.by(peer), load.packets),
             (None, Some(peer)) => carried(self.counters.peer(peer)),
             (None, None) => {}
         }
@@ -239,7 +252,7 @@ mod tests {
         for (packet, protocol) in
             [(packet("10.77.0.1", "10.77.0.2"), geneve::IPV4), (packet("fd00::1", "fd00::2"), geneve::IPV6)]
         {
-            let outbound = tunnel.outbound(&packet).unwrap();
+            let outbound = tunnel.outbound(&packet, packet.len()).unwrap();
             assert_eq!(Some(outbound.peer), tunnel.table.index_of("b"));
             assert_eq!(outbound.endpoint.to_string(), "192.0.2.2:6081");
             assert_eq!(outbound.header, geneve::emit(42, protocol));
@@ -249,13 +262,14 @@ mod tests {
     #[test]
     fn outbound_refusals_have_names() {
         let tunnel = tunnel();
-        let refused = |packet: &[u8]| tunnel.outbound(packet).unwrap_err().reason;
+        let refused = |packet: &[u8]| tunnel.outbound(packet, packet.len()).unwrap_err().reason;
         assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9")), DropReason::NoRoute);
         assert_eq!(refused(&packet("fe80::1", "ff02::2")), DropReason::Multicast);
         assert_eq!(refused(&packet("10.77.0.1", "10.77.0.5")), DropReason::NoEndpoint);
         assert_eq!(refused(b"not ip"), DropReason::InnerMalformed);
         let big = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &[0; 1401]);
         assert_eq!(refused(&big), DropReason::TooBig);
+        assert!(tunnel.outbound(&big, 1420).is_ok(), "what is cut to fit is not too big");
         assert_eq!(refused(&[]), DropReason::InnerMalformed);
     }
 
@@ -351,11 +365,13 @@ mod tests {
         fn what_one_side_sends_the_other_accepts(payload in prop::collection::vec(any::<u8>(), 0..1400)) {
             let here = tunnel();
             let inner = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &payload);
-            let sent = here.outbound(&inner).unwrap();
+            let sent = here.outbound(&inner, inner.len()).unwrap();
+            let (before, after) = sent.room();
+            let mut bytes = [vec![0; before], inner, vec![0; after]].concat();
+            sent.frame(&mut bytes);
 
             let there = spec("a", &["10.77.0.1/32"], &["192.0.2.1:6081"]);
             let there = Tunnel::new(Arc::new(Table::new(42, 1420, &[there]).unwrap()), None);
-            let mut bytes = [&sent.header, inner.as_slice()].concat();
             let received = there.inbound(&mut bytes, address("192.0.2.1"), NOW).unwrap();
             prop_assert_eq!(received.content, Content::Packet(geneve::HEADER_LEN..bytes.len()));
         }

@@ -6,7 +6,9 @@ use std::process::Command;
 
 use overmesh_core::peers::{PeerSpec, Table, TableError};
 use overmesh_core::wire::geneve;
+use overmesh_io::offloads::Offload;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 use thiserror::Error;
 
 use crate::engine::Desired;
@@ -25,6 +27,9 @@ pub struct Config {
     pub port: u16,
     /// What the interface gets, each as `address/length`. None: left to the user.
     pub addresses: Vec<String>,
+    /// Offloads of the kernel to do without.
+    #[serde(deserialize_with = "offloads")]
+    pub no_offload: Vec<Offload>,
     /// Everyone else.
     #[serde(rename = "peer")]
     pub peers: Vec<Peer>,
@@ -71,6 +76,7 @@ impl Default for Config {
             network_number: 1,
             port: geneve::PORT,
             addresses: vec![],
+            no_offload: vec![],
             peers: vec![],
         }
     }
@@ -116,6 +122,10 @@ impl Config {
             .iter()
             .try_for_each(|address| run(&format!("ip address replace {address} dev {interface}")))
     }
+}
+
+fn offloads<'de, D: Deserializer<'de>>(names: D) -> Result<Vec<Offload>, D::Error> {
+    Vec::<String>::deserialize(names)?.iter().map(|name| name.parse().map_err(D::Error::custom)).collect()
 }
 
 fn spec(peer: &Peer) -> PeerSpec {
@@ -174,6 +184,13 @@ mod tests {
         assert!(error.starts_with("hosts.toml line 2: unknown field `portt`, expected one of"), "{error}");
         let error = read("[[peer]]\nname = 'two'\nprefixes = []\nkey = 1\n").unwrap_err();
         assert!(error.starts_with("hosts.toml line 4: unknown field `key`"), "{error}");
+    }
+
+    #[test]
+    fn offloads_are_switched_off_by_name() {
+        assert_eq!(read("no_offload = ['uso', 'gro']").unwrap().no_offload, [Offload::Uso, Offload::Gro]);
+        let error = read("no_offload = ['lro']").unwrap_err();
+        assert!(error.starts_with("hosts.toml line 1: \"lro\" is no offload. choose from tso"), "{error}");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The loop that carries packets: read a batch, carry it to the end, flush. One thread, no queue.
 //!
 //! ```text
-//! host ─ inner.recv ─ tunnel.outbound ─ outer.send ─ underlay
-//! host ─ inner.send ─ tunnel.inbound  ─ outer.recv ─ underlay
+//! host ─ inner.recv ─ cut ─ tunnel.outbound ─ gather ─ outer.send ─ underlay
+//! host ─ inner.send ─ deliver ─ tunnel.inbound ──────── outer.recv ─ underlay
 //! ```
 //!
 //! Nothing here waits but for packets. Another thread rules the lane by commands (`command.rs`);
 //! what a command replaces goes back to that thread, to be freed there.
 
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,18 +17,27 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 use std::{io, mem};
 
-use overmesh_core::tunnel::{Content, Tunnel};
-use overmesh_core::wire::{control, geneve};
+use overmesh_core::drops::Dropped;
+use overmesh_core::offload::cut::Cut;
+use overmesh_core::peers::PeerIndex;
+use overmesh_core::tunnel::{Content, Outbound, Tunnel};
+use overmesh_core::wire::control;
 use overmesh_io::device::{Batch, Device, Packet};
 use overmesh_io::poll::{Poller, Waker};
 use tokio::sync::broadcast;
 
 use crate::command::{Command, Devices, Event, Install, LaneHandle, Replaced};
+use crate::deliver::Deliveries;
+use crate::gather::{MAX_RUN, Runs};
 use crate::probe::{Probe, Probes};
 
 /// Packets a turn and direction: enough to spread the cost of a wake-up, few enough that the other
 /// direction is not kept waiting.
 const BATCH: usize = 64;
+/// Bytes after which a turn reads no more, for the same reason: super-packets are long.
+const BUDGET: usize = 256 << 10;
+/// Echoes that a turn answers; they are rare.
+const REPLIES: usize = 16;
 
 const COMMANDS: u32 = 0;
 const INNER: u32 = 1;
@@ -48,23 +58,38 @@ pub fn spawn(
     poller.watch([waker.as_fd()], COMMANDS)?;
     poller.watch(inner.descriptors(), INNER)?;
     poller.watch(outer.descriptors(), OUTER)?;
-    let batch = new_batch(&*inner, &*outer);
-    let replies = new_batch(&*inner, &*outer);
-    let probes = Probes::default();
-    let lane = Lane { inner, outer, tunnel, batch, replies, probes, poller, waker, commands, events, clock };
+    let lane = Lane {
+        received: new_batch(&*inner, &*outer),
+        inner,
+        outer,
+        tunnel,
+        runs: Runs::new(),
+        deliveries: Deliveries::new(),
+        replies: Batch::new(REPLIES, MAX_RUN),
+        probes: Probes::default(),
+        poller,
+        waker,
+        commands,
+        events,
+        clock,
+    };
     let thread = Builder::new().name("lane-0".into()).spawn(move || lane.run())?;
     Ok((handle, thread))
 }
 
 fn new_batch(inner: &dyn Device, outer: &dyn Device) -> Batch {
-    Batch::new(BATCH, inner.capabilities().max_packet.max(outer.capabilities().max_packet))
+    let max_packet = inner.capabilities().max_packet.max(outer.capabilities().max_packet);
+    Batch::with_budget(BATCH, max_packet, BUDGET)
 }
 
 struct Lane {
     inner: Box<dyn Device>,
     outer: Box<dyn Device>,
     tunnel: Arc<Tunnel>,
-    batch: Batch,
+    /// What one of the devices gave in this turn.
+    received: Batch,
+    runs: Runs,
+    deliveries: Deliveries,
     /// Echoes to send back at the end of a turn.
     replies: Batch,
     probes: Probes,
@@ -104,57 +129,44 @@ impl Lane {
     }
 
     fn carry_outbound(&mut self) -> Result<(), Lost> {
-        let Self { inner, outer, tunnel, batch, .. } = self;
-        batch.clear();
-        inner.recv(batch).map_err(lost(&**inner))?;
-        batch.retain(|packet| match tunnel.outbound(packet.bytes()) {
-            Ok(outbound) => {
-                packet.prepend(&outbound.header);
-                packet.address = outbound.endpoint;
-                packet.owner = Some(outbound.peer);
-                true
+        let Self { inner, outer, tunnel, received, runs, .. } = self;
+        received.clear();
+        inner.recv(received).map_err(lost(&**inner))?;
+        for packet in received.packets() {
+            if let Ok((cut, outbound)) = judge(packet, tunnel) {
+                runs.add(&cut, &outbound, &mut **outer, tunnel).map_err(lost(&**outer))?;
             }
-            Err(_counted) => false,
-        });
-        outer.send(batch).map_err(lost(&**outer))?;
-        for packet in batch.packets() {
-            tunnel.sent(packet.owner, packet.len() - geneve::HEADER_LEN, packet.refused);
         }
-        Ok(())
+        runs.flush(&mut **outer, tunnel).map_err(lost(&**outer))
     }
 
     fn carry_inbound(&mut self) -> Result<(), Lost> {
-        let Self { inner, outer, tunnel, batch, replies, probes, .. } = self;
-        batch.clear();
-        outer.recv(batch).map_err(lost(&**outer))?;
+        let Self { inner, outer, tunnel, received, deliveries, replies, probes, .. } = self;
+        received.clear();
+        outer.recv(received).map_err(lost(&**outer))?;
         let now = Instant::now();
-        batch.retain(|packet| {
-            let underlay = packet.address.ip();
-            let Ok(inbound) = tunnel.inbound(packet.bytes_mut(), underlay, now - self.clock) else {
-                return false;
-            };
-            if let Some(peer) = inbound.peer.filter(|_| inbound.first) {
-                let _ = self.events.send(Event::PeerHeard(tunnel.table.peer(peer).id.clone()));
-            }
-            packet.owner = inbound.peer;
-            match inbound.content {
-                Content::Packet(range) => {
-                    packet.trim(range);
-                    return true;
+        for run in received.packets_mut() {
+            let from = run.address;
+            for at in 0..run.datagram_count() {
+                let datagram = run.datagram_mut(at);
+                let Ok(inbound) = tunnel.inbound(datagram, from.ip(), now - self.clock) else { continue };
+                if let Some(peer) = inbound.peer.filter(|_| inbound.first) {
+                    let _ = self.events.send(Event::PeerHeard(tunnel.table.peer(peer).id.clone()));
                 }
-                Content::Reply => send_back(packet, replies),
-                Content::Answer(token) => {
-                    if let Err(reason) = probes.answered(token, underlay, now, &tunnel.table) {
-                        tunnel.counters.dropped(reason.by(inbound.peer));
+                match inbound.content {
+                    Content::Packet(range) => deliveries
+                        .add(&datagram[range], inbound.peer, &mut **inner, tunnel)
+                        .map_err(lost(&**inner))?,
+                    Content::Reply => put(replies, datagram, from, inbound.peer),
+                    Content::Answer(token) => {
+                        if let Err(reason) = probes.answered(token, from.ip(), now, &tunnel.table) {
+                            tunnel.counters.dropped(reason.by(inbound.peer));
+                        }
                     }
                 }
             }
-            false
-        });
-        inner.send(batch).map_err(lost(&**inner))?;
-        for packet in batch.packets() {
-            tunnel.delivered(packet.owner, packet.len(), packet.refused);
         }
+        deliveries.flush(&mut **inner, tunnel).map_err(lost(&**inner))?;
         self.flush_replies()
     }
 
@@ -200,28 +212,31 @@ impl Lane {
             outer: devices.outer.map(|outer| mem::replace(&mut self.outer, outer)),
         };
         if replaced.inner.is_some() || replaced.outer.is_some() {
-            self.batch = new_batch(&*self.inner, &*self.outer);
-            self.replies = new_batch(&*self.inner, &*self.outer);
+            self.received = new_batch(&*self.inner, &*self.outer);
         }
         Ok(replaced)
     }
 
     fn probe(&mut self, probe: Probe) -> Result<(), Lost> {
         let echo = control::emit_request(self.tunnel.table.network_number(), probe.token, probe.size);
-        if let Some(packet) = self.replies.push(&echo) {
-            packet.address = probe.endpoint;
-            packet.owner = self.tunnel.table.index_of(&probe.peer);
-        }
+        put(&mut self.replies, &echo, probe.endpoint, self.tunnel.table.index_of(&probe.peer));
         self.probes.begin(probe, Instant::now());
         self.flush_replies()
     }
 }
 
-/// Echoes are few: a copy is simpler than to trade slots.
-fn send_back(request: &Packet, replies: &mut Batch) {
-    if let Some(reply) = replies.push(request.bytes()) {
-        reply.address = request.address;
-        reply.owner = request.owner;
+/// How a packet of the host is cut and whom it goes to; what goes nowhere is counted.
+fn judge<'a>(packet: &'a Packet, tunnel: &Tunnel) -> Result<(Cut<'a>, Outbound), Dropped> {
+    let cut = Cut::new(packet.bytes(), packet.offload).map_err(|reason| reason.by(None));
+    let cut = cut.inspect_err(|dropped| tunnel.counters.dropped(*dropped))?;
+    let outbound = tunnel.outbound(cut.packet(), cut.len(0))?;
+    Ok((cut, outbound))
+}
+
+fn put(replies: &mut Batch, echo: &[u8], to: SocketAddr, peer: Option<PeerIndex>) {
+    if let Some(packet) = replies.push(echo) {
+        packet.address = to;
+        packet.owner = peer;
     }
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use overmesh_core::counters::{Drops, PeerCounters};
 use overmesh_core::peers::Peer;
+use overmesh_io::offloads::Report;
 
 use crate::engine::{Engine, Running};
-use crate::proto::{PeerStats, StatsReply};
+use crate::proto::{Offload, PeerStats, StatsReply};
 
 /// The version of this build.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -20,6 +21,7 @@ pub(crate) fn stats(engine: &Engine) -> StatsReply {
         pid: pid(),
         uptime_ms: millis(engine.uptime()).unsigned_abs(),
         version: VERSION.into(),
+        offloads: engine.backend().offloads().into_iter().map(offload).collect(),
         ..StatsReply::default()
     };
     match engine.running() {
@@ -57,6 +59,11 @@ fn peer_stats(peer: &Peer, counters: &PeerCounters, now: Duration) -> PeerStats 
         last_heard_ms_ago: counters.last_heard().map_or(-1, |heard| millis(now.saturating_sub(heard))),
         drops: by_name(&counters.drops),
     }
+}
+
+fn offload(report: Report) -> Offload {
+    let Report { offload, on, reason, failures } = report;
+    Offload { name: offload.name().into(), on, reason, failures }
 }
 
 fn by_name(drops: &Drops) -> BTreeMap<String, u64> {

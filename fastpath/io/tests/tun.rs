@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overmesh_core::drops::DropReason;
@@ -44,7 +45,7 @@ fn what_the_host_sends_can_be_read() {
     if !isolated("what_the_host_sends_can_be_read") {
         return;
     }
-    let mut tun = Tun::open("om-test").unwrap();
+    let mut tun = Tun::open("om-test", Arc::default()).unwrap();
     run("ip address add 10.99.0.1/24 dev om-test");
     run("ip link set om-test up");
     let socket = std::net::UdpSocket::bind("10.99.0.1:0").unwrap();
@@ -65,10 +66,10 @@ fn an_interface_in_use_or_of_another_kind_is_an_error_with_a_fix() {
     if !isolated("an_interface_in_use_or_of_another_kind_is_an_error_with_a_fix") {
         return;
     }
-    let _first = Tun::open("om-test").unwrap();
-    let error = Tun::open("om-test").unwrap_err();
+    let _first = Tun::open("om-test", Arc::default()).unwrap();
+    let error = Tun::open("om-test", Arc::default()).unwrap_err();
     assert_eq!(error.cause, "interface om-test is in use by another process");
-    let error = Tun::open("lo").unwrap_err();
+    let error = Tun::open("lo", Arc::default()).unwrap_err();
     assert!(error.cause.starts_with("interface lo exists and is not"), "{error}");
 }
 
@@ -77,7 +78,7 @@ fn an_interface_that_is_down_refuses_and_a_deleted_one_is_lost() {
     if !isolated("an_interface_that_is_down_refuses_and_a_deleted_one_is_lost") {
         return;
     }
-    let mut tun = Tun::open("om-test").unwrap();
+    let mut tun = Tun::open("om-test", Arc::default()).unwrap();
     let mut batch = batch_to_host();
     tun.send(&mut batch).unwrap();
     assert_eq!(batch.packets()[0].refused, Some(DropReason::DeviceDown));

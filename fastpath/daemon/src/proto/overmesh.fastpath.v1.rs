@@ -75,6 +75,22 @@ pub struct StatsReply {
     /// SHA-256 of the applied table in canonical form
     #[prost(bytes = "vec", tag = "11")]
     pub table_digest: ::prost::alloc::vec::Vec<u8>,
+    /// of the kernel, in use or not
+    #[prost(message, repeated, tag = "12")]
+    pub offloads: ::prost::alloc::vec::Vec<Offload>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Offload {
+    /// tso, uso: super-packets of the TUN; gso, gro: runs of datagrams
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub on: bool,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// how often the kernel refused it while packets flowed
+    #[prost(uint64, tag = "4")]
+    pub failures: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerStats {
