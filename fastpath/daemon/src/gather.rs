@@ -106,6 +106,6 @@ mod tests {
         assert!(!takes(300, 100, 101), "longer");
         assert!(!takes(299, 100, 100) && !takes(299, 100, 1), "after a shorter one");
         assert!(takes(6300, 100, 100) && !takes(6400, 100, 100), "64 are there");
-        assert!(takes(64_000, 1500, 7) && !takes(64_500, 1500, 1008), "too many bytes");
+        assert!(takes(64_500, 1500, 1007) && !takes(64_500, 1500, 1008), "too many bytes");
     }
 }
