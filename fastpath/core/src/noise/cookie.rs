@@ -121,14 +121,14 @@ impl Signer {
 
     /// Writes mac1, and mac2 if there is a cookie, into a handshake message.
     pub fn sign(&mut self, message: &mut [u8], now: Duration) {
-        let (signed, macs) = message.split_at_mut(message.len() - 2 * MAC_LEN);
+        let (signed, codes) = message.split_at_mut(message.len() - 2 * MAC_LEN);
         let mac1: Code = mac(&self.derived.mac1, &[signed]).finalize().into_bytes().into();
-        macs[..MAC_LEN].copy_from_slice(&mac1);
+        codes[..MAC_LEN].copy_from_slice(&mac1);
         self.newest_mac1 = Some(mac1);
         let fresh = |born: &Duration| now < *born + COOKIE_LIFETIME;
         if let Some((cookie, _)) = self.cookie.as_ref().filter(|(_, born)| fresh(born)) {
             let mac2: Code = mac(cookie, &[signed, &mac1]).finalize().into_bytes().into();
-            macs[MAC_LEN..].copy_from_slice(&mac2);
+            codes[MAC_LEN..].copy_from_slice(&mac2);
         }
     }
 
@@ -136,7 +136,7 @@ impl Signer {
     ///
     /// # Errors
     /// `cookie_invalid`: not sealed by that peer for the newest message sent to it.
-    pub fn take(&mut self, reply: &CookieReply, now: Duration) -> Result<(), DropReason> {
+    pub fn take(&mut self, reply: CookieReply, now: Duration) -> Result<(), DropReason> {
         let mac1 = self.newest_mac1.ok_or(DropReason::CookieInvalid)?;
         let mut sealed = reply.sealed();
         let (plain, tag) = sealed.split_at_mut(MAC_LEN);
@@ -153,14 +153,14 @@ impl Signer {
 
 /// A handshake message: what mac1 covers, mac1, mac2.
 fn split(message: &[u8]) -> (&[u8], &[u8], &[u8]) {
-    let (signed, macs) = message.split_at(message.len() - 2 * MAC_LEN);
-    let (mac1, mac2) = macs.split_at(MAC_LEN);
+    let (signed, codes) = message.split_at(message.len() - 2 * MAC_LEN);
+    let (mac1, mac2) = codes.split_at(MAC_LEN);
     (signed, mac1, mac2)
 }
 
 fn mac(key: &[u8], parts: &[&[u8]]) -> Blake2sMac<U16> {
     let mac = <Blake2sMac<U16> as Mac>::new_from_slice(key).expect("BLAKE2s takes keys of up to 32 bytes");
-    parts.iter().fold(mac, |mac, part| mac.chain_update(part))
+    parts.iter().fold(mac, Mac::chain_update)
 }
 
 fn cookie(secret: &[u8; 32], source: SocketAddr) -> Code {
@@ -215,8 +215,8 @@ mod tests {
         assert!(!checker.mac2_is_valid(&message, source, START));
         let answer = checker.reply(&message, source, START, &mut random);
         assert_eq!(reply(&answer).receiver(), 9);
-        signer.take(&reply(&answer), START).unwrap();
-        assert_eq!(signer.take(&reply(&answer), START), Err(DropReason::CookieInvalid), "taken twice");
+        signer.take(reply(&answer), START).unwrap();
+        assert_eq!(signer.take(reply(&answer), START), Err(DropReason::CookieInvalid), "taken twice");
 
         signer.sign(&mut message, START);
         assert!(checker.mac1_is_valid(&message));
@@ -234,10 +234,10 @@ mod tests {
         let mut signer = Signer::new(&host);
         let mut message = initiation();
         let answer = Checker::new(&host).reply(&message, source, START, &mut random);
-        assert_eq!(signer.take(&reply(&answer), START), Err(DropReason::CookieInvalid), "never asked");
+        assert_eq!(signer.take(reply(&answer), START), Err(DropReason::CookieInvalid), "never asked");
         signer.sign(&mut message, START);
-        assert_eq!(signer.take(&reply(&answer), START), Err(DropReason::CookieInvalid), "another mac1");
+        assert_eq!(signer.take(reply(&answer), START), Err(DropReason::CookieInvalid), "another mac1");
         let forged = Checker::new(&PublicKey::from([2; 32])).reply(&message, source, START, &mut random);
-        assert_eq!(signer.take(&reply(&forged), START), Err(DropReason::CookieInvalid), "another host");
+        assert_eq!(signer.take(reply(&forged), START), Err(DropReason::CookieInvalid), "another host");
     }
 }

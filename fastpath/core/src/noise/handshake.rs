@@ -80,7 +80,7 @@ impl Initiator {
     ///
     /// # Errors
     /// `handshake_invalid`.
-    pub fn finish(&mut self, response: &Response) -> Result<TransportKeys, DropReason> {
+    pub fn finish(&mut self, response: Response) -> Result<TransportKeys, DropReason> {
         let read = self.state.read_message(response.noise(), &mut [0; TAG_LEN]);
         read.map_err(|_| DropReason::HandshakeInvalid)?;
         let (ours, theirs) = split(&mut self.state);
@@ -96,7 +96,7 @@ impl Responder {
     pub fn open(
         local: &PrivateKey,
         suite: Suite,
-        initiation: &Initiation,
+        initiation: Initiation,
         ephemeral: Ephemeral,
     ) -> Result<Self, DropReason> {
         let mut state = new_state(local, suite, ephemeral, None);
@@ -198,15 +198,10 @@ impl Random for Given {
     }
 }
 
+#[derive(Default)]
 struct X25519 {
     private: Zeroizing<[u8; 32]>,
     public: [u8; 32],
-}
-
-impl Default for X25519 {
-    fn default() -> Self {
-        Self { private: Zeroizing::default(), public: [0; 32] }
-    }
 }
 
 impl Dh for X25519 {
@@ -305,7 +300,7 @@ mod tests {
     use crate::wire::wireguard::{HEADER_LEN, Message};
 
     fn hash(parts: &[&[u8]]) -> [u8; 32] {
-        parts.iter().fold(Blake2s256::new(), |hash, part| hash.chain_update(part)).finalize().into()
+        parts.iter().fold(Blake2s256::new(), Digest::chain_update).finalize().into()
     }
 
     /// RFC 2104.
@@ -315,9 +310,7 @@ mod tests {
             block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
             block
         };
-        let inner = parts
-            .iter()
-            .fold(Blake2s256::new().chain_update(pad(0x36)), |hash, part| hash.chain_update(part));
+        let inner = parts.iter().fold(Blake2s256::new().chain_update(pad(0x36)), Digest::chain_update);
         hash(&[&pad(0x5c), &inner.finalize()])
     }
 
@@ -397,7 +390,6 @@ mod tests {
                 public_key: remote.public(),
                 preshared_key: PresharedKey::from([3; 32]),
                 suite,
-                endpoint: None,
                 keepalive: None,
             };
             let (mut initiator, initiation) =
@@ -407,7 +399,7 @@ mod tests {
             let Ok(Message::Response(response)) = Message::new_checked(&response) else {
                 panic!("no response")
             };
-            let made = initiator.finish(&response).unwrap();
+            let made = initiator.finish(response).unwrap();
             assert_same(suite, &made.seal, &keys[0]);
             assert_same(suite, &made.open, &keys[1]);
         }

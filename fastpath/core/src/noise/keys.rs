@@ -1,7 +1,6 @@
 //! Keys of hosts, as WireGuard has them: 32 bytes each.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use x25519_dalek::StaticSecret;
@@ -31,8 +30,6 @@ pub struct PeerKeys {
     pub preshared_key: PresharedKey,
     /// The cipher to use with it.
     pub suite: Suite,
-    /// Where to send before it was heard.
-    pub endpoint: Option<SocketAddr>,
     /// Say something this often, to keep a NAT open.
     pub keepalive: Option<Duration>,
 }

@@ -1,7 +1,7 @@
 //! Sealed mode: the WireGuard protocol, without sockets and without a clock.
 //!
-//! [`peers::Peers`] is the way in. It takes what comes (`handle_datagram`, `handle_timeout`, `seal`)
-//! and says what is to be done (`poll_output`, `poll_timeout`). Behind it:
+//! [`Peers`] is the way in. It takes what comes (`handle_datagram`, `handle_timeout`, `wait`), lends out
+//! sessions to seal with (`sealer`), and says what is to be done (`poll_output`, `poll_timeout`). Behind it:
 //!
 //! ```text
 //! peers    whom a message is for; who may have a handshake ─ admission, cookie
@@ -12,17 +12,23 @@
 //!
 //! Keys are wiped when they are dropped, but for what `snow` holds while a handshake is under way.
 
-pub mod admission;
-pub mod aead;
-pub mod cookie;
-pub mod handshake;
-pub mod keys;
-pub mod peer;
-pub mod peers;
-pub mod replay;
-pub mod session;
-pub mod tai64n;
-pub mod timers;
+mod admission;
+mod aead;
+mod cookie;
+mod handshake;
+mod keys;
+mod peer;
+mod peers;
+mod replay;
+mod session;
+mod tai64n;
+mod timers;
+
+pub use aead::Suite;
+pub use keys::{PeerKeys, PresharedKey, PrivateKey, PublicKey};
+pub use peer::Sealer;
+pub use peers::{Now, Output, Peers, Random, Received};
+pub use session::message_len;
 
 #[cfg(test)]
 mod tests;

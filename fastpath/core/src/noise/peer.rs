@@ -40,24 +40,36 @@ pub const INITIATION_INTERVAL: Duration = Duration::from_millis(20);
 pub const QUEUE_BYTES: usize = 128 * 1024;
 
 const WIPE_AFTER: Duration = Duration::from_secs(3 * REJECT_AFTER_TIME.as_secs());
-const MAX_ATTEMPTS: u32 = (REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs()) as u32;
+const MAX_ATTEMPTS: u64 = REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs();
 /// An initiator that only receives renews the session before it ends, early enough to be answered.
 const REKEY_WHEN_RECEIVING: Duration =
     Duration::from_secs(REJECT_AFTER_TIME.as_secs() - KEEPALIVE_TIMEOUT.as_secs() - REKEY_TIMEOUT.as_secs());
 
-/// Whether a packet was sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sealing {
-    /// In place: send it there.
-    Done(SocketAddr),
-    /// There is no session yet. A copy waits for one.
-    Waiting,
+/// A session to seal packets with, for as long as the caller's `now` is now.
+#[derive(Debug)]
+pub struct Sealer<'a> {
+    /// Where the peer is.
+    pub endpoint: SocketAddr,
+    session: &'a mut Session,
+}
+
+impl Sealer<'_> {
+    /// Seals a message in place: 16 bytes of room, the packet and its padding, 16 bytes of room.
+    ///
+    /// # Panics
+    /// If `message` is shorter than that.
+    pub fn seal(&mut self, message: &mut [u8]) {
+        self.session.seal(message);
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) keys: PeerKeys,
     at: PeerIndex,
+    /// What the map says.
+    configured: Option<SocketAddr>,
+    /// Where it is, as far as known.
     endpoint: Option<SocketAddr>,
     signer: Signer,
     initiator: Option<(u32, Initiator)>,
@@ -70,7 +82,7 @@ pub(super) struct Peer {
     /// When the caller is to be woken for the timers; never later than the first.
     pub(super) wake: Option<Duration>,
     jitter: Duration,
-    attempts: u32,
+    attempts: u64,
     initiation_sent: Option<Duration>,
     initiation_accepted: Option<Duration>,
     newest_stamp: Tai64n,
@@ -82,10 +94,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(at: PeerIndex, keys: PeerKeys) -> Self {
+    pub(super) fn new(at: PeerIndex, keys: PeerKeys, endpoint: Option<SocketAddr>) -> Self {
         Self {
             at,
-            endpoint: keys.endpoint,
+            configured: endpoint,
+            endpoint,
             signer: Signer::new(&keys.public_key),
             keys,
             initiator: None,
@@ -108,10 +121,11 @@ impl Peer {
     }
 
     /// Takes over what a new map says of the same peer: its place, its configured endpoint.
-    pub(super) fn adopt(&mut self, at: PeerIndex, keys: PeerKeys) {
+    pub(super) fn adopt(&mut self, at: PeerIndex, keys: PeerKeys, configured: Option<SocketAddr>) {
         self.at = at;
-        if keys.endpoint != self.keys.endpoint {
-            self.endpoint = keys.endpoint;
+        if configured != self.configured {
+            self.configured = configured;
+            self.endpoint = configured;
         }
         self.keys = keys;
         self.wake = None;
@@ -134,36 +148,39 @@ impl Peer {
 
     // --- sending ---
 
-    /// Seals a packet in place, or keeps a copy until there is a session. `message` is as
-    /// [`Session::seal`] takes it.
-    pub(super) fn seal(
-        &mut self,
-        message: &mut [u8],
-        now: Now,
-        shared: &mut Shared,
-    ) -> Result<Sealing, DropReason> {
-        let endpoint = self.endpoint.ok_or(DropReason::NoEndpoint)?;
-        let Some(session) = self.current.as_mut().filter(|session| session.is_alive(now.time)) else {
-            self.enqueue(&message[HEADER_LEN..message.len() - TAG_LEN], shared);
-            self.begin_handshake(now, shared);
-            return Ok(Sealing::Waiting);
+    /// Sees to what sending brings with it; false: there is no session to send with.
+    pub(super) fn prepare(&mut self, data: bool, now: Now, shared: &mut Shared) -> bool {
+        let Some(session) = self.current.as_ref().filter(|session| session.is_alive(now.time)) else {
+            return false;
         };
-        session.seal(message);
         let worn = session.is_worn(now.time);
         self.has_sent(now.time);
-        if message.len() > HEADER_LEN + TAG_LEN && !self.timers.is_armed(Timer::Silence) {
+        if data && !self.timers.is_armed(Timer::Silence) {
             self.timers.arm(Timer::Silence, now.time + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self.jitter);
         }
         if worn {
             self.begin_handshake(now, shared);
         }
-        Ok(Sealing::Done(endpoint))
+        true
+    }
+
+    /// The session to send with, after [`Self::prepare`].
+    pub(super) fn sealer(&mut self) -> Option<Sealer<'_>> {
+        let session = self.current.as_mut()?;
+        Some(Sealer { endpoint: self.endpoint?, session })
+    }
+
+    /// Keeps a packet until there is a session, and sees to it that there will be one.
+    pub(super) fn wait(&mut self, packet: &[u8], now: Now, shared: &mut Shared) -> Result<(), DropReason> {
+        self.endpoint.ok_or(DropReason::NoEndpoint)?;
+        if !packet.is_empty() {
+            self.enqueue(packet, shared);
+        }
+        self.begin_handshake(now, shared);
+        Ok(())
     }
 
     fn enqueue(&mut self, packet: &[u8], shared: &mut Shared) {
-        if packet.is_empty() {
-            return;
-        }
         self.queued_bytes += packet.len();
         self.queue.push_back(packet.to_vec());
         while self.queued_bytes > QUEUE_BYTES {
@@ -185,13 +202,15 @@ impl Peer {
     }
 
     fn send(&mut self, packet: &[u8], now: Now, shared: &mut Shared) {
+        let ready = self.prepare(!packet.is_empty(), now, shared);
+        let Some(mut sealer) = self.sealer().filter(|_| ready) else {
+            return self.wait(packet, now, shared).unwrap_or_else(|reason| shared.drop(reason.by(self.at)));
+        };
         let mut message = vec![0; HEADER_LEN + packet.len() + TAG_LEN];
         message[HEADER_LEN..HEADER_LEN + packet.len()].copy_from_slice(packet);
-        match self.seal(&mut message, now, shared) {
-            Ok(Sealing::Done(endpoint)) => shared.transmit(self.at, endpoint, message),
-            Ok(Sealing::Waiting) => {}
-            Err(reason) => shared.drop(reason.by(self.at)),
-        }
+        sealer.seal(&mut message);
+        let endpoint = sealer.endpoint;
+        shared.transmit(self.at, endpoint, message);
     }
 
     /// Notes that something authenticated was sent.
@@ -315,7 +334,7 @@ impl Peer {
     /// Takes the answer to this end's initiation.
     pub(super) fn finish(
         &mut self,
-        response: &Response,
+        response: Response,
         source: SocketAddr,
         now: Now,
         shared: &mut Shared,
@@ -373,7 +392,7 @@ impl Peer {
     }
 
     /// Takes a cookie; the next attempt uses it.
-    pub(super) fn take_cookie(&mut self, reply: &CookieReply, now: Now) -> Result<(), DropReason> {
+    pub(super) fn take_cookie(&mut self, reply: CookieReply, now: Now) -> Result<(), DropReason> {
         self.signer.take(reply, now.time)
     }
 

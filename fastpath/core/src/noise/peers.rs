@@ -14,7 +14,7 @@ use super::aead::Suite;
 use super::cookie::Checker;
 use super::handshake::{Ephemeral, Responder};
 use super::keys::{PeerKeys, PrivateKey, PublicKey};
-use super::peer::{Peer, Sealing};
+use super::peer::{Peer, Sealer};
 use super::session::Session;
 use crate::drops::{DropReason, Dropped};
 use crate::peers::PeerIndex;
@@ -61,7 +61,7 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Peers {
     shared: Shared,
-    peers: Vec<Peer>,
+    states: Vec<Peer>,
     by_key: HashMap<PublicKey, PeerIndex, RandomState>,
     /// The suites that peers use; initiations are tried with these.
     suites: Vec<Suite>,
@@ -79,7 +79,7 @@ impl Peers {
         Self {
             checker: Checker::new(&private_key.public()),
             shared: Shared { private_key, random, indexes: HashMap::default(), outputs: VecDeque::new() },
-            peers: Vec::new(),
+            states: Vec::new(),
             by_key: HashMap::default(),
             suites: Vec::new(),
             load: Load::default(),
@@ -88,20 +88,21 @@ impl Peers {
         }
     }
 
-    /// Replaces the peers; their positions are those of the table. Who keeps public key, preshared
+    /// Replaces the peers; their positions are those of the table; an endpoint is where to
+    /// send before the peer was heard. Who keeps public key, preshared
     /// key and suite keeps sessions too.
-    pub fn install(&mut self, peers: impl IntoIterator<Item = PeerKeys>, now: Now) {
-        let old = std::mem::take(&mut self.peers);
+    pub fn install(&mut self, peers: impl IntoIterator<Item = (PeerKeys, Option<SocketAddr>)>, now: Now) {
+        let old = std::mem::take(&mut self.states);
         let mut old: HashMap<PublicKey, Peer, RandomState> =
             old.into_iter().map(|peer| (peer.keys.public_key, peer)).collect();
-        for (at, keys) in peers.into_iter().enumerate() {
+        for (at, (keys, endpoint)) in peers.into_iter().enumerate() {
             let kept = old.remove(&keys.public_key).filter(|peer| is_same(&peer.keys, &keys));
-            self.peers.push(match kept {
+            self.states.push(match kept {
                 Some(mut peer) => {
-                    peer.adopt(PeerIndex(at), keys);
+                    peer.adopt(PeerIndex(at), keys, endpoint);
                     peer
                 }
-                None => Peer::new(PeerIndex(at), keys),
+                None => Peer::new(PeerIndex(at), keys, endpoint),
             });
         }
         self.index(now);
@@ -111,37 +112,40 @@ impl Peers {
         self.wakes.clear();
         self.shared.indexes.clear();
         self.by_key.clear();
-        for (at, peer) in self.peers.iter_mut().enumerate() {
+        for (at, peer) in self.states.iter_mut().enumerate() {
             self.by_key.insert(peer.keys.public_key, PeerIndex(at));
             self.shared.indexes.extend(peer.indexes().map(|index| (index, PeerIndex(at))));
             peer.start(now);
             schedule(&mut self.wakes, at, peer);
         }
-        let used = |suite: &Suite| self.peers.iter().any(|peer| peer.keys.suite == *suite);
+        let used = |suite: &Suite| self.states.iter().any(|peer| peer.keys.suite == *suite);
         self.suites = Suite::ALL.into_iter().filter(used).collect();
     }
 
     /// Where packets to a peer go now; `None` while that is unknown.
     #[must_use]
     pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
-        self.peers[peer.0].endpoint()
+        self.states[peer.0].endpoint()
     }
 
     /// When the session with a peer was made; `None` while there is none.
     #[must_use]
     pub fn established(&self, peer: PeerIndex) -> Option<Duration> {
-        self.peers[peer.0].established()
+        self.states[peer.0].established()
     }
 
-    /// Seals a packet to a peer in place, or keeps a copy until there is a session.
-    ///
-    /// `message` has 16 bytes of room, the padded packet, and 16 bytes of room again. An empty
-    /// packet is a keepalive.
+    /// A session to seal packets to a peer with; `None`: [`Self::wait`].
+    pub fn sealer(&mut self, peer: PeerIndex, now: Now) -> Option<Sealer<'_>> {
+        let ready = self.with(peer, |peer, shared| peer.prepare(true, now, shared));
+        self.states[peer.0].sealer().filter(|_| ready)
+    }
+
+    /// Keeps a copy of a packet until there is a session with its peer.
     ///
     /// # Errors
     /// `no_endpoint`.
-    pub fn seal(&mut self, peer: PeerIndex, message: &mut [u8], now: Now) -> Result<Sealing, DropReason> {
-        self.with(peer, |peer, shared| peer.seal(message, now, shared))
+    pub fn wait(&mut self, peer: PeerIndex, packet: &[u8], now: Now) -> Result<(), DropReason> {
+        self.with(peer, |peer, shared| peer.wait(packet, now, shared))
     }
 
     /// Takes a datagram; a packet in it is opened in place.
@@ -158,9 +162,9 @@ impl Peers {
         let message = Message::new_checked(datagram).map_err(|reason| reason.by(None))?;
         let peer = match message {
             Message::Data(data) => return self.open(data, datagram, source, now),
-            Message::Initiation(initiation) => self.respond(&initiation, source, now)?,
-            Message::Response(response) => self.finish(&response, source, now)?,
-            Message::CookieReply(reply) => self.take_cookie(&reply, now)?,
+            Message::Initiation(initiation) => self.respond(initiation, source, now)?,
+            Message::Response(response) => self.finish(response, source, now)?,
+            Message::CookieReply(reply) => self.take_cookie(reply, now)?,
         };
         Ok(Received { peer, packet: 0..0 })
     }
@@ -175,8 +179,8 @@ impl Peers {
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(Reverse((at, peer))) = self.wakes.peek().copied().filter(|due| due.0.0 <= now.time) {
             self.wakes.pop();
-            if self.peers[peer].wake == Some(at) {
-                self.peers[peer].wake = None;
+            if self.states[peer].wake == Some(at) {
+                self.states[peer].wake = None;
                 self.with(PeerIndex(peer), |peer, shared| peer.handle_timeout(now, shared));
             }
         }
@@ -202,7 +206,7 @@ impl Peers {
 
     fn respond(
         &mut self,
-        initiation: &Initiation,
+        initiation: Initiation,
         source: SocketAddr,
         now: Now,
     ) -> Result<PeerIndex, Dropped> {
@@ -211,7 +215,7 @@ impl Peers {
         let (suite, responder) = responder;
         let known = self.by_key.get(&responder.remote).copied();
         let peer = known.ok_or_else(|| DropReason::KeyUnknown.by(None))?;
-        if self.peers[peer.0].keys.suite != suite {
+        if self.states[peer.0].keys.suite != suite {
             return Err(DropReason::SuiteMismatch.by(peer));
         }
         let answered = self.with(peer, |peer, shared| peer.respond(responder, source, now, shared));
@@ -219,7 +223,7 @@ impl Peers {
     }
 
     /// Who began a handshake, and with which suite: that which opens it.
-    fn identify(&mut self, initiation: &Initiation) -> Result<(Suite, Responder), DropReason> {
+    fn identify(&mut self, initiation: Initiation) -> Result<(Suite, Responder), DropReason> {
         let Self { shared, suites, .. } = self;
         let mut open = |suite: Suite| {
             let ephemeral = shared.ephemeral();
@@ -229,14 +233,14 @@ impl Peers {
         opened.ok_or(DropReason::HandshakeInvalid)
     }
 
-    fn finish(&mut self, response: &Response, source: SocketAddr, now: Now) -> Result<PeerIndex, Dropped> {
+    fn finish(&mut self, response: Response, source: SocketAddr, now: Now) -> Result<PeerIndex, Dropped> {
         self.admit(response.bytes(), source, now).map_err(|reason| reason.by(None))?;
         let peer = self.peer_by(response.receiver())?;
         let finished = self.with(peer, |peer, shared| peer.finish(response, source, now, shared));
         finished.map(|()| peer).map_err(|reason| reason.by(peer))
     }
 
-    fn take_cookie(&mut self, reply: &CookieReply, now: Now) -> Result<PeerIndex, Dropped> {
+    fn take_cookie(&mut self, reply: CookieReply, now: Now) -> Result<PeerIndex, Dropped> {
         let peer = self.peer_by(reply.receiver())?;
         let taken = self.with(peer, |peer, _| peer.take_cookie(reply, now));
         taken.map(|()| peer).map_err(|reason| reason.by(peer))
@@ -265,7 +269,7 @@ impl Peers {
 
     /// Lets a peer act, then sees to its timers.
     fn with<T>(&mut self, at: PeerIndex, act: impl FnOnce(&mut Peer, &mut Shared) -> T) -> T {
-        let peer = &mut self.peers[at.0];
+        let peer = &mut self.states[at.0];
         let done = act(peer, &mut self.shared);
         schedule(&mut self.wakes, at.0, peer);
         done
@@ -273,7 +277,7 @@ impl Peers {
 
     #[cfg(test)]
     pub(super) fn wear(&mut self, peer: PeerIndex, counter: u64) {
-        self.peers[peer.0].wear(counter);
+        self.states[peer.0].wear(counter);
     }
 
     #[cfg(test)]

@@ -4,22 +4,22 @@
 //! it skips and never shifts a bit.
 
 const WORD_BITS: u64 = u64::BITS as u64;
-const WORDS: u64 = 129;
+const WORDS: usize = 129;
 /// How far behind the newest counter one may be. A word less than the ring holds, because the newest
 /// word is only partly filled.
-pub const WINDOW: u64 = (WORDS - 1) * WORD_BITS;
+pub const WINDOW: u64 = (WORDS as u64 - 1) * WORD_BITS;
 
 /// The counters received in one session.
 #[derive(Debug)]
 pub struct Window {
     /// One more than the newest counter; 0 when there was none.
     next: u64,
-    words: [u64; WORDS as usize],
+    words: [u64; WORDS],
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { next: 0, words: [0; WORDS as usize] }
+        Self { next: 0, words: [0; WORDS] }
     }
 }
 
@@ -44,7 +44,7 @@ impl Window {
 
     fn clear_skipped(&mut self, counter: u64) {
         let newest = self.next.saturating_sub(1) / WORD_BITS;
-        let skipped = (counter / WORD_BITS - newest).min(WORDS);
+        let skipped = (counter / WORD_BITS - newest).min(WORDS as u64);
         for ahead in 1..=skipped {
             self.words[ring(newest.wrapping_add(ahead))] = 0;
         }
@@ -57,7 +57,7 @@ fn word(counter: u64) -> usize {
 
 #[allow(clippy::cast_possible_truncation)] // below WORDS
 fn ring(word: u64) -> usize {
-    (word % WORDS) as usize
+    (word % WORDS as u64) as usize
 }
 
 fn bit(counter: u64) -> u64 {

@@ -1,4 +1,5 @@
 //! Two hosts in memory, with a wire that a test can tamper with and a clock that it turns.
+#![allow(clippy::unchecked_time_subtraction, clippy::cast_possible_truncation)]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 use super::aead::Suite;
 use super::cookie::COOKIE_LIFETIME;
 use super::keys::{PeerKeys, PresharedKey, PrivateKey, PublicKey};
-use super::peer::{KEEPALIVE_TIMEOUT, QUEUE_BYTES, REKEY_ATTEMPT_TIME, REKEY_JITTER, REKEY_TIMEOUT, Sealing};
+use super::peer::{KEEPALIVE_TIMEOUT, QUEUE_BYTES, REKEY_ATTEMPT_TIME, REKEY_JITTER, REKEY_TIMEOUT};
 use super::peers::{Now, Output, Peers};
 use super::session::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME};
 use super::{admission, replay};
@@ -68,7 +69,6 @@ fn keys_of(host: usize) -> PeerKeys {
         public_key: private_key(host).public(),
         preshared_key: PresharedKey::default(),
         suite: Suite::ChaChaPoly,
-        endpoint: Some(address(host)),
         keepalive: None,
     }
 }
@@ -113,7 +113,7 @@ impl World {
             let mut keys = keys_of(1 - host);
             change(host, &mut keys);
             let now = world.now();
-            world.hosts[host].peers.install([keys], now);
+            world.hosts[host].peers.install([(keys, Some(address(1 - host)))], now);
         }
         world
     }
@@ -134,11 +134,14 @@ impl World {
 
     fn send(&mut self, from: usize, packet: &[u8]) {
         let now = self.now();
-        let mut message = [&[0; HEADER_LEN], packet, &[0; TAG_LEN]].concat();
-        match self.hosts[from].peers.seal(PEER, &mut message, now) {
-            Ok(Sealing::Done(endpoint)) => self.launch(from, endpoint, message),
-            Ok(Sealing::Waiting) => {}
-            Err(reason) => self.hosts[from].drops.push(reason),
+        let peers = &mut self.hosts[from].peers;
+        if let Some(mut sealer) = peers.sealer(PEER, now) {
+            let mut message = [&[0; HEADER_LEN], packet, &[0; TAG_LEN]].concat();
+            sealer.seal(&mut message);
+            let endpoint = sealer.endpoint;
+            self.launch(from, endpoint, message);
+        } else if let Err(reason) = peers.wait(PEER, packet, now) {
+            self.hosts[from].drops.push(reason);
         }
         self.collect(from);
     }
@@ -379,7 +382,9 @@ fn packets_that_wait_are_bounded_and_the_oldest_go() {
 
 #[test]
 fn a_peer_without_endpoint_is_answered_but_not_called() {
-    let mut world = World::with(|host, keys| keys.endpoint = keys.endpoint.filter(|_| host == A));
+    let mut world = World::new();
+    let now = world.now();
+    world.hosts[B].peers.install([(keys_of(A), None)], now);
     world.send(B, b"x");
     assert_eq!(world.take_drops(B), [DropReason::NoEndpoint]);
     assert!(world.take_sent().is_empty());
@@ -421,7 +426,7 @@ fn a_suite_that_only_others_use_is_a_mismatch() {
     let other = PeerKeys { suite: Suite::ChaChaPoly, public_key: private_key(7).public(), ..keys_of(A) };
     let now = world.now();
     let mine = PeerKeys { suite: Suite::AesGcm, ..keys_of(A) };
-    world.hosts[B].peers.install([mine, other], now);
+    world.hosts[B].peers.install([(mine, Some(address(A))), (other, None)], now);
     assert!(!world.reaches(A));
     assert_eq!(world.take_drops(B), [DropReason::SuiteMismatch]);
 }
@@ -431,7 +436,7 @@ fn a_stranger_is_refused() {
     let mut world = World::new();
     let stranger = PeerKeys { public_key: private_key(7).public(), ..keys_of(A) };
     let now = world.now();
-    world.hosts[B].peers.install([stranger], now);
+    world.hosts[B].peers.install([(stranger, None)], now);
     assert!(!world.reaches(A));
     assert_eq!(world.take_drops(B), [DropReason::KeyUnknown]);
 }
@@ -700,7 +705,7 @@ fn a_restarted_peer_is_found_again() {
     let mut world = World::connected();
     let now = world.now();
     world.hosts[B].peers = Peers::new(private_key(B), random(99));
-    world.hosts[B].peers.install([keys_of(A)], now);
+    world.hosts[B].peers.install([(keys_of(A), Some(address(A)))], now);
     assert!(!world.reaches(A));
     assert_eq!(world.take_drops(B), [DropReason::IndexUnknown]);
     world.pass(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + REKEY_JITTER);
@@ -825,12 +830,12 @@ fn a_new_map_keeps_the_sessions_of_who_stays() {
     let mut world = World::connected();
     let newcomer = PeerKeys { public_key: private_key(7).public(), ..keys_of(A) };
     let now = world.now();
-    world.hosts[A].peers.install([keys_of(B), newcomer.clone()], now);
+    world.hosts[A].peers.install([(keys_of(B), Some(address(B))), (newcomer.clone(), None)], now);
     assert!(world.reaches(A) && world.reaches(B));
     assert!(!world.take_sent().iter().any(|(_, kind)| *kind == INITIATION));
 
     let now = world.now();
-    world.hosts[A].peers.install([newcomer], now);
+    world.hosts[A].peers.install([(newcomer, None)], now);
     assert!(!world.reaches(B));
     assert_eq!(world.take_drops(A), [DropReason::IndexUnknown]);
 }
@@ -840,7 +845,7 @@ fn a_new_preshared_key_ends_the_session() {
     let mut world = World::connected();
     let now = world.now();
     let keys = PeerKeys { preshared_key: PresharedKey::from([5; 32]), ..keys_of(B) };
-    world.hosts[A].peers.install([keys], now);
+    world.hosts[A].peers.install([(keys, Some(address(B)))], now);
     assert!(!world.reaches(B));
 }
 
@@ -849,6 +854,6 @@ fn a_new_endpoint_in_the_map_is_gone_to() {
     let mut world = World::connected();
     let elsewhere: SocketAddr = "203.0.113.9:1024".parse().unwrap();
     let now = world.now();
-    world.hosts[A].peers.install([PeerKeys { endpoint: Some(elsewhere), ..keys_of(B) }], now);
+    world.hosts[A].peers.install([(keys_of(B), Some(elsewhere))], now);
     assert_eq!(world.hosts[A].peers.endpoint(PEER), Some(elsewhere));
 }
