@@ -66,16 +66,13 @@ pub(crate) mod tests {
 
     /// A packet with right checksums; with a timestamp option where it is TCP.
     pub(crate) fn packet(v4: bool, tcp: Option<(u32, u8)>, payload: &[u8]) -> Vec<u8> {
-        let transport = match tcp {
-            Some((sequence, flags)) => {
-                let options = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
-                let rest = [0x80, flags, 1, 0, 0, 0, 0, 0];
-                [&[0, 80, 200, 1], &sequence.to_be_bytes()[..], &[0, 0, 0, 9], &rest, &options].concat()
-            }
-            None => {
-                let len = u16::try_from(8 + payload.len()).unwrap().to_be_bytes();
-                [&[0, 53, 200, 1], &len[..], &[0, 0]].concat()
-            }
+        let transport = if let Some((sequence, flags)) = tcp {
+            let options = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+            let rest = [0x80, flags, 1, 0, 0, 0, 0, 0];
+            [&[0, 80, 200, 1], &sequence.to_be_bytes()[..], &[0, 0, 0, 9], &rest, &options].concat()
+        } else {
+            let len = u16::try_from(8 + payload.len()).unwrap().to_be_bytes();
+            [&[0, 53, 200, 1], &len[..], &[0, 0]].concat()
         };
         let [source, destination] = ends(v4);
         let mut packet = ip::emit(source, destination, &[&transport, payload].concat());

@@ -67,9 +67,9 @@ impl Device for Loopback {
 
     fn send(&mut self, batch: &mut Batch) -> io::Result<()> {
         for packet in batch.packets_mut() {
-            let send = |datagram| send(&self.socket, datagram, SendFlags::NOSIGNAL);
-            let sent = packet.datagrams().try_for_each(|datagram| send(datagram).map(drop));
-            match sent {
+            let pass = |datagram| send(&self.socket, datagram, SendFlags::NOSIGNAL).map(drop);
+            let outcome = packet.datagrams().try_for_each(pass);
+            match outcome {
                 Ok(()) => {}
                 Err(Errno::AGAIN) => packet.refused = Some(DropReason::SendBlocked),
                 Err(error) => return Err(error.into()),

@@ -207,13 +207,13 @@ impl Socket {
 }
 
 fn enable_offloads(sockets: &[Socket], offloads: &Offloads) {
-    let attempts: [(_, fn(&OwnedFd) -> io::Result<()>); 2] =
-        [(Offload::Gso, probe_gso), (Offload::Gro, enable_gro)];
-    for (offload, enable) in attempts {
+    let try_on_all = |offload, enable: fn(&OwnedFd) -> io::Result<()>| {
         if offloads.is_wanted(offload) {
             offloads.tried(offload, sockets.iter().try_for_each(|socket| enable(&socket.fd)));
         }
-    }
+    };
+    try_on_all(Offload::Gso, probe_gso);
+    try_on_all(Offload::Gro, enable_gro);
 }
 
 /// Beyond the host's limit (`net.core.rmem_max`) with `CAP_NET_ADMIN`, else up to it.
