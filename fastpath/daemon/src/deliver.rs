@@ -115,3 +115,125 @@ impl Deliveries {
         Some(self.batch.packets().len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::sync::Arc;
+
+    use overmesh_core::offload::cut::Cut;
+    use overmesh_core::offload::virtio::{Header, Kind, Partial, Segments};
+    use overmesh_core::peers::Table;
+    use overmesh_core::wire::ip;
+    use overmesh_io::device::Capabilities;
+
+    use super::*;
+
+    /// A host that writes down what it gets, and of how many packets each was merged.
+    struct Host {
+        capabilities: Capabilities,
+        got: Vec<(Vec<u8>, Header, u64)>,
+    }
+
+    impl Host {
+        fn new(takes_udp: bool) -> Self {
+            let capabilities = Capabilities { takes_udp, ..Capabilities::plain("host", MAX_PACKET) };
+            Self { capabilities, got: vec![] }
+        }
+    }
+
+    impl Device for Host {
+        fn capabilities(&self) -> &Capabilities {
+            &self.capabilities
+        }
+
+        fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+            vec![]
+        }
+
+        fn recv(&mut self, _: &mut Batch) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn send(&mut self, batch: &mut Batch) -> io::Result<()> {
+            let copy = |packet: &overmesh_io::device::Packet| {
+                (packet.bytes().to_vec(), packet.offload, packet.load.packets)
+            };
+            self.got.extend(batch.packets().iter().map(copy));
+            Ok(())
+        }
+    }
+
+    /// Datagrams of 1200 bytes from this port, each of them filled with its number.
+    fn datagrams(port: u8, count: u8) -> Vec<Vec<u8>> {
+        let payload: Vec<_> = (0..count).flat_map(|number| [number; 1200]).collect();
+        let len = u16::try_from(8 + payload.len()).unwrap().to_be_bytes();
+        let udp = [&[1, port, 0, 53], &len[..], &[0, 0], &payload].concat();
+        let mut packet = ip::emit([10, 0, 0, 2].into(), [10, 0, 0, 1].into(), &udp);
+        packet[9] = 17;
+        let checksum = Some(Partial { start: 20, offset: 6 });
+        let segments = Some(Segments { kind: Kind::Udp, size: 1200 });
+        let cut = Cut::new(&packet, Header { checksum, segments, headers_len: 28 }).unwrap();
+        let segment = |at| {
+            let mut segment = vec![0; cut.len(at)];
+            cut.write(at, &mut segment);
+            segment
+        };
+        (0..cut.count()).map(segment).collect()
+    }
+
+    fn deliver(packets: &[Vec<u8>], takes_udp: bool) -> Vec<(Vec<u8>, Header, u64)> {
+        let mut host = Host::new(takes_udp);
+        let tunnel = Tunnel::new(Arc::new(Table::new(1, 1420, &[]).unwrap()), None);
+        let mut deliveries = Deliveries::new();
+        for packet in packets {
+            deliveries.add(packet, None, &mut host, &tunnel).unwrap();
+        }
+        deliveries.flush(&mut host, &tunnel).unwrap();
+        host.got
+    }
+
+    fn counts(packets: &[Vec<u8>]) -> Vec<u64> {
+        deliver(packets, true).iter().map(|(_, _, count)| *count).collect()
+    }
+
+    #[test]
+    fn flows_are_merged_side_by_side() {
+        let (one, other) = (datagrams(1, 5), datagrams(2, 3));
+        let mixed = [&one[..2], &other[..1], &one[2..], &other[1..]].concat();
+        let got = deliver(&mixed, true);
+        assert_eq!(got.iter().map(|(_, _, count)| *count).collect::<Vec<_>>(), [5, 3]);
+        let (packet, header, _) = &got[0];
+        let cut = Cut::new(packet, *header).unwrap();
+        for (at, datagram) in one.iter().enumerate() {
+            let mut again = vec![0; cut.len(at)];
+            cut.write(at, &mut again);
+            assert_eq!(again[20..], datagram[20..]);
+        }
+    }
+
+    #[test]
+    fn a_packet_that_cannot_be_merged_is_not_overtaken_by_its_flow() {
+        let large = datagrams(1, 4);
+        let mut small = ip::emit([10, 0, 0, 2].into(), [10, 0, 0, 1].into(), &[1, 1, 0, 53, 0, 9, 0, 0, 7]);
+        small[9] = 17;
+        let mixed = [&large[..2], &[small], &datagrams(2, 2), &large[2..]].concat();
+        assert_eq!(counts(&mixed), [2, 1, 2, 2]);
+    }
+
+    #[test]
+    fn more_flows_than_can_be_open_and_more_packets_than_there_is_room_for() {
+        let flows: Vec<_> = (0..12).map(|port| datagrams(port, 10)).collect();
+        let mixed: Vec<_> = (0..10).flat_map(|at| flows.iter().map(move |flow| flow[at].clone())).collect();
+        assert_eq!(counts(&mixed).iter().sum::<u64>(), 120);
+        let one_after_the_other = flows.concat();
+        assert_eq!(counts(&one_after_the_other), [10; 12]);
+    }
+
+    #[test]
+    fn a_host_without_offloads_gets_packets_as_they_came() {
+        let packets = [datagrams(1, 50), datagrams(1, 50)].concat();
+        let got: Vec<_> = deliver(&packets, false).into_iter().map(|(bytes, ..)| bytes).collect();
+        assert_eq!(got, packets);
+    }
+}
