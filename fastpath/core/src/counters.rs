@@ -4,8 +4,9 @@
 //! read at any time. Counters belong to peer ids, not to tables: they outlive a table in which the
 //! peer stays.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::drops::{DropReason, Dropped};
@@ -67,7 +68,10 @@ pub struct PeerCounters {
     pub rx_bytes: Counter,
     /// Packets dropped on the way to the peer or from it.
     pub drops: Drops,
-    heard: LastHeard,
+    heard: Moment,
+    connected: Moment,
+    /// Written when the peer moves, which is rare.
+    endpoint: Mutex<Option<SocketAddr>>,
 }
 
 impl PeerCounters {
@@ -86,6 +90,28 @@ impl PeerCounters {
     /// Notes that the peer was heard at `now`; true the first time.
     pub fn heard(&self, now: Duration) -> bool {
         self.heard.note(now)
+    }
+
+    /// Notes that a handshake with the peer was complete at `now`.
+    pub fn connected(&self, now: Duration) {
+        self.connected.note(now);
+    }
+
+    /// When the last handshake was complete; `None`: never.
+    #[must_use]
+    pub fn last_connected(&self) -> Option<Duration> {
+        self.connected.read()
+    }
+
+    /// Notes where a sealed peer is now.
+    pub fn moved(&self, endpoint: Option<SocketAddr>) {
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = endpoint;
+    }
+
+    /// Where a sealed peer is.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When the peer was last heard, on the clock that [`Self::heard`] was given.
@@ -165,9 +191,9 @@ impl Drops {
 
 /// Milliseconds on the caller's clock plus one; zero is never.
 #[derive(Debug, Default)]
-struct LastHeard(AtomicU64);
+struct Moment(AtomicU64);
 
-impl LastHeard {
+impl Moment {
     fn note(&self, now: Duration) -> bool {
         let first = self.0.load(Relaxed) == 0;
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);

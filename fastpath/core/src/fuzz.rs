@@ -12,7 +12,7 @@ use crate::offload::cut::Cut;
 use crate::offload::merge::{Flow, Merged, Segment};
 use crate::offload::virtio::{HEADER_LEN, Header};
 use crate::peers::{PeerSpec, Table};
-use crate::tunnel::{Content, Tunnel};
+use crate::tunnel::{Content, Framing, Tunnel};
 use crate::wire::{control, geneve, ip};
 
 /// A function that holds any bytes against a promise.
@@ -35,8 +35,9 @@ static TUNNEL: LazyLock<Tunnel> = LazyLock::new(|| {
         name: "two".into(),
         prefixes: vec!["10.77.0.2/32".into(), "fd00::2/128".into()],
         endpoints: vec!["192.0.2.2:6081".into()],
+        keys: None,
     };
-    let table = Table::new(42, 1420, &[peer]).expect("the table is valid");
+    let table = Table::new(42, 1420, None, &[peer]).expect("the table is valid");
     Tunnel::new(Arc::new(table), None)
 });
 
@@ -83,8 +84,9 @@ pub fn inbound(bytes: &[u8]) {
                 ip::Packet::new_checked(&datagram[range]).expect("only whole packets are handed over");
             assert_eq!(TUNNEL.table.owner_of(packet.source()), inbound.peer);
         }
-        Content::Reply => assert_eq!(datagram.len(), bytes.len()),
+        Content::Reply(range) => assert_eq!(range, 0..bytes.len()),
         Content::Answer(_) => assert_eq!(datagram, bytes),
+        Content::Nothing => panic!("a plain datagram holds something"),
     }
 }
 
@@ -93,7 +95,7 @@ pub fn outbound(bytes: &[u8]) {
     let Ok(whole) = Cut::new(bytes, Header::default()) else { return };
     if let Ok(outbound) = TUNNEL.outbound(bytes, whole.len(0)) {
         let packet = ip::Packet::new_checked(bytes).expect("only whole packets are sent");
-        assert_eq!(TUNNEL.table.owner_of(packet.destination()), Some(outbound.peer));
+        assert_eq!(TUNNEL.table.owner_of(packet.destination()), Some(outbound.peer()));
         assert!(packet.total_len() <= TUNNEL.table.mtu() as usize);
     }
 }

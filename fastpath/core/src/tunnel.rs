@@ -1,8 +1,10 @@
 //! Both directions of a packet.
 //!
 //! ```text
-//! outbound  inner packet ─ ip ─ whose is the destination? ─ where is that peer? ─ Geneve header
-//! inbound   datagram ─ who is at this underlay address? ─ Geneve ─ is the inner source theirs?
+//! plain   outbound  inner packet ─ ip ─ whose is the destination? ─ where is that peer? ─ Geneve header
+//!         inbound   datagram ─ who is at this underlay address? ─ Geneve ─ is the inner source theirs?
+//! sealed  outbound  inner packet ─ ip ─ whose is the destination? ─ that peer's session ─ seal
+//!         inbound   datagram ─ whose session? ─ open ─ IP, or Geneve with an echo ─ is the source theirs?
 //! ```
 //!
 //! Each ends in a verdict for the caller to carry out, or in a named drop that is counted here.
@@ -14,8 +16,9 @@ use std::time::Duration;
 
 use crate::counters::{Counters, Load, PeerCounters};
 use crate::drops::{DropReason, Dropped};
+use crate::noise::{Now, Peers, Received, Sealer, message_len};
 use crate::peers::{PeerIndex, Table};
-use crate::wire::{control, geneve, ip};
+use crate::wire::{control, geneve, ip, wireguard};
 
 /// The tunnel of one lane: a table and the lane's counters for it.
 #[derive(Debug)]
@@ -26,26 +29,78 @@ pub struct Tunnel {
     pub counters: Counters,
 }
 
-/// A packet to send, whole or cut: each segment is framed by itself and goes to `endpoint`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outbound {
+/// How packets to one peer become datagrams. A packet may be cut: each segment is framed by itself.
+pub trait Framing {
     /// Who it is for.
-    pub peer: PeerIndex,
+    fn peer(&self) -> PeerIndex;
     /// Where that peer is.
-    pub endpoint: SocketAddr,
+    fn endpoint(&self) -> SocketAddr;
+    /// Bytes that [`Self::frame`] needs before a packet.
+    fn room_before(&self) -> usize;
+    /// Bytes of the datagram for a packet of so many.
+    fn datagram_len(&self, packet_len: usize) -> usize;
+    /// Makes a datagram, in place, of a packet with room around it.
+    fn frame(&mut self, datagram: &mut [u8], packet_len: usize);
+}
+
+/// To a peer in a plain network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plain {
+    peer: PeerIndex,
+    endpoint: SocketAddr,
     header: [u8; geneve::HEADER_LEN],
 }
 
-impl Outbound {
-    /// Bytes that [`Self::frame`] needs before a packet and behind it.
-    #[must_use]
-    pub fn room(&self) -> (usize, usize) {
-        (self.header.len(), 0)
+impl Framing for Plain {
+    fn peer(&self) -> PeerIndex {
+        self.peer
     }
 
-    /// Makes a datagram, in place, of a packet with [`Self::room`] around it.
-    pub fn frame(&self, datagram: &mut [u8]) {
-        datagram[..self.header.len()].copy_from_slice(&self.header);
+    fn endpoint(&self) -> SocketAddr {
+        self.endpoint
+    }
+
+    fn room_before(&self) -> usize {
+        geneve::HEADER_LEN
+    }
+
+    fn datagram_len(&self, packet_len: usize) -> usize {
+        geneve::HEADER_LEN + packet_len
+    }
+
+    fn frame(&mut self, datagram: &mut [u8], _: usize) {
+        datagram[..geneve::HEADER_LEN].copy_from_slice(&self.header);
+    }
+}
+
+/// To a peer with whom there is a session.
+#[derive(Debug)]
+pub struct Sealed<'a> {
+    peer: PeerIndex,
+    mtu: usize,
+    sealer: Sealer<'a>,
+}
+
+impl Framing for Sealed<'_> {
+    fn peer(&self) -> PeerIndex {
+        self.peer
+    }
+
+    fn endpoint(&self) -> SocketAddr {
+        self.sealer.endpoint
+    }
+
+    fn room_before(&self) -> usize {
+        wireguard::HEADER_LEN
+    }
+
+    fn datagram_len(&self, packet_len: usize) -> usize {
+        message_len(packet_len, self.mtu)
+    }
+
+    fn frame(&mut self, datagram: &mut [u8], packet_len: usize) {
+        datagram[wireguard::HEADER_LEN + packet_len..].fill(0);
+        self.sealer.seal(datagram);
     }
 }
 
@@ -65,10 +120,12 @@ pub struct Inbound {
 pub enum Content {
     /// The inner packet at this range of the datagram: for the host.
     Packet(Range<usize>),
-    /// An echo request that was turned into its reply in place: send it back.
-    Reply,
+    /// An echo request that was turned into its reply in place: send back what is at this range.
+    Reply(Range<usize>),
     /// The answer to the echo with this token.
     Answer(u64),
+    /// Nothing for the host: a handshake goes on, or a session is kept alive.
+    Nothing,
 }
 
 impl Tunnel {
@@ -79,9 +136,21 @@ impl Tunnel {
         Self { counters: Counters::new(&table, previous), table }
     }
 
-    /// Judges a packet that the host wants to send, of which `largest` bytes at most go in one piece.
-    pub fn outbound(&self, packet: &[u8], largest: usize) -> Result<Outbound, Dropped> {
+    /// Judges a packet that the host wants to send in a plain network, of which `largest` bytes at most
+    /// go in one piece.
+    pub fn outbound(&self, packet: &[u8], largest: usize) -> Result<Plain, Dropped> {
         self.counted(self.judge_outbound(packet, largest))
+    }
+
+    /// The same in a sealed one: whom the packet is for.
+    pub fn outbound_sealed(&self, packet: &[u8], largest: usize) -> Result<PeerIndex, Dropped> {
+        self.counted(self.judge_route(packet, largest)).map(|(peer, _)| peer)
+    }
+
+    /// Frames what goes to a peer with a session.
+    #[must_use]
+    pub fn seal<'a>(&self, peer: PeerIndex, sealer: Sealer<'a>) -> Sealed<'a> {
+        Sealed { peer, mtu: self.table.mtu() as usize, sealer }
     }
 
     /// Judges a datagram that came from `underlay` at `now`, a clock of the caller's choice.
@@ -89,6 +158,31 @@ impl Tunnel {
         let (peer, content) = self.counted(self.judge_inbound(datagram, underlay))?;
         let first = peer.is_some_and(|peer| self.counters.peer(peer).heard(now));
         Ok(Inbound { peer, first, content })
+    }
+
+    /// Judges a datagram in a sealed network.
+    pub fn inbound_sealed(
+        &self,
+        datagram: &mut [u8],
+        source: SocketAddr,
+        peers: &mut Peers,
+        now: Now,
+    ) -> Result<Inbound, Dropped> {
+        let received = self.counted(peers.handle_datagram(datagram, source, now))?;
+        let Received { peer, live, packet } = received;
+        let content = self.judge_opened(datagram, packet, peer).map_err(|reason| reason.by(peer));
+        let content = self.counted(content)?;
+        let first = live && self.counters.peer(peer).heard(now.time);
+        Ok(Inbound { peer: Some(peer), first, content })
+    }
+
+    /// Where packets to a peer go now; `None`: nowhere yet.
+    #[must_use]
+    pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
+        match self.table.private_key() {
+            Some(_) => self.counters.peer(peer).endpoint(),
+            None => self.table.peer(peer).endpoint(),
+        }
     }
 
     /// Counts what became of packets to `peer`: sent, or refused by the outer port.
@@ -101,16 +195,21 @@ impl Tunnel {
         self.account(peer, load, refused, |counters| counters.delivered(load));
     }
 
-    fn judge_outbound(&self, packet: &[u8], largest: usize) -> Result<Outbound, Dropped> {
+    fn judge_outbound(&self, packet: &[u8], largest: usize) -> Result<Plain, Dropped> {
+        let (peer, protocol) = self.judge_route(packet, largest)?;
+        let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
+        Ok(Plain { peer, endpoint, header: geneve::emit(self.table.network_number(), protocol) })
+    }
+
+    /// Whom a packet is for, and its `EtherType`.
+    fn judge_route(&self, packet: &[u8], largest: usize) -> Result<(PeerIndex, u16), Dropped> {
         let packet = ip::Packet::new_checked(packet).map_err(|reason| reason.by(None))?;
         let destination = packet.destination();
         let peer = self.table.owner_of(destination).ok_or_else(|| nobody(destination).by(None))?;
-        let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
         if largest > self.table.mtu() as usize {
             return Err(DropReason::TooBig.by(peer));
         }
-        let header = geneve::emit(self.table.network_number(), packet.protocol());
-        Ok(Outbound { peer, endpoint, header })
+        Ok((peer, packet.protocol()))
     }
 
     fn judge_inbound(
@@ -142,9 +241,44 @@ impl Tunnel {
                 let (owner, len) = self.judge_inner(&outer, underlay)?;
                 Ok((Some(owner), Content::Packet(start..start + len)))
             }
-            (true, control::PROTOCOL) => Ok((sender, judge_echo(&mut datagram[start..])?)),
+            (true, control::PROTOCOL) => {
+                let answer = judge_echo(&mut datagram[start..])?;
+                Ok((sender, answer.unwrap_or(Content::Reply(0..datagram.len()))))
+            }
             _ => Err(DropReason::ProtocolUnknown),
         }
+    }
+
+    fn judge_opened(
+        &self,
+        datagram: &mut [u8],
+        at: Range<usize>,
+        peer: PeerIndex,
+    ) -> Result<Content, DropReason> {
+        let packet = &mut datagram[at.clone()];
+        match packet.first().map(|byte| byte >> 4) {
+            None => return Ok(Content::Nothing),
+            Some(0) => return Ok(self.judge_control(packet)?.unwrap_or(Content::Reply(at))),
+            Some(_) => {}
+        }
+        let inner = ip::Packet::new_checked(packet)?;
+        if self.table.owner_of(inner.source()) != Some(peer) {
+            return Err(DropReason::SourceMismatch);
+        }
+        Ok(Content::Packet(at.start..at.start + inner.total_len()))
+    }
+
+    /// The answer that a sealed echo is; `None`: it was a request and is its reply now.
+    fn judge_control(&self, packet: &mut [u8]) -> Result<Option<Content>, DropReason> {
+        let geneve = geneve::Datagram::new_checked(packet)?;
+        if geneve.vni() != self.table.network_number() {
+            return Err(DropReason::NetworkUnknown);
+        }
+        if !geneve.is_control() || geneve.protocol() != control::PROTOCOL {
+            return Err(DropReason::ProtocolUnknown);
+        }
+        let start = geneve.header_len();
+        judge_echo(&mut packet[start..])
     }
 
     /// Who sent the inner packet and how long it is. A peer may only send from inner addresses that
@@ -184,14 +318,15 @@ impl Tunnel {
     }
 }
 
-fn judge_echo(payload: &mut [u8]) -> Result<Content, DropReason> {
+/// The answer that an echo is; `None`: it was a request and is its reply now.
+fn judge_echo(payload: &mut [u8]) -> Result<Option<Content>, DropReason> {
     let echo = control::Echo::new_checked(payload)?;
     Ok(match echo.kind {
         control::Kind::Request => {
             control::into_reply(payload);
-            Content::Reply
+            None
         }
-        control::Kind::Reply => Content::Answer(echo.token),
+        control::Kind::Reply => Some(Content::Answer(echo.token)),
     })
 }
 
@@ -210,7 +345,13 @@ mod tests {
 
     fn spec(id: &str, prefixes: &[&str], endpoints: &[&str]) -> PeerSpec {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
-        PeerSpec { id: id.into(), name: id.into(), prefixes: owned(prefixes), endpoints: owned(endpoints) }
+        PeerSpec {
+            id: id.into(),
+            name: id.into(),
+            prefixes: owned(prefixes),
+            endpoints: owned(endpoints),
+            keys: None,
+        }
     }
 
     /// b is at 192.0.2.2; c and d share 192.0.2.3; e has no endpoint.
@@ -221,7 +362,7 @@ mod tests {
             spec("d", &["10.77.0.4/32"], &["192.0.2.3:7000"]),
             spec("e", &["10.77.0.5/32"], &[]),
         ];
-        Tunnel::new(Arc::new(Table::new(42, 1420, &specs).unwrap()), None)
+        Tunnel::new(Arc::new(Table::new(42, 1420, None, &specs).unwrap()), None)
     }
 
     fn address(text: &str) -> IpAddr {
@@ -340,7 +481,7 @@ mod tests {
         let tunnel = tunnel();
         let mut bytes = control::emit_request(42, 99, 100);
         let request = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
-        assert_eq!(request.content, Content::Reply);
+        assert_eq!(request.content, Content::Reply(0..bytes.len()));
         let reply = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
         assert_eq!(reply.content, Content::Answer(99));
         assert_eq!((request.first, reply.first), (true, false));
@@ -365,13 +506,13 @@ mod tests {
         fn what_one_side_sends_the_other_accepts(payload in prop::collection::vec(any::<u8>(), 0..1400)) {
             let here = tunnel();
             let inner = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &payload);
-            let sent = here.outbound(&inner, inner.len()).unwrap();
-            let (before, after) = sent.room();
-            let mut bytes = [vec![0; before], inner, vec![0; after]].concat();
-            sent.frame(&mut bytes);
+            let mut sent = here.outbound(&inner, inner.len()).unwrap();
+            let mut bytes = [vec![0; sent.room_before()], inner.clone()].concat();
+            prop_assert_eq!(sent.datagram_len(inner.len()), bytes.len());
+            sent.frame(&mut bytes, inner.len());
 
             let there = spec("a", &["10.77.0.1/32"], &["192.0.2.1:6081"]);
-            let there = Tunnel::new(Arc::new(Table::new(42, 1420, &[there]).unwrap()), None);
+            let there = Tunnel::new(Arc::new(Table::new(42, 1420, None, &[there]).unwrap()), None);
             let received = there.inbound(&mut bytes, address("192.0.2.1"), NOW).unwrap();
             prop_assert_eq!(received.content, Content::Packet(geneve::HEADER_LEN..bytes.len()));
         }

@@ -4,7 +4,7 @@
 use std::io;
 
 use overmesh_core::offload::cut::Cut;
-use overmesh_core::tunnel::{Outbound, Tunnel};
+use overmesh_core::tunnel::{Framing, Tunnel};
 use overmesh_io::device::{Batch, Device, Packet};
 
 /// Bytes of the largest run: what IPv4 leaves beside its header and UDP's.
@@ -24,24 +24,24 @@ impl Runs {
     pub(crate) fn add(
         &mut self,
         cut: &Cut,
-        outbound: &Outbound,
+        framing: &mut impl Framing,
         outer: &mut dyn Device,
         tunnel: &Tunnel,
     ) -> io::Result<()> {
-        let (before, after) = outbound.room();
+        let before = framing.room_before();
         let max_segments = outer.capabilities().max_segments;
         for at in 0..cut.count() {
             let inner_len = cut.len(at);
-            let len = before + inner_len + after;
-            let run = match self.open_run(outbound, len, max_segments) {
+            let len = framing.datagram_len(inner_len);
+            let run = match self.open_run(framing, len, max_segments) {
                 Some(run) => run,
-                None => self.begin_run(outbound, len, outer, tunnel)?,
+                None => self.begin_run(framing, len, outer, tunnel)?,
             };
             let run = &mut self.0.packets_mut()[run];
             run.load.add(inner_len);
             let datagram = run.extend(len);
             cut.write(at, &mut datagram[before..before + inner_len]);
-            outbound.frame(datagram);
+            framing.frame(datagram, inner_len);
         }
         Ok(())
     }
@@ -58,14 +58,14 @@ impl Runs {
 
     /// The latest run to that peer, if it takes so many bytes more. Only the latest: datagrams to one
     /// peer stay in order.
-    fn open_run(&self, outbound: &Outbound, len: usize, max_segments: usize) -> Option<usize> {
-        let latest = self.0.packets().iter().rposition(|run| run.owner == Some(outbound.peer))?;
+    fn open_run(&self, framing: &impl Framing, len: usize, max_segments: usize) -> Option<usize> {
+        let latest = self.0.packets().iter().rposition(|run| run.owner == Some(framing.peer()))?;
         takes(&self.0.packets()[latest], len, max_segments).then_some(latest)
     }
 
     fn begin_run(
         &mut self,
-        outbound: &Outbound,
+        framing: &impl Framing,
         len: usize,
         outer: &mut dyn Device,
         tunnel: &Tunnel,
@@ -74,8 +74,8 @@ impl Runs {
             self.flush(outer, tunnel)?;
         }
         let run = &mut self.0.vacant()[0];
-        run.address = outbound.endpoint;
-        run.owner = Some(outbound.peer);
+        run.address = framing.endpoint();
+        run.owner = Some(framing.peer());
         run.segment_len = len;
         self.0.grow(1);
         Ok(self.0.packets().len() - 1)
@@ -85,7 +85,7 @@ impl Runs {
 /// A datagram shorter than the others ends its run.
 fn takes(run: &Packet, len: usize, max_segments: usize) -> bool {
     len <= run.segment_len
-        && run.len() % run.segment_len == 0
+        && run.len().is_multiple_of(run.segment_len)
         && run.len() / run.segment_len < max_segments
         && run.len() + len <= MAX_RUN
 }

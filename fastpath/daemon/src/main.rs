@@ -117,7 +117,7 @@ async fn serve(options: Options, config: Option<Config>) -> Result<(), Error> {
     let mut engine = Engine::new(Box::new(backend));
     let events = engine.events();
     if let Some(config) = config {
-        engine.apply(&config.desired()).await?;
+        engine.apply(&config.desired()?).await?;
         config.set_up_interface()?;
     }
 

@@ -140,7 +140,7 @@ fn run(packet: Vec<u8>, offload: Header, segment_len: usize, outbound: bool) -> 
     let sink: Box<dyn Device> = Box::new(Sink { capabilities: capabilities(), taken: taken.clone() });
     let (inner, outer) = if outbound { (source, sink) } else { (sink, source) };
     let peers = [peer("a", "10.77.0.1/32", A), peer("b", "10.77.0.2/32", B)];
-    let tunnel = Arc::new(Tunnel::new(Arc::new(Table::new(42, 1420, &peers).unwrap()), None));
+    let tunnel = Arc::new(Tunnel::new(Arc::new(Table::new(42, 1420, None, &peers).unwrap()), None));
     let events = broadcast::Sender::new(16);
     let (lane, thread) = lane::spawn(inner, outer, tunnel, Instant::now(), events).unwrap();
     let allocations = allocations.recv_timeout(PATIENCE).unwrap();

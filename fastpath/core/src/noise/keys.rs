@@ -34,6 +34,14 @@ pub struct PeerKeys {
     pub keepalive: Option<Duration>,
 }
 
+impl PeerKeys {
+    /// A peer with this public key, and for the rest what every WireGuard takes.
+    #[must_use]
+    pub fn new(public_key: PublicKey) -> Self {
+        Self { public_key, preshared_key: PresharedKey::default(), suite: Suite::default(), keepalive: None }
+    }
+}
+
 impl PrivateKey {
     /// The public key that belongs to it.
     #[must_use]
@@ -55,7 +63,7 @@ impl PublicKey {
 }
 
 impl PresharedKey {
-    pub(super) fn bytes(&self) -> &[u8; 32] {
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }

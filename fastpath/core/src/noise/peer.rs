@@ -17,8 +17,8 @@ use std::time::Duration;
 use super::cookie::Signer;
 use super::handshake::{Initiator, Responder};
 use super::keys::PeerKeys;
-use super::peers::{Now, Shared};
-use super::session::{REJECT_AFTER_TIME, Role, Session};
+use super::peers::{Now, Output, Shared};
+use super::session::{REJECT_AFTER_TIME, Role, Session, message_len};
 use super::tai64n::{self, Tai64n};
 use super::timers::{Timer, Timers};
 use crate::drops::DropReason;
@@ -121,16 +121,23 @@ impl Peer {
     }
 
     /// Takes over what a new map says of the same peer: its place, its configured endpoint.
-    pub(super) fn adopt(&mut self, at: PeerIndex, keys: PeerKeys, configured: Option<SocketAddr>) {
+    pub(super) fn adopt(
+        &mut self,
+        at: PeerIndex,
+        keys: PeerKeys,
+        configured: Option<SocketAddr>,
+        shared: &mut Shared,
+    ) {
         self.at = at;
         if configured != self.configured {
             self.configured = configured;
-            self.endpoint = configured;
+            self.move_to(configured, shared);
         }
         self.keys = keys;
         self.wake = None;
     }
 
+    #[cfg(test)]
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint
     }
@@ -139,11 +146,6 @@ impl Peer {
     pub(super) fn indexes(&self) -> impl Iterator<Item = u32> {
         let sessions = [&self.previous, &self.current, &self.next].into_iter().flatten();
         sessions.map(|session| session.local).chain(self.initiator.iter().map(|(index, _)| *index))
-    }
-
-    /// When the current session's handshake ended.
-    pub(super) fn established(&self) -> Option<Duration> {
-        self.current.as_ref().map(|session| session.born)
     }
 
     // --- sending ---
@@ -206,11 +208,11 @@ impl Peer {
         let Some(mut sealer) = self.sealer().filter(|_| ready) else {
             return self.wait(packet, now, shared).unwrap_or_else(|reason| shared.drop(reason.by(self.at)));
         };
-        let mut message = vec![0; HEADER_LEN + packet.len() + TAG_LEN];
+        let mut message = vec![0; message_len(packet.len(), shared.mtu)];
         message[HEADER_LEN..HEADER_LEN + packet.len()].copy_from_slice(packet);
         sealer.seal(&mut message);
-        let endpoint = sealer.endpoint;
-        shared.transmit(self.at, endpoint, message);
+        let (endpoint, packet_len) = (sealer.endpoint, packet.len());
+        shared.report(Output::Transmit { peer: Some(self.at), endpoint, message, packet_len });
     }
 
     /// Notes that something authenticated was sent.
@@ -240,7 +242,7 @@ impl Peer {
         let sessions = [&mut self.current, &mut self.previous, &mut self.next];
         let session = sessions.into_iter().flatten().find(|session| session.local == data.receiver);
         session.ok_or(DropReason::IndexUnknown)?.open(data, message, now.time)?;
-        self.endpoint = Some(source);
+        self.move_to(Some(source), shared);
         self.has_received(now.time);
         if self.next.as_ref().is_some_and(|next| next.local == data.receiver) {
             self.confirm(now, shared);
@@ -258,8 +260,15 @@ impl Peer {
         shared.retire(self.previous.take());
         self.previous = self.current.take();
         self.current = self.next.take();
-        self.handshake_done();
+        self.handshake_done(shared);
         self.flush(false, now, shared);
+    }
+
+    fn move_to(&mut self, endpoint: Option<SocketAddr>, shared: &mut Shared) {
+        if self.endpoint != endpoint {
+            self.endpoint = endpoint;
+            shared.report(Output::Moved(self.at, endpoint));
+        }
     }
 
     fn has_received(&mut self, now: Duration) {
@@ -344,7 +353,7 @@ impl Peer {
         let keys = initiator.finish(response)?;
         let session = Session::new(*index, response.sender(), Role::Initiator, keys, now.time);
         self.initiator = None;
-        self.endpoint = Some(source);
+        self.move_to(Some(source), shared);
         self.has_received(now.time);
 
         // A session that this end answered for is newer than the current one.
@@ -353,7 +362,7 @@ impl Peer {
         shared.retire(previous);
         shared.retire(self.current.replace(Box::new(session)));
         self.session_made(now.time);
-        self.handshake_done();
+        self.handshake_done(shared);
         self.flush(true, now, shared);
         Ok(())
     }
@@ -378,7 +387,7 @@ impl Peer {
             responder.respond(&self.keys.preshared_key, index).inspect_err(|_| shared.release(index))?;
         self.newest_stamp = stamp;
         self.initiation_accepted = Some(now.time);
-        self.endpoint = Some(source);
+        self.move_to(Some(source), shared);
         self.has_received(now.time);
 
         let session = Session::new(index, remote, Role::Responder, keys, now.time);
@@ -400,7 +409,8 @@ impl Peer {
         self.timers.arm(Timer::Wipe, now + WIPE_AFTER);
     }
 
-    fn handshake_done(&mut self) {
+    fn handshake_done(&mut self, shared: &mut Shared) {
+        shared.report(Output::Connected(self.at));
         self.timers.cancel(Timer::Retransmit);
         self.attempts = 0;
         self.renewed = false;

@@ -37,6 +37,8 @@ pub type Random = Box<dyn FnMut(&mut [u8]) + Send>;
 pub struct Received {
     /// Who sent it: proved.
     pub peer: PeerIndex,
+    /// Whether it is there now. An initiation does not tell: it may be an old one, played again.
+    pub live: bool,
     /// The packet that it held, where it is in the datagram now; empty if it held none.
     pub packet: Range<usize>,
 }
@@ -52,9 +54,15 @@ pub enum Output {
         endpoint: SocketAddr,
         /// The datagram.
         message: Vec<u8>,
+        /// Bytes of the packet in it that waited for a session; 0 if none did.
+        packet_len: usize,
     },
     /// Count a packet that waited in vain.
     Dropped(Dropped),
+    /// A handshake with the peer is complete.
+    Connected(PeerIndex),
+    /// The peer is somewhere else now.
+    Moved(PeerIndex, Option<SocketAddr>),
 }
 
 /// All sealed peers of a host.
@@ -78,7 +86,13 @@ impl Peers {
     pub fn new(private_key: PrivateKey, random: Random) -> Self {
         Self {
             checker: Checker::new(&private_key.public()),
-            shared: Shared { private_key, random, indexes: HashMap::default(), outputs: VecDeque::new() },
+            shared: Shared {
+                private_key,
+                random,
+                mtu: 0,
+                indexes: HashMap::default(),
+                outputs: VecDeque::new(),
+            },
             states: Vec::new(),
             by_key: HashMap::default(),
             suites: Vec::new(),
@@ -91,7 +105,13 @@ impl Peers {
     /// Replaces the peers; their positions are those of the table; an endpoint is where to
     /// send before the peer was heard. Who keeps public key, preshared
     /// key and suite keeps sessions too.
-    pub fn install(&mut self, peers: impl IntoIterator<Item = (PeerKeys, Option<SocketAddr>)>, now: Now) {
+    pub fn install(
+        &mut self,
+        peers: impl IntoIterator<Item = (PeerKeys, Option<SocketAddr>)>,
+        mtu: usize,
+        now: Now,
+    ) {
+        self.shared.mtu = mtu;
         let old = std::mem::take(&mut self.states);
         let mut old: HashMap<PublicKey, Peer, RandomState> =
             old.into_iter().map(|peer| (peer.keys.public_key, peer)).collect();
@@ -99,10 +119,13 @@ impl Peers {
             let kept = old.remove(&keys.public_key).filter(|peer| is_same(&peer.keys, &keys));
             self.states.push(match kept {
                 Some(mut peer) => {
-                    peer.adopt(PeerIndex(at), keys, endpoint);
+                    peer.adopt(PeerIndex(at), keys, endpoint, &mut self.shared);
                     peer
                 }
-                None => Peer::new(PeerIndex(at), keys, endpoint),
+                None => {
+                    self.shared.report(Output::Moved(PeerIndex(at), endpoint));
+                    Peer::new(PeerIndex(at), keys, endpoint)
+                }
             });
         }
         self.index(now);
@@ -120,18 +143,6 @@ impl Peers {
         }
         let used = |suite: &Suite| self.states.iter().any(|peer| peer.keys.suite == *suite);
         self.suites = Suite::ALL.into_iter().filter(used).collect();
-    }
-
-    /// Where packets to a peer go now; `None` while that is unknown.
-    #[must_use]
-    pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
-        self.states[peer.0].endpoint()
-    }
-
-    /// When the session with a peer was made; `None` while there is none.
-    #[must_use]
-    pub fn established(&self, peer: PeerIndex) -> Option<Duration> {
-        self.states[peer.0].established()
     }
 
     /// A session to seal packets to a peer with; `None`: [`Self::wait`].
@@ -160,13 +171,13 @@ impl Peers {
         now: Now,
     ) -> Result<Received, Dropped> {
         let message = Message::new_checked(datagram).map_err(|reason| reason.by(None))?;
-        let peer = match message {
+        let (peer, live) = match message {
             Message::Data(data) => return self.open(data, datagram, source, now),
-            Message::Initiation(initiation) => self.respond(initiation, source, now)?,
-            Message::Response(response) => self.finish(response, source, now)?,
-            Message::CookieReply(reply) => self.take_cookie(reply, now)?,
+            Message::Initiation(initiation) => (self.respond(initiation, source, now)?, false),
+            Message::Response(response) => (self.finish(response, source, now)?, true),
+            Message::CookieReply(reply) => (self.take_cookie(reply, now)?, true),
         };
-        Ok(Received { peer, packet: 0..0 })
+        Ok(Received { peer, live, packet: 0..0 })
     }
 
     /// When [`Self::handle_timeout`] is to be called; `None`: not before something else happens.
@@ -201,7 +212,7 @@ impl Peers {
         let peer = self.peer_by(data.receiver)?;
         let opened = self.with(peer, |peer, shared| peer.open(data, datagram, source, now, shared));
         let packet = opened.map_err(|reason| reason.by(peer))?;
-        Ok(Received { peer, packet })
+        Ok(Received { peer, live: true, packet })
     }
 
     fn respond(
@@ -256,7 +267,8 @@ impl Peers {
         }
         if !self.checker.mac2_is_valid(message, source, now.time) {
             let reply = self.checker.reply(message, source, now.time, &mut self.shared.random);
-            let transmit = Output::Transmit { peer: None, endpoint: source, message: reply.to_vec() };
+            let transmit =
+                Output::Transmit { peer: None, endpoint: source, message: reply.to_vec(), packet_len: 0 };
             self.shared.outputs.push_back(transmit);
             return Err(DropReason::CookieRequired);
         }
@@ -273,6 +285,11 @@ impl Peers {
         let done = act(peer, &mut self.shared);
         schedule(&mut self.wakes, at.0, peer);
         done
+    }
+
+    #[cfg(test)]
+    pub(super) fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
+        self.states[peer.0].endpoint()
     }
 
     #[cfg(test)]
@@ -304,6 +321,8 @@ fn is_same(old: &PeerKeys, new: &PeerKeys) -> bool {
 pub(super) struct Shared {
     private_key: PrivateKey,
     random: Random,
+    /// Padding does not go beyond.
+    pub(super) mtu: usize,
     /// Whom the index in a message means.
     indexes: HashMap<u32, PeerIndex, RandomState>,
     outputs: VecDeque<Output>,
@@ -348,11 +367,15 @@ impl Shared {
     }
 
     pub(super) fn transmit(&mut self, peer: PeerIndex, endpoint: SocketAddr, message: Vec<u8>) {
-        self.outputs.push_back(Output::Transmit { peer: Some(peer), endpoint, message });
+        self.report(Output::Transmit { peer: Some(peer), endpoint, message, packet_len: 0 });
+    }
+
+    pub(super) fn report(&mut self, output: Output) {
+        self.outputs.push_back(output);
     }
 
     pub(super) fn drop(&mut self, dropped: Dropped) {
-        self.outputs.push_back(Output::Dropped(dropped));
+        self.report(Output::Dropped(dropped));
     }
 
     fn random_u32(&mut self) -> u32 {

@@ -19,6 +19,7 @@ use crate::peers::PeerIndex;
 use crate::wire::wireguard::{self, HEADER_LEN, TAG_LEN};
 
 const SECOND: Duration = Duration::from_secs(1);
+const MTU: usize = 1420;
 const PEER: PeerIndex = PeerIndex(0);
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
@@ -34,6 +35,8 @@ struct Host {
     packets: Vec<Vec<u8>>,
     /// Why others did not.
     drops: Vec<DropReason>,
+    /// What became known of the other host.
+    news: Vec<Output>,
 }
 
 /// A datagram on the wire.
@@ -100,6 +103,7 @@ impl World {
             address: address(host),
             packets: vec![],
             drops: vec![],
+            news: vec![],
         };
         let unix = Duration::from_secs(1_800_000_000);
         let mut world = Self {
@@ -113,7 +117,11 @@ impl World {
             let mut keys = keys_of(1 - host);
             change(host, &mut keys);
             let now = world.now();
-            world.hosts[host].peers.install([(keys, Some(address(1 - host)))], now);
+            world.hosts[host].peers.install([(keys, Some(address(1 - host)))], MTU, now);
+            assert_eq!(
+                world.hosts[host].peers.poll_output(),
+                Some(Output::Moved(PEER, Some(address(1 - host))))
+            );
         }
         world
     }
@@ -159,6 +167,7 @@ impl World {
             match output {
                 Output::Transmit { endpoint, message, .. } => self.launch(from, endpoint, message),
                 Output::Dropped(dropped) => self.hosts[from].drops.push(dropped.reason),
+                Output::Connected(_) | Output::Moved(..) => self.hosts[from].news.push(output),
             }
         }
     }
@@ -168,7 +177,11 @@ impl World {
         let host = &mut self.hosts[flight.to];
         match host.peers.handle_datagram(&mut flight.bytes, flight.source, now) {
             Ok(received) if received.packet.is_empty() => {}
-            Ok(received) => host.packets.push(flight.bytes[received.packet].to_vec()),
+            Ok(received) => {
+                let padded = &flight.bytes[received.packet];
+                let len = padded.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                host.packets.push(padded[..len].to_vec());
+            }
             Err(dropped) => host.drops.push(dropped.reason),
         }
         self.collect(flight.to);
@@ -247,6 +260,7 @@ fn what_waits_for_the_handshake_arrives_in_order() {
     assert!(world.reaches(B));
     assert_eq!(world.take_sent(), [(B, DATA)]);
     assert!(world.take_drops(A).is_empty() && world.take_drops(B).is_empty());
+    assert!(world.hosts.iter().all(|host| host.news == [Output::Connected(PEER)]));
 }
 
 #[test]
@@ -369,7 +383,7 @@ fn packets_that_wait_are_bounded_and_the_oldest_go() {
     let mut world = World::new();
     let packets = 2 * QUEUE_BYTES / 1024;
     for number in 0..packets {
-        let mut packet = [0; 1024];
+        let mut packet = [0xff; 1024];
         packet[..8].copy_from_slice(&number.to_le_bytes());
         world.send(A, &packet);
     }
@@ -384,7 +398,7 @@ fn packets_that_wait_are_bounded_and_the_oldest_go() {
 fn a_peer_without_endpoint_is_answered_but_not_called() {
     let mut world = World::new();
     let now = world.now();
-    world.hosts[B].peers.install([(keys_of(A), None)], now);
+    world.hosts[B].peers.install([(keys_of(A), None)], MTU, now);
     world.send(B, b"x");
     assert_eq!(world.take_drops(B), [DropReason::NoEndpoint]);
     assert!(world.take_sent().is_empty());
@@ -426,7 +440,7 @@ fn a_suite_that_only_others_use_is_a_mismatch() {
     let other = PeerKeys { suite: Suite::ChaChaPoly, public_key: private_key(7).public(), ..keys_of(A) };
     let now = world.now();
     let mine = PeerKeys { suite: Suite::AesGcm, ..keys_of(A) };
-    world.hosts[B].peers.install([(mine, Some(address(A))), (other, None)], now);
+    world.hosts[B].peers.install([(mine, Some(address(A))), (other, None)], MTU, now);
     assert!(!world.reaches(A));
     assert_eq!(world.take_drops(B), [DropReason::SuiteMismatch]);
 }
@@ -436,7 +450,7 @@ fn a_stranger_is_refused() {
     let mut world = World::new();
     let stranger = PeerKeys { public_key: private_key(7).public(), ..keys_of(A) };
     let now = world.now();
-    world.hosts[B].peers.install([(stranger, None)], now);
+    world.hosts[B].peers.install([(stranger, None)], MTU, now);
     assert!(!world.reaches(A));
     assert_eq!(world.take_drops(B), [DropReason::KeyUnknown]);
 }
@@ -644,10 +658,10 @@ fn keys_of_3_minutes_are_refused() {
 fn keys_are_wiped_after_9_minutes() {
     let mut world = World::connected();
     world.pass(3 * REJECT_AFTER_TIME - SECOND);
-    assert!(world.hosts[A].peers.established(PEER).is_some());
+    assert!(world.hosts[A].peers.index_count() > 0);
     world.pass(SECOND);
     for host in [A, B] {
-        assert_eq!(world.hosts[host].peers.established(PEER), None);
+        assert_eq!(world.hosts[host].peers.index_count(), 0);
         assert_eq!(world.hosts[host].peers.index_count(), 0);
         assert_eq!(world.hosts[host].peers.poll_timeout(), None, "nothing left to do");
     }
@@ -656,7 +670,7 @@ fn keys_are_wiped_after_9_minutes() {
 #[test]
 fn used_up_counters_are_renewed_and_then_refused() {
     let mut world = World::connected();
-    world.hosts[A].peers.wear(PEER, REKEY_AFTER_MESSAGES - 1);
+    world.hosts[A].peers.wear(PEER, REKEY_AFTER_MESSAGES);
     world.time += REKEY_TIMEOUT;
     world.send(A, b"x");
     assert_eq!(world.take_sent(), [(A, DATA), (A, INITIATION)]);
@@ -705,7 +719,7 @@ fn a_restarted_peer_is_found_again() {
     let mut world = World::connected();
     let now = world.now();
     world.hosts[B].peers = Peers::new(private_key(B), random(99));
-    world.hosts[B].peers.install([(keys_of(A), Some(address(A)))], now);
+    world.hosts[B].peers.install([(keys_of(A), Some(address(A)))], MTU, now);
     assert!(!world.reaches(A));
     assert_eq!(world.take_drops(B), [DropReason::IndexUnknown]);
     world.pass(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + REKEY_JITTER);
@@ -726,6 +740,7 @@ fn a_persistent_keepalive_begins_at_once_and_goes_on() {
 #[test]
 fn only_what_is_authentic_moves_a_peer() {
     let mut world = World::connected();
+    world.hosts[B].news.clear();
     let elsewhere: SocketAddr = "203.0.113.9:1024".parse().unwrap();
     let flight = world.caught();
     let mut forged = flight.clone();
@@ -736,6 +751,7 @@ fn only_what_is_authentic_moves_a_peer() {
     assert_eq!(world.hosts[B].peers.endpoint(PEER), Some(elsewhere));
     world.deliver(flight);
     assert_eq!(world.hosts[B].peers.endpoint(PEER), Some(elsewhere), "a replay moves nobody");
+    assert_eq!(world.hosts[B].news, [Output::Moved(PEER, Some(elsewhere))]);
     world.hosts[A].address = elsewhere;
     assert!(world.reaches(B));
 }
@@ -830,12 +846,12 @@ fn a_new_map_keeps_the_sessions_of_who_stays() {
     let mut world = World::connected();
     let newcomer = PeerKeys { public_key: private_key(7).public(), ..keys_of(A) };
     let now = world.now();
-    world.hosts[A].peers.install([(keys_of(B), Some(address(B))), (newcomer.clone(), None)], now);
+    world.hosts[A].peers.install([(keys_of(B), Some(address(B))), (newcomer.clone(), None)], MTU, now);
     assert!(world.reaches(A) && world.reaches(B));
     assert!(!world.take_sent().iter().any(|(_, kind)| *kind == INITIATION));
 
     let now = world.now();
-    world.hosts[A].peers.install([(newcomer, None)], now);
+    world.hosts[A].peers.install([(newcomer, None)], MTU, now);
     assert!(!world.reaches(B));
     assert_eq!(world.take_drops(A), [DropReason::IndexUnknown]);
 }
@@ -845,7 +861,7 @@ fn a_new_preshared_key_ends_the_session() {
     let mut world = World::connected();
     let now = world.now();
     let keys = PeerKeys { preshared_key: PresharedKey::from([5; 32]), ..keys_of(B) };
-    world.hosts[A].peers.install([(keys, Some(address(B)))], now);
+    world.hosts[A].peers.install([(keys, Some(address(B)))], MTU, now);
     assert!(!world.reaches(B));
 }
 
@@ -854,6 +870,6 @@ fn a_new_endpoint_in_the_map_is_gone_to() {
     let mut world = World::connected();
     let elsewhere: SocketAddr = "203.0.113.9:1024".parse().unwrap();
     let now = world.now();
-    world.hosts[A].peers.install([(keys_of(B), Some(elsewhere))], now);
+    world.hosts[A].peers.install([(keys_of(B), Some(elsewhere))], MTU, now);
     assert_eq!(world.hosts[A].peers.endpoint(PEER), Some(elsewhere));
 }

@@ -14,6 +14,8 @@ use std::ops::Range;
 use super::field;
 use crate::drops::DropReason;
 
+/// UDP port that everyone uses for WireGuard.
+pub const PORT: u16 = 51820;
 /// Bytes of a handshake initiation.
 pub const INITIATION_LEN: usize = 148;
 /// Bytes of a handshake response.
