@@ -184,7 +184,8 @@ fn keys(peer: &Peer, public_key: &str) -> Result<PeerKeys, ConfigError> {
 }
 
 fn read_private_key(path: &Path) -> Result<PrivateKey, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.into(), error })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.into(), error })?;
     let text = Zeroizing::new(text);
     parse_key(text.trim(), || format!("what is in {}", path.display())).map(PrivateKey::from)
 }
@@ -245,7 +246,8 @@ mod tests {
         let key = BASE64_STANDARD.encode([2; 32]);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hosts.toml");
-        std::fs::write(folder.path().join("one.key"), format!("{}\n", BASE64_STANDARD.encode([1; 32]))).unwrap();
+        std::fs::write(folder.path().join("one.key"), format!("{}\n", BASE64_STANDARD.encode([1; 32])))
+            .unwrap();
         let peer = format!("[[peer]]\nname = 'two'\nprefixes = []\npublic_key = '{key}'\nsuite = 'aes'\n");
         std::fs::write(&path, format!("private_key_file = 'one.key'\n{peer}")).unwrap();
         let desired = Config::read(&path).unwrap().desired().unwrap();
@@ -253,7 +255,8 @@ mod tests {
         let keys = desired.peers[0].keys.clone().unwrap();
         assert_eq!((keys.public_key, keys.suite), ([2; 32].into(), Suite::AesGcm));
 
-        std::fs::write(&path, format!("private_key_file = 'one.key'\n{}", peer.replace(&key, "AAA="))).unwrap();
+        std::fs::write(&path, format!("private_key_file = 'one.key'\n{}", peer.replace(&key, "AAA=")))
+            .unwrap();
         let error = Config::read(&path).unwrap_err().to_string();
         assert!(error.starts_with("the public_key of peer two is no key. write what `wg genkey`"), "{error}");
         assert!(read(&peer).unwrap_err().contains("peer two has a public key, and the network is plain"));

@@ -155,9 +155,8 @@ fn key(what: &str, bytes: Vec<u8>) -> Result<Option<[u8; 32]>, Status> {
     }
     let bytes = zeroize::Zeroizing::new(bytes);
     let key = <[u8; 32]>::try_from(bytes.as_slice());
-    key.map(Some).map_err(|_| {
-        Status::invalid_argument(format!("{what} has {} bytes. a key has 32", bytes.len()))
-    })
+    key.map(Some)
+        .map_err(|_| Status::invalid_argument(format!("{what} has {} bytes. a key has 32", bytes.len())))
 }
 
 fn status(error: &EngineError) -> Status {

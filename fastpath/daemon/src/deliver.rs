@@ -184,7 +184,7 @@ mod tests {
 
     fn deliver(packets: &[Vec<u8>], takes_udp: bool) -> Vec<(Vec<u8>, Header, u64)> {
         let mut host = Host::new(takes_udp);
-        let tunnel = Tunnel::new(Arc::new(Table::new(1, 1420, &[]).unwrap()), None);
+        let tunnel = Tunnel::new(Arc::new(Table::new(1, 1420, None, &[]).unwrap()), None);
         let mut deliveries = Deliveries::new();
         for packet in packets {
             deliveries.add(packet, None, &mut host, &tunnel).unwrap();

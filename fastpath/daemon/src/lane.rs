@@ -287,17 +287,15 @@ impl Lane {
     fn probe(&mut self, probe: Probe) -> Result<(), Lost> {
         let Self { tunnel, sealed, replies, .. } = self;
         let peer = tunnel.table.index_of(&probe.peer);
-        match (sealed, peer) {
-            (Some(peers), Some(peer)) => {
-                // As long as a sealed packet of that size: the Geneve header is part of it here.
-                let size = probe.size.saturating_sub(geneve::HEADER_LEN);
-                let echo = control::emit_request(tunnel.table.network_number(), probe.token, size);
-                put_sealed(replies, &echo, peer, tunnel, peers, now_on(self.clock));
-            }
-            _ => {
-                let echo = control::emit_request(tunnel.table.network_number(), probe.token, probe.size);
-                put(replies, &echo, probe.endpoint, peer);
-            }
+        let network_number = tunnel.table.network_number();
+        if let (Some(peers), Some(peer)) = (sealed, peer) {
+            // As long as a sealed packet of that size: the Geneve header is part of it here.
+            let size = probe.size.saturating_sub(geneve::HEADER_LEN);
+            let echo = control::emit_request(network_number, probe.token, size);
+            put_sealed(replies, &echo, peer, tunnel, peers, now_on(self.clock));
+        } else {
+            let echo = control::emit_request(network_number, probe.token, probe.size);
+            put(replies, &echo, probe.endpoint, peer);
         }
         self.probes.begin(probe, Instant::now());
         self.flush_replies()
@@ -335,13 +333,11 @@ fn add_sealed(
 ) -> io::Result<()> {
     let judged = judge(packet, tunnel, |packet, largest| tunnel.outbound_sealed(packet, largest));
     let Ok((cut, peer)) = judged else { return Ok(()) };
-    match peers.sealer(peer, now) {
-        Some(sealer) => runs.add(&cut, &mut tunnel.seal(peer, sealer), outer, tunnel),
-        None => {
-            wait(&cut, peer, tunnel, peers, now);
-            Ok(())
-        }
+    if let Some(sealer) = peers.sealer(peer, now) {
+        return runs.add(&cut, &mut tunnel.seal(peer, sealer), outer, tunnel);
     }
+    wait(&cut, peer, tunnel, peers, now);
+    Ok(())
 }
 
 /// Keeps the segments of a packet until there is a session.
@@ -391,11 +387,11 @@ fn put_sealed(
     let Some(sealer) = peers.sealer(peer, now) else {
         return peers.wait(peer, echo, now).unwrap_or_else(|reason| tunnel.counters.dropped(reason.by(peer)));
     };
-    let mut sealed = tunnel.seal(peer, sealer);
-    let mut message = vec![0; sealed.datagram_len(echo.len())];
-    message[sealed.room_before()..][..echo.len()].copy_from_slice(echo);
-    sealed.frame(&mut message, echo.len());
-    put(replies, &message, sealed.endpoint(), Some(peer));
+    let mut framing = tunnel.seal(peer, sealer);
+    let mut message = vec![0; framing.datagram_len(echo.len())];
+    message[framing.room_before()..][..echo.len()].copy_from_slice(echo);
+    framing.frame(&mut message, echo.len());
+    put(replies, &message, framing.endpoint(), Some(peer));
 }
 
 fn lost(device: &dyn Device) -> impl FnOnce(io::Error) -> Lost {

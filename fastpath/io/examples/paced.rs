@@ -63,7 +63,7 @@ fn count(mut udp: Udp, received: &AtomicU64) {
     poller.watch(udp.descriptors(), 0).expect("epoll");
     let mut batch = Batch::new(BURST, 2048);
     loop {
-        poller.wait().expect("epoll");
+        poller.wait(None).expect("epoll");
         batch.clear();
         udp.recv(&mut batch).expect("the socket lives");
         received.fetch_add(batch.packets().len() as u64, Relaxed);

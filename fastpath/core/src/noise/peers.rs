@@ -117,15 +117,12 @@ impl Peers {
             old.into_iter().map(|peer| (peer.keys.public_key, peer)).collect();
         for (at, (keys, endpoint)) in peers.into_iter().enumerate() {
             let kept = old.remove(&keys.public_key).filter(|peer| is_same(&peer.keys, &keys));
-            self.states.push(match kept {
-                Some(mut peer) => {
-                    peer.adopt(PeerIndex(at), keys, endpoint, &mut self.shared);
-                    peer
-                }
-                None => {
-                    self.shared.report(Output::Moved(PeerIndex(at), endpoint));
-                    Peer::new(PeerIndex(at), keys, endpoint)
-                }
+            self.states.push(if let Some(mut peer) = kept {
+                peer.adopt(PeerIndex(at), keys, endpoint, &mut self.shared);
+                peer
+            } else {
+                self.shared.report(Output::Moved(PeerIndex(at), endpoint));
+                Peer::new(PeerIndex(at), keys, endpoint)
             });
         }
         self.index(now);
