@@ -338,6 +338,7 @@ fn nobody(destination: IpAddr) -> DropReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::{Output, PeerKeys, PrivateKey};
     use crate::peers::PeerSpec;
     use proptest::prelude::*;
 
@@ -499,6 +500,110 @@ mod tests {
         let mut bytes = control::emit_request(42, 99, 0);
         bytes[geneve::HEADER_LEN] ^= 1;
         assert_eq!(refused(bytes), DropReason::ControlMalformed);
+    }
+
+    /// Two hosts with a session: a at 10.77.0.1, b at 10.77.0.2.
+    fn sealed_pair() -> [(Tunnel, Peers); 2] {
+        let keys = [1, 2].map(|seed| PrivateKey::from([seed; 32]));
+        let host = |at: usize| {
+            let other = 1 - at;
+            let prefix = format!("10.77.0.{}/32", other + 1);
+            let spec = PeerSpec {
+                keys: Some(PeerKeys::new(keys[other].public())),
+                ..spec("peer", &[&prefix], &[&format!("192.0.2.{}:51820", other + 1)])
+            };
+            let table = Table::new(42, 1420, Some(keys[at].clone()), &[spec]).unwrap();
+            let mut counter = u8::try_from(at).unwrap();
+            let random = move |bytes: &mut [u8]| {
+                counter = counter.wrapping_add(2);
+                bytes.fill(counter);
+            };
+            let mut peers = Peers::new(keys[at].clone(), Box::new(random));
+            peers.install(table.keys(), 1420, SEALED_NOW);
+            (Tunnel::new(Arc::new(table), None), peers)
+        };
+        let mut hosts = [host(0), host(1)];
+        hosts[0].1.wait(PeerIndex(0), &[], SEALED_NOW).unwrap();
+        for to in [1, 0, 1] {
+            for message in transmits(&mut hosts[1 - to].1) {
+                let from = SocketAddr::new([192, 0, 2, if to == 0 { 2 } else { 1 }].into(), 51820);
+                let (tunnel, peers) = &mut hosts[to];
+                let inbound = tunnel.inbound_sealed(&mut message.clone(), from, peers, SEALED_NOW).unwrap();
+                assert_eq!(inbound.content, Content::Nothing);
+                assert_eq!(inbound.first, to == 0 || message[0] == 4, "an initiation proves no presence");
+            }
+        }
+        hosts
+    }
+
+    const SEALED_NOW: Now = Now { time: NOW, unix: NOW };
+
+    fn transmits(peers: &mut Peers) -> Vec<Vec<u8>> {
+        let outputs = std::iter::from_fn(|| peers.poll_output());
+        outputs
+            .filter_map(|output| match output {
+                Output::Transmit { message, .. } => Some(message),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// What b makes of `packet`, sealed by a.
+    fn through_a_seal(packet: &[u8]) -> (Result<Inbound, Dropped>, Vec<u8>) {
+        let [(here, peers), (there, remote)] = &mut sealed_pair();
+        let mut framing = here.seal(PeerIndex(0), peers.sealer(PeerIndex(0), SEALED_NOW).unwrap());
+        let mut bytes = vec![0xaa; framing.datagram_len(packet.len())];
+        bytes[framing.room_before()..][..packet.len()].copy_from_slice(packet);
+        framing.frame(&mut bytes, packet.len());
+        let from = "192.0.2.1:51820".parse().unwrap();
+        let inbound = there.inbound_sealed(&mut bytes, from, remote, SEALED_NOW);
+        if let Err(dropped) = inbound {
+            assert_eq!(there.counters.drops.read(dropped.reason), 1);
+        }
+        (inbound, bytes)
+    }
+
+    #[test]
+    fn a_sealed_packet_arrives_without_its_padding() {
+        let inner = packet("10.77.0.1", "10.77.0.2");
+        let (inbound, bytes) = through_a_seal(&inner);
+        let Content::Packet(range) = inbound.unwrap().content else { panic!("no packet") };
+        assert_eq!(bytes[range.clone()], inner);
+        assert!(bytes[range.end..bytes.len() - wireguard::TAG_LEN].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_sealed_peer_speaks_for_its_own_addresses_only() {
+        let refused = |packet: &[u8]| through_a_seal(packet).0.unwrap_err();
+        let by_peer = |reason: DropReason| reason.by(PeerIndex(0));
+        assert_eq!(refused(&packet("10.77.0.9", "10.77.0.2")), by_peer(DropReason::SourceMismatch));
+        assert_eq!(refused(&packet("fd00::1", "fd00::2")), by_peer(DropReason::SourceMismatch));
+        assert_eq!(refused(b"not ip at all"), by_peer(DropReason::InnerMalformed));
+        assert_eq!(refused(&[0x45; 8]), by_peer(DropReason::InnerMalformed));
+    }
+
+    #[test]
+    fn an_echo_goes_through_a_seal() {
+        let echo = control::emit_request(42, 99, 100);
+        let (inbound, bytes) = through_a_seal(&echo);
+        let Content::Reply(range) = inbound.unwrap().content else { panic!("no reply") };
+        let (inbound, _) = through_a_seal(&bytes[range]);
+        assert_eq!(inbound.unwrap().content, Content::Answer(99));
+
+        let other_network = control::emit_request(43, 99, 100);
+        assert_eq!(through_a_seal(&other_network).0.unwrap_err().reason, DropReason::NetworkUnknown);
+        let data = datagram(42, geneve::IPV4, &packet("10.77.0.1", "10.77.0.2"));
+        assert_eq!(through_a_seal(&data).0.unwrap_err().reason, DropReason::ProtocolUnknown);
+    }
+
+    #[test]
+    fn a_sealed_packet_is_routed_and_bounded_as_a_plain_one() {
+        let [(tunnel, _), _] = sealed_pair();
+        let inner = packet("10.77.0.1", "10.77.0.2");
+        assert_eq!(tunnel.outbound_sealed(&inner, inner.len()), Ok(PeerIndex(0)));
+        let refused = |packet: &[u8], largest| tunnel.outbound_sealed(packet, largest).unwrap_err().reason;
+        assert_eq!(refused(&inner, 1421), DropReason::TooBig);
+        assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9"), 20), DropReason::NoRoute);
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use overmesh_core::fuzz::TARGETS;
 use overmesh_core::offload::cut::Cut;
 use overmesh_core::offload::virtio::{Header, Kind, Partial, Segments};
-use overmesh_core::wire::{control, geneve, ip};
+use overmesh_core::wire::{control, geneve, ip, wireguard};
 use proptest::prelude::*;
 
 /// Changed inputs a target; `MUTATIONS` in the environment sets another number.
@@ -119,6 +119,11 @@ fn write_the_seeds() {
     }
     write("control", "request", &request[geneve::HEADER_LEN..]);
     write("control", "reply", &reply[geneve::HEADER_LEN..]);
+    let data = wireguard::emit_data(wireguard::Data { receiver: 1, counter: 2 });
+    write("sealed", "initiation", &wireguard::emit_initiation(1, &[3; wireguard::NOISE_INITIATION_LEN]));
+    write("sealed", "response", &wireguard::emit_response(1, 2, &[3; wireguard::NOISE_RESPONSE_LEN]));
+    write("sealed", "cookie", &wireguard::emit_cookie_reply(1, &[2; 24], &[3; 32]));
+    write("sealed", "data", &[data.as_slice(), &[0; 48]].concat());
     for (name, source, destination) in [("v4", one_v4, two_v4), ("v6", one_v6, two_v6)] {
         write_super_packets(name, source, destination);
     }
