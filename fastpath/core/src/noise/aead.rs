@@ -1,5 +1,5 @@
 //! The ciphers that packets are sealed with, by AWS-LC: on a Zen 4, 1400 bytes cost it 185 ns by AES and
-//! 819 ns by ChaCha, `ring` 250 and 806; and it wipes keys, which `ring` does not.
+//! 819 ns by `ChaCha20`, `ring` 250 and 806; and it wipes keys, which `ring` does not.
 
 use std::fmt;
 
