@@ -37,6 +37,7 @@ check: .venv/ready
 
 bench: .venv/ready $(FASTPATH)
 	@scripts/setup bench
+	cargo build --locked --release --quiet $(RUST) -p overmesh-io --example paced
 	$(BIN)/python -m benchmarks.overlay
 
 wheels: .venv/ready

@@ -145,6 +145,10 @@ class Service(agent_pb2_grpc.AgentServicer):
             version=stats.version,
             listening=stats.listening,
             restarts=self._agent.fastpath.restarts,
+            offloads=[
+                agent_pb2.Offload(name=entry.name, on=entry.on, reason=entry.reason, failures=entry.failures)
+                for entry in stats.offloads
+            ],
         )
 
     # Ping.

@@ -63,7 +63,7 @@ class StatusReply(_message.Message):
     def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., network: _Optional[str] = ..., network_number: _Optional[int] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., addresses: _Optional[_Iterable[str]] = ..., interface: _Optional[str] = ..., mtu: _Optional[int] = ..., mtu_reason: _Optional[str] = ..., fastpath: _Optional[_Union[Fastpath, _Mapping]] = ..., revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., map_age_seconds: _Optional[float] = ..., controller: _Optional[_Union[Controller, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., version: _Optional[str] = ..., membership: _Optional[str] = ...) -> None: ...
 
 class Fastpath(_message.Message):
-    __slots__ = ("running", "pid", "backend", "reason", "uptime_seconds", "version", "listening", "restarts")
+    __slots__ = ("running", "pid", "backend", "reason", "uptime_seconds", "version", "listening", "restarts", "offloads")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class Fastpath(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     LISTENING_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    OFFLOADS_FIELD_NUMBER: _ClassVar[int]
     running: bool
     pid: int
     backend: str
@@ -80,7 +81,20 @@ class Fastpath(_message.Message):
     version: str
     listening: _containers.RepeatedScalarFieldContainer[str]
     restarts: int
-    def __init__(self, running: _Optional[bool] = ..., pid: _Optional[int] = ..., backend: _Optional[str] = ..., reason: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., restarts: _Optional[int] = ...) -> None: ...
+    offloads: _containers.RepeatedCompositeFieldContainer[Offload]
+    def __init__(self, running: _Optional[bool] = ..., pid: _Optional[int] = ..., backend: _Optional[str] = ..., reason: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., restarts: _Optional[int] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ...) -> None: ...
+
+class Offload(_message.Message):
+    __slots__ = ("name", "on", "reason", "failures")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ON_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    on: bool
+    reason: str
+    failures: int
+    def __init__(self, name: _Optional[str] = ..., on: _Optional[bool] = ..., reason: _Optional[str] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class Controller(_message.Message):
     __slots__ = ("address", "connected", "error", "since_seconds")

@@ -12,39 +12,58 @@ class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODE_UNSPECIFIED: _ClassVar[Mode]
     MODE_PLAIN: _ClassVar[Mode]
     MODE_SEALED: _ClassVar[Mode]
+
+class Suite(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SUITE_UNSPECIFIED: _ClassVar[Suite]
+    SUITE_CHACHA: _ClassVar[Suite]
+    SUITE_AES: _ClassVar[Suite]
 MODE_UNSPECIFIED: Mode
 MODE_PLAIN: Mode
 MODE_SEALED: Mode
+SUITE_UNSPECIFIED: Suite
+SUITE_CHACHA: Suite
+SUITE_AES: Suite
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("revision", "tun", "mtu", "network_number", "port", "peers")
+    __slots__ = ("revision", "tun", "mtu", "network_number", "port", "peers", "private_key")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TUN_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     NETWORK_NUMBER_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
     revision: int
     tun: str
     mtu: int
     network_number: int
     port: int
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
-    def __init__(self, revision: _Optional[int] = ..., tun: _Optional[str] = ..., mtu: _Optional[int] = ..., network_number: _Optional[int] = ..., port: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ...) -> None: ...
+    private_key: bytes
+    def __init__(self, revision: _Optional[int] = ..., tun: _Optional[str] = ..., mtu: _Optional[int] = ..., network_number: _Optional[int] = ..., port: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., private_key: _Optional[bytes] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("id", "name", "prefixes", "endpoints", "mode")
+    __slots__ = ("id", "name", "prefixes", "endpoints", "mode", "public_key", "preshared_key", "suite", "keepalive_s")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PREFIXES_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    PRESHARED_KEY_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    KEEPALIVE_S_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     prefixes: _containers.RepeatedScalarFieldContainer[str]
     endpoints: _containers.RepeatedScalarFieldContainer[str]
     mode: Mode
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., prefixes: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ...) -> None: ...
+    public_key: bytes
+    preshared_key: bytes
+    suite: Suite
+    keepalive_s: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., prefixes: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., public_key: _Optional[bytes] = ..., preshared_key: _Optional[bytes] = ..., suite: _Optional[_Union[Suite, str]] = ..., keepalive_s: _Optional[int] = ...) -> None: ...
 
 class ApplyReply(_message.Message):
     __slots__ = ("revision", "peers", "changed")
@@ -61,7 +80,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest")
+    __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest", "offloads")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +99,7 @@ class StatsReply(_message.Message):
     DROPS_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     TABLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFLOADS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     backend: str
     backend_reason: str
@@ -91,10 +111,23 @@ class StatsReply(_message.Message):
     drops: _containers.ScalarMap[str, int]
     mtu: int
     table_digest: bytes
-    def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ...) -> None: ...
+    offloads: _containers.RepeatedCompositeFieldContainer[Offload]
+    def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ...) -> None: ...
+
+class Offload(_message.Message):
+    __slots__ = ("name", "on", "reason", "failures")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ON_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    on: bool
+    reason: str
+    failures: int
+    def __init__(self, name: _Optional[str] = ..., on: _Optional[bool] = ..., reason: _Optional[str] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class PeerStats(_message.Message):
-    __slots__ = ("id", "endpoint", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "last_heard_ms_ago", "drops")
+    __slots__ = ("id", "endpoint", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "last_heard_ms_ago", "drops", "mode", "suite", "last_handshake_ms_ago")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +143,9 @@ class PeerStats(_message.Message):
     RX_BYTES_FIELD_NUMBER: _ClassVar[int]
     LAST_HEARD_MS_AGO_FIELD_NUMBER: _ClassVar[int]
     DROPS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    LAST_HANDSHAKE_MS_AGO_FIELD_NUMBER: _ClassVar[int]
     id: str
     endpoint: str
     tx_packets: int
@@ -118,7 +154,10 @@ class PeerStats(_message.Message):
     rx_bytes: int
     last_heard_ms_ago: int
     drops: _containers.ScalarMap[str, int]
-    def __init__(self, id: _Optional[str] = ..., endpoint: _Optional[str] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., last_heard_ms_ago: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    mode: Mode
+    suite: Suite
+    last_handshake_ms_ago: int
+    def __init__(self, id: _Optional[str] = ..., endpoint: _Optional[str] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., last_heard_ms_ago: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., mode: _Optional[_Union[Mode, str]] = ..., suite: _Optional[_Union[Suite, str]] = ..., last_handshake_ms_ago: _Optional[int] = ...) -> None: ...
 
 class EventsRequest(_message.Message):
     __slots__ = ()

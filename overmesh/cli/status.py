@@ -76,6 +76,7 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
         ("addresses", ", ".join(reply.addresses)),
         ("interface", f"{reply.interface}, MTU {reply.mtu}: {reply.mtu_reason}"),
         ("fastpath", _fastpath(reply.fastpath)),
+        ("offloads", _offloads(reply.fastpath.offloads)),
         ("endpoints", ", ".join(map(output.endpoint, reply.endpoints)) or "none"),
         ("map", f"revision {reply.revision}, confirmed {output.ago(reply.map_age_seconds)}"),
         ("controller", _controller(reply.controller)),
@@ -89,6 +90,18 @@ def _fastpath(fastpath: "agent_pb2.Fastpath") -> output.Cell:
     restarts = f", restarted {output.counted(fastpath.restarts, 'time')}" if fastpath.restarts else ""
     up = output.span(fastpath.uptime_seconds)
     return f"{fastpath.backend}: {fastpath.reason}; up {up}, pid {fastpath.pid}{restarts}"
+
+
+def _offloads(offloads: "Iterable[agent_pb2.Offload]") -> output.Cell:
+    """Name those in use; a missing one, or one that was refused, with its reason."""
+    smooth = [entry.name for entry in offloads if entry.on and not entry.failures]
+    others = [
+        f"{entry.name} {'on' if entry.on else 'off'}: {entry.reason}"
+        for entry in offloads
+        if not entry.on or entry.failures
+    ]
+    parts = [f"{', '.join(smooth)} on"] if smooth else []
+    return Text("; ".join(parts + others) or "none", "yellow" if others else "")
 
 
 def _controller(controller: "agent_pb2.Controller") -> output.Cell:
@@ -153,6 +166,10 @@ def _fastpath_dict(fastpath: "agent_pb2.Fastpath") -> dict[str, object]:
         "restarts": fastpath.restarts,
         "listening": list(fastpath.listening),
         "version": fastpath.version,
+        "offloads": [
+            {"name": entry.name, "on": entry.on, "reason": entry.reason, "failures": entry.failures}
+            for entry in fastpath.offloads
+        ],
     }
 
 

@@ -4,8 +4,9 @@
 //! read at any time. Counters belong to peer ids, not to tables: they outlive a table in which the
 //! peer stays.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::drops::{DropReason, Dropped};
@@ -42,9 +43,14 @@ impl Counters {
 
     /// Counts a drop, in total and against the peer to blame.
     pub fn dropped(&self, dropped: Dropped) {
-        self.drops.add(dropped.reason);
+        self.dropped_many(dropped, 1);
+    }
+
+    /// Counts drops of several packets for one reason.
+    pub fn dropped_many(&self, dropped: Dropped, packets: u64) {
+        self.drops.add(dropped.reason, packets);
         if let Some(peer) = dropped.peer {
-            self.peer(peer).drops.add(dropped.reason);
+            self.peer(peer).drops.add(dropped.reason, packets);
         }
     }
 }
@@ -62,20 +68,23 @@ pub struct PeerCounters {
     pub rx_bytes: Counter,
     /// Packets dropped on the way to the peer or from it.
     pub drops: Drops,
-    heard: LastHeard,
+    heard: Moment,
+    connected: Moment,
+    /// Written when the peer moves, which is rare.
+    endpoint: Mutex<Option<SocketAddr>>,
 }
 
 impl PeerCounters {
-    /// Counts one packet sent.
-    pub fn sent(&self, bytes: usize) {
-        self.tx_packets.add(1);
-        self.tx_bytes.add(bytes as u64);
+    /// Counts packets sent.
+    pub fn sent(&self, load: Load) {
+        self.tx_packets.add(load.packets);
+        self.tx_bytes.add(load.bytes);
     }
 
-    /// Counts one packet handed to the host.
-    pub fn delivered(&self, bytes: usize) {
-        self.rx_packets.add(1);
-        self.rx_bytes.add(bytes as u64);
+    /// Counts packets handed to the host.
+    pub fn delivered(&self, load: Load) {
+        self.rx_packets.add(load.packets);
+        self.rx_bytes.add(load.bytes);
     }
 
     /// Notes that the peer was heard at `now`; true the first time.
@@ -83,10 +92,55 @@ impl PeerCounters {
         self.heard.note(now)
     }
 
+    /// Notes that a handshake with the peer was complete at `now`.
+    pub fn connected(&self, now: Duration) {
+        self.connected.note(now);
+    }
+
+    /// When the last handshake was complete; `None`: never.
+    #[must_use]
+    pub fn last_connected(&self) -> Option<Duration> {
+        self.connected.read()
+    }
+
+    /// Notes where a sealed peer is now.
+    pub fn moved(&self, endpoint: Option<SocketAddr>) {
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = endpoint;
+    }
+
+    /// Where a sealed peer is.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// When the peer was last heard, on the clock that [`Self::heard`] was given.
     #[must_use]
     pub fn last_heard(&self) -> Option<Duration> {
         self.heard.read()
+    }
+}
+
+/// How much was carried in one piece: inner packets and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Packets, as they are on the wire.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Load {
+    /// One packet.
+    #[must_use]
+    pub fn of_one(bytes: usize) -> Self {
+        Self { packets: 1, bytes: bytes as u64 }
+    }
+
+    /// One packet more.
+    pub fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
     }
 }
 
@@ -108,12 +162,18 @@ impl Counter {
 }
 
 /// Drops by reason.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Drops([Counter; DropReason::COUNT]);
 
+impl Default for Drops {
+    fn default() -> Self {
+        Self([const { Counter(AtomicU64::new(0)) }; DropReason::COUNT])
+    }
+}
+
 impl Drops {
-    fn add(&self, reason: DropReason) {
-        self.0[reason as usize].add(1);
+    fn add(&self, reason: DropReason, packets: u64) {
+        self.0[reason as usize].add(packets);
     }
 
     /// How many packets were dropped for `reason`.
@@ -131,9 +191,9 @@ impl Drops {
 
 /// Milliseconds on the caller's clock plus one; zero is never.
 #[derive(Debug, Default)]
-struct LastHeard(AtomicU64);
+struct Moment(AtomicU64);
 
-impl LastHeard {
+impl Moment {
     fn note(&self, now: Duration) -> bool {
         let first = self.0.load(Relaxed) == 0;
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -155,7 +215,7 @@ mod tests {
     fn counters_outlive_a_table_in_which_the_peer_stays() {
         let before = table(&[peer("a"), peer("b")]);
         let counters = Counters::new(&before, None);
-        counters.peer(before.index_of("b").unwrap()).sent(100);
+        counters.peer(before.index_of("b").unwrap()).sent(Load::of_one(100));
         counters.dropped(DropReason::NoRoute.by(None));
 
         let after = table(&[peer("b"), peer("c")]);

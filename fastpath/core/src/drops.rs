@@ -40,6 +40,21 @@ drop_reasons! {
     TooBig               "too_big"                "larger than the network's MTU, or than the underlay takes"
     SendBlocked          "send_blocked"           "the UDP socket's send buffer is full"
     SendFailed           "send_failed"            "the host could not send to the endpoint (no underlay route, firewall)"
+    HandshakeBacklog     "handshake_backlog"      "more packets wait for a handshake than are kept; the oldest goes"
+    HandshakeFailed      "handshake_failed"       "the peer did not answer any handshake for 90 seconds"
+    SealedMalformed      "sealed_malformed"       "the datagram is no WireGuard message, or not a whole one"
+    Mac1Invalid          "mac1_invalid"           "a handshake message from someone who does not know this host's public key"
+    CookieRequired       "cookie_required"        "a handshake message without a cookie while many arrive; a cookie was sent back"
+    HandshakeRate        "handshake_rate"         "more handshakes from one address or peer than are served"
+    HandshakeInvalid     "handshake_invalid"      "a handshake message that was changed, or made with another key, preshared key or suite"
+    KeyUnknown           "key_unknown"            "a handshake with a public key that no peer has"
+    SuiteMismatch        "suite_mismatch"         "a handshake with another suite than the peer is to use"
+    HandshakeReplayed    "handshake_replayed"     "a handshake initiation that is not newer than one accepted before"
+    CookieInvalid        "cookie_invalid"         "a cookie that the peer did not make for this host's last message"
+    IndexUnknown         "index_unknown"          "a message for a session or handshake that does not exist (any more)"
+    SessionExpired       "session_expired"        "a packet sealed with keys that are 3 minutes old or used up"
+    Replayed             "replayed"               "a packet that was received before, or too long ago to tell"
+    Forged               "forged"                 "a sealed packet that was changed on the way"
     SourceUnknown        "source_unknown"         "no peer has the underlay address it came from"
     GeneveMalformed      "geneve_malformed"       "the datagram is shorter than its Geneve header says"
     GeneveVersion        "geneve_version"         "a Geneve version other than 0"
@@ -90,7 +105,7 @@ mod tests {
         let names: HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), DropReason::COUNT);
         for reason in DropReason::ALL {
-            assert!(reason.name().chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+            assert!(reason.name().chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_')));
             assert!(!reason.meaning().is_empty());
         }
     }

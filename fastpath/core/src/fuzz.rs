@@ -4,20 +4,32 @@
 //! stable compiler, and adds mutations. Each panics if a promise is broken.
 #![allow(clippy::missing_panics_doc)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::peers::{PeerSpec, Table};
-use crate::tunnel::{Content, Tunnel};
+use crate::noise::{Now, Output, PeerKeys, Peers, PrivateKey};
+use crate::offload::cut::Cut;
+use crate::offload::merge::{Flow, Merged, Segment};
+use crate::offload::virtio::{HEADER_LEN, Header};
+use crate::peers::{PeerIndex, PeerSpec, Table};
+use crate::tunnel::{Content, Framing, Tunnel};
 use crate::wire::{control, geneve, ip};
 
 /// A function that holds any bytes against a promise.
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: that of its file in `fuzz/fuzz_targets` and folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 5] =
-    [("geneve", geneve), ("ip", ip), ("control", control), ("inbound", inbound), ("outbound", outbound)];
+pub const TARGETS: [(&str, Target); 8] = [
+    ("geneve", geneve),
+    ("ip", ip),
+    ("control", control),
+    ("inbound", inbound),
+    ("outbound", outbound),
+    ("cut", cut),
+    ("merge", merge),
+    ("sealed", sealed),
+];
 
 static TUNNEL: LazyLock<Tunnel> = LazyLock::new(|| {
     let peer = PeerSpec {
@@ -25,8 +37,9 @@ static TUNNEL: LazyLock<Tunnel> = LazyLock::new(|| {
         name: "two".into(),
         prefixes: vec!["10.77.0.2/32".into(), "fd00::2/128".into()],
         endpoints: vec!["192.0.2.2:6081".into()],
+        keys: None,
     };
-    let table = Table::new(42, 1420, &[peer]).expect("the table is valid");
+    let table = Table::new(42, 1420, None, &[peer]).expect("the table is valid");
     Tunnel::new(Arc::new(table), None)
 });
 
@@ -73,16 +86,71 @@ pub fn inbound(bytes: &[u8]) {
                 ip::Packet::new_checked(&datagram[range]).expect("only whole packets are handed over");
             assert_eq!(TUNNEL.table.owner_of(packet.source()), inbound.peer);
         }
-        Content::Reply => assert_eq!(datagram.len(), bytes.len()),
+        Content::Reply(range) => assert_eq!(range, 0..bytes.len()),
         Content::Answer(_) => assert_eq!(datagram, bytes),
+        Content::Nothing => panic!("a plain datagram holds something"),
     }
+}
+
+/// Bytes from nobody are refused by a host with one sealed peer, and change nothing that it then sends.
+pub fn sealed(bytes: &[u8]) {
+    let now = Now { time: Duration::from_secs(1), unix: Duration::from_secs(1) };
+    let mut peers = Peers::new(PrivateKey::from([1; 32]), Box::new(|bytes| bytes.fill(7)));
+    let endpoint = SocketAddr::from(([192, 0, 2, 2], 51820));
+    peers.install([(PeerKeys::new(PrivateKey::from([2; 32]).public()), Some(endpoint))], 1420, now);
+    let mut datagram = bytes.to_vec();
+    let stranger = SocketAddr::from(([192, 0, 2, 9], 51820));
+    assert!(peers.handle_datagram(&mut datagram, stranger, now).is_err());
+    let outputs: Vec<_> = std::iter::from_fn(|| peers.poll_output()).collect();
+    assert_eq!(outputs, [Output::Moved(PeerIndex(0), Some(endpoint))]);
 }
 
 /// A packet that is sent goes to whose destination address it has, and fits the MTU.
 pub fn outbound(bytes: &[u8]) {
-    if let Ok(outbound) = TUNNEL.outbound(bytes) {
+    let Ok(whole) = Cut::new(bytes, Header::default()) else { return };
+    if let Ok(outbound) = TUNNEL.outbound(bytes, whole.len(0)) {
         let packet = ip::Packet::new_checked(bytes).expect("only whole packets are sent");
-        assert_eq!(TUNNEL.table.owner_of(packet.destination()), Some(outbound.peer));
+        assert_eq!(TUNNEL.table.owner_of(packet.destination()), Some(outbound.peer()));
         assert!(packet.total_len() <= TUNNEL.table.mtu() as usize);
+    }
+}
+
+/// A virtio header and a packet: its segments are whole packets between the same addresses, and none
+/// is larger than the first.
+pub fn cut(bytes: &[u8]) {
+    let Some((header, packet)) = bytes.split_first_chunk::<HEADER_LEN>() else { return };
+    let Ok(cut) = Header::parse(header).and_then(|header| Cut::new(packet, header)) else { return };
+    let whole = ip::Packet::new_checked(packet).expect("only whole packets are cut");
+    let mut buffer = vec![0; cut.len(0)];
+    for at in 0..cut.count() {
+        let segment = &mut buffer[..cut.len(at)];
+        cut.write(at, segment);
+        if cut.count() > 1 {
+            let segment = ip::Packet::new_checked(segment).expect("segments are whole packets");
+            assert_eq!(segment.source(), whole.source());
+            assert_eq!(segment.total_len(), cut.len(at));
+        }
+    }
+}
+
+/// Two packets, the first as long as the first two bytes say: merged, they can be cut again into what
+/// they were, but for what a segment cannot tell.
+pub fn merge(bytes: &[u8]) {
+    let Some((len, packets)) = bytes.split_first_chunk::<2>() else { return };
+    let (first, second) = packets.split_at(packets.len().min(u16::from_be_bytes(*len).into()));
+    let whole = |bytes: &[u8]| ip::Packet::new_checked(bytes).is_ok_and(|it| it.total_len() == bytes.len());
+    if !whole(first) || !whole(second) || Flow::of(first) != Flow::of(second) {
+        return;
+    }
+    let (Some(head), Some(tail)) = (Segment::parse(first), Segment::parse(second)) else { return };
+    let mut merged = Merged::new(head);
+    if merged.take(first, second, &tail) {
+        let mut packet = [first, &second[tail.payload()..]].concat();
+        let header = merged.finish(&mut packet);
+        let cut = Cut::new(&packet, header).expect("what is merged can be cut");
+        let mut again = vec![0; cut.len(1)];
+        cut.write(1, &mut again);
+        assert_eq!(again[tail.payload()..], second[tail.payload()..]);
+        assert!(Segment::parse(&again).is_some(), "its checksums are right");
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! [`tunnel`] is the way in: both directions of a packet, on one screen each. It asks the peer
 //! table ([`peers`], [`routes`]), reads and writes headers ([`wire`]), and ends in a verdict or in
-//! a drop that has a name ([`drops`]) and is counted ([`counters`]).
+//! a drop that has a name ([`drops`]) and is counted ([`counters`]). [`offload`] cuts and merges
+//! the super-packets that hosts prefer to handle.
 #![forbid(unsafe_code)]
 
 pub mod counters;
 pub mod drops;
 pub mod fuzz;
+pub mod noise;
+pub mod offload;
 pub mod peers;
 pub mod routes;
 pub mod tunnel;

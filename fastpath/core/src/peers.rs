@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::noise::{PeerKeys, PrivateKey, PublicKey, Suite};
 use crate::routes::Routes;
 use crate::wire::geneve;
 
@@ -34,6 +35,8 @@ pub struct PeerSpec {
     pub prefixes: Vec<String>,
     /// Underlay `address:port` or `[address]:port`; the first is sent to. None: known, not reachable.
     pub endpoints: Vec<String>,
+    /// Its keys, in a sealed network.
+    pub keys: Option<PeerKeys>,
 }
 
 /// A peer as the table holds it, checked.
@@ -47,6 +50,8 @@ pub struct Peer {
     pub prefixes: Vec<IpNet>,
     /// See [`PeerSpec::endpoints`].
     pub endpoints: Vec<SocketAddr>,
+    /// See [`PeerSpec::keys`].
+    pub keys: Option<PeerKeys>,
 }
 
 impl Peer {
@@ -64,6 +69,7 @@ impl Peer {
             name: spec.name.clone(),
             prefixes,
             endpoints: endpoints.collect::<Result<_, _>>()?,
+            keys: spec.keys.clone(),
         })
     }
 
@@ -105,6 +111,16 @@ pub enum TableError {
     BadEndpoint { peer: String, endpoint: String },
     #[error("prefix {prefix} is both peer {first}'s and peer {second}'s. give it to one of them")]
     SharedPrefix { prefix: IpNet, first: String, second: String },
+    #[error("peer {0} has no public key, and the network is sealed. give it its public key")]
+    NoKey(String),
+    #[error(
+        "peer {0} has a public key, and the network is plain. give this host a private key, or leave the peer's out"
+    )]
+    KeyInPlain(String),
+    #[error("peers {first} and {second} have the same public key. give each its own")]
+    SharedKey { first: String, second: String },
+    #[error("peer {0} has this host's own public key. give every host a key of its own")]
+    OwnKey(String),
 }
 
 fn parse_prefix(peer: &str, text: &str) -> Result<IpNet, TableError> {
@@ -133,6 +149,7 @@ fn parse_endpoint(peer: &str, text: &str) -> Result<SocketAddr, TableError> {
 pub struct Table {
     network_number: u32,
     mtu: u32,
+    private_key: Option<PrivateKey>,
     peers: Vec<Peer>,
     by_id: HashMap<String, PeerIndex, FixedState>,
     by_underlay: HashMap<IpAddr, Vec<PeerIndex>, FixedState>,
@@ -142,8 +159,14 @@ pub struct Table {
 impl Table {
     /// Checks what is asked for and builds the indexes.
     ///
-    /// `mtu` is that of the inner network in bytes.
-    pub fn new(network_number: u32, mtu: u32, specs: &[PeerSpec]) -> Result<Self, TableError> {
+    /// `mtu` is that of the inner network in bytes. With a private key, this host's, the network is
+    /// sealed.
+    pub fn new(
+        network_number: u32,
+        mtu: u32,
+        private_key: Option<PrivateKey>,
+        specs: &[PeerSpec],
+    ) -> Result<Self, TableError> {
         if network_number == 0 || network_number > geneve::MAX_VNI {
             return Err(TableError::BadNetworkNumber(network_number));
         }
@@ -151,9 +174,11 @@ impl Table {
             return Err(TableError::BadMtu(mtu));
         }
         let peers = specs.iter().map(Peer::parse).collect::<Result<Vec<_>, _>>()?;
+        check_keys(private_key.as_ref().map(PrivateKey::public), &peers)?;
         Ok(Self {
             network_number,
             mtu,
+            private_key,
             by_id: index_ids(&peers)?,
             by_underlay: index_underlay(&peers),
             routes: index_prefixes(&peers)?,
@@ -171,6 +196,17 @@ impl Table {
     #[must_use]
     pub fn mtu(&self) -> u32 {
         self.mtu
+    }
+
+    /// This host's private key, in a sealed network.
+    #[must_use]
+    pub fn private_key(&self) -> Option<&PrivateKey> {
+        self.private_key.as_ref()
+    }
+
+    /// Keys and endpoints of all peers, in the order asked for; none in a plain network.
+    pub fn keys(&self) -> impl Iterator<Item = (PeerKeys, Option<SocketAddr>)> {
+        self.peers.iter().filter_map(|peer| Some((peer.keys.clone()?, peer.endpoint())))
     }
 
     /// All peers, in the order asked for.
@@ -217,6 +253,9 @@ impl Table {
 
     fn canonical(&self) -> String {
         let mut text = format!("overmesh table v1\nnetwork {} mtu {}\n", self.network_number, self.mtu);
+        if let Some(key) = &self.private_key {
+            writeln!(text, "key {}", hex(key.public().bytes())).expect("writing to a String cannot fail");
+        }
         let mut peers: Vec<_> = self.peers.iter().collect();
         peers.sort_unstable_by_key(|peer| &peer.id);
         for peer in peers {
@@ -227,12 +266,49 @@ impl Table {
 }
 
 fn write_canonical(text: &mut String, peer: &Peer) -> std::fmt::Result {
-    writeln!(text, "peer {}\nname {}\nmode plain", peer.id, peer.name)?;
+    writeln!(text, "peer {}\nname {}", peer.id, peer.name)?;
+    match &peer.keys {
+        None => writeln!(text, "mode plain")?,
+        Some(keys) => write_keys(text, keys)?,
+    }
     for prefix in &peer.prefixes {
         writeln!(text, "prefix {prefix}")?;
     }
     for endpoint in &peer.endpoints {
         writeln!(text, "endpoint {endpoint}")?;
+    }
+    Ok(())
+}
+
+fn write_keys(text: &mut String, keys: &PeerKeys) -> std::fmt::Result {
+    let suite = match keys.suite {
+        Suite::ChaChaPoly => "chacha",
+        Suite::AesGcm => "aes",
+    };
+    let keepalive = keys.keepalive.map_or(0, |keepalive| keepalive.as_secs());
+    writeln!(text, "mode sealed\nsuite {suite}\nkeepalive {keepalive}")?;
+    writeln!(text, "public_key {}", hex(keys.public_key.bytes()))?;
+    writeln!(text, "preshared_key {}", hex(&Sha256::digest(keys.preshared_key.bytes())))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// All peers have keys, each its own, or none has.
+fn check_keys(own: Option<PublicKey>, peers: &[Peer]) -> Result<(), TableError> {
+    let mut owners: HashMap<PublicKey, &Peer, FixedState> = HashMap::default();
+    for peer in peers {
+        let key = match (own, peer.keys.as_ref().map(|keys| keys.public_key)) {
+            (None, None) => continue,
+            (None, Some(_)) => return Err(TableError::KeyInPlain(peer.id.clone())),
+            (Some(_), None) => return Err(TableError::NoKey(peer.id.clone())),
+            (Some(own), Some(key)) if own == key => return Err(TableError::OwnKey(peer.id.clone())),
+            (Some(_), Some(key)) => key,
+        };
+        if let Some(first) = owners.insert(key, peer) {
+            return Err(TableError::SharedKey { first: first.id.clone(), second: peer.id.clone() });
+        }
     }
     Ok(())
 }
@@ -283,11 +359,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn table(specs: &[PeerSpec]) -> Table {
-        Table::new(42, 1420, specs).unwrap()
+        Table::new(42, 1420, None, specs).unwrap()
     }
 
     fn refused(specs: &[PeerSpec]) -> String {
-        Table::new(42, 1420, specs).unwrap_err().to_string()
+        Table::new(42, 1420, None, specs).unwrap_err().to_string()
     }
 
     fn with(id: &str, prefixes: &[&str], endpoints: &[&str]) -> PeerSpec {
@@ -315,11 +391,48 @@ pub(crate) mod tests {
 
     #[test]
     fn network_number_and_mtu_are_bounded() {
-        let refused = |number, mtu| Table::new(number, mtu, &[]).unwrap_err();
+        let refused = |number, mtu| Table::new(number, mtu, None, &[]).unwrap_err();
         assert_eq!(refused(0, 1420), TableError::BadNetworkNumber(0));
         assert_eq!(refused(1 << 24, 1420), TableError::BadNetworkNumber(1 << 24));
         assert_eq!(refused(1, 575), TableError::BadMtu(575));
         assert_eq!(refused(1, 65_500), TableError::BadMtu(65_500));
+    }
+
+    fn sealed(keys: &[Option<u8>]) -> Result<Table, TableError> {
+        let ids = ["a", "b", "c"];
+        let peer = |(id, key): (&&str, &Option<u8>)| PeerSpec {
+            keys: key.map(|key| PeerKeys::new(PrivateKey::from([key; 32]).public())),
+            ..peer(id)
+        };
+        let specs: Vec<_> = ids.iter().zip(keys).map(peer).collect();
+        Table::new(42, 1420, Some(PrivateKey::from([1; 32])), &specs)
+    }
+
+    #[test]
+    fn in_a_sealed_network_everyone_has_a_key_of_their_own() {
+        assert_eq!(sealed(&[Some(2), Some(3)]).unwrap().keys().count(), 2);
+        assert_eq!(sealed(&[Some(2), None]).unwrap_err(), TableError::NoKey("b".into()));
+        assert_eq!(sealed(&[Some(1)]).unwrap_err(), TableError::OwnKey("a".into()));
+        let shared = TableError::SharedKey { first: "a".into(), second: "c".into() };
+        assert_eq!(sealed(&[Some(2), Some(3), Some(2)]).unwrap_err(), shared);
+        let keyed = PeerSpec { keys: Some(PeerKeys::new([2; 32].into())), ..peer("a") };
+        assert!(refused(&[keyed]).contains("the network is plain"));
+    }
+
+    #[test]
+    fn the_digest_tells_keys_apart_and_shows_no_secret() {
+        let table = |psk: u8, own: u8| {
+            let mut keys = PeerKeys::new([9; 32].into());
+            keys.preshared_key = [psk; 32].into();
+            let spec = PeerSpec { keys: Some(keys), ..peer("a") };
+            Table::new(42, 1420, Some(PrivateKey::from([own; 32])), &[spec]).unwrap()
+        };
+        assert_ne!(table(1, 1).digest(), table(2, 1).digest());
+        assert_ne!(table(1, 1).digest(), table(1, 2).digest());
+        assert!(!table(0x5a, 1).canonical().contains(&"5a".repeat(32)));
+        assert!(
+            table(1, 1).canonical().contains("\nmode sealed\nsuite chacha\nkeepalive 0\npublic_key 0909")
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Both directions of a packet.
 //!
 //! ```text
-//! outbound  inner packet ─ ip ─ whose is the destination? ─ where is that peer? ─ Geneve header
-//! inbound   datagram ─ who is at this underlay address? ─ Geneve ─ is the inner source theirs?
+//! plain   outbound  inner packet ─ ip ─ whose is the destination? ─ where is that peer? ─ Geneve header
+//!         inbound   datagram ─ who is at this underlay address? ─ Geneve ─ is the inner source theirs?
+//! sealed  outbound  inner packet ─ ip ─ whose is the destination? ─ that peer's session ─ seal
+//!         inbound   datagram ─ whose session? ─ open ─ IP, or Geneve with an echo ─ is the source theirs?
 //! ```
 //!
 //! Each ends in a verdict for the caller to carry out, or in a named drop that is counted here.
@@ -12,10 +14,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::counters::{Counters, PeerCounters};
+use crate::counters::{Counters, Load, PeerCounters};
 use crate::drops::{DropReason, Dropped};
+use crate::noise::{Now, Peers, Received, Sealer, message_len};
 use crate::peers::{PeerIndex, Table};
-use crate::wire::{control, geneve, ip};
+use crate::wire::{control, geneve, ip, wireguard};
 
 /// The tunnel of one lane: a table and the lane's counters for it.
 #[derive(Debug)]
@@ -26,15 +29,79 @@ pub struct Tunnel {
     pub counters: Counters,
 }
 
-/// A packet to send: `header` goes before it, then both to `endpoint`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outbound {
+/// How packets to one peer become datagrams. A packet may be cut: each segment is framed by itself.
+pub trait Framing {
     /// Who it is for.
-    pub peer: PeerIndex,
+    fn peer(&self) -> PeerIndex;
     /// Where that peer is.
-    pub endpoint: SocketAddr,
-    /// What to put before the packet.
-    pub header: [u8; geneve::HEADER_LEN],
+    fn endpoint(&self) -> SocketAddr;
+    /// Bytes that [`Self::frame`] needs before a packet.
+    fn room_before(&self) -> usize;
+    /// Bytes of the datagram for a packet of so many.
+    fn datagram_len(&self, packet_len: usize) -> usize;
+    /// Makes a datagram, in place, of a packet with room around it.
+    fn frame(&mut self, datagram: &mut [u8], packet_len: usize);
+}
+
+/// To a peer in a plain network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plain {
+    peer: PeerIndex,
+    endpoint: SocketAddr,
+    header: [u8; geneve::HEADER_LEN],
+}
+
+impl Framing for Plain {
+    fn peer(&self) -> PeerIndex {
+        self.peer
+    }
+
+    fn endpoint(&self) -> SocketAddr {
+        self.endpoint
+    }
+
+    fn room_before(&self) -> usize {
+        geneve::HEADER_LEN
+    }
+
+    fn datagram_len(&self, packet_len: usize) -> usize {
+        geneve::HEADER_LEN + packet_len
+    }
+
+    fn frame(&mut self, datagram: &mut [u8], _: usize) {
+        datagram[..geneve::HEADER_LEN].copy_from_slice(&self.header);
+    }
+}
+
+/// To a peer with whom there is a session.
+#[derive(Debug)]
+pub struct Sealed<'a> {
+    peer: PeerIndex,
+    mtu: usize,
+    sealer: Sealer<'a>,
+}
+
+impl Framing for Sealed<'_> {
+    fn peer(&self) -> PeerIndex {
+        self.peer
+    }
+
+    fn endpoint(&self) -> SocketAddr {
+        self.sealer.endpoint
+    }
+
+    fn room_before(&self) -> usize {
+        wireguard::HEADER_LEN
+    }
+
+    fn datagram_len(&self, packet_len: usize) -> usize {
+        message_len(packet_len, self.mtu)
+    }
+
+    fn frame(&mut self, datagram: &mut [u8], packet_len: usize) {
+        datagram[wireguard::HEADER_LEN + packet_len..].fill(0);
+        self.sealer.seal(datagram);
+    }
 }
 
 /// A datagram that was accepted.
@@ -53,10 +120,12 @@ pub struct Inbound {
 pub enum Content {
     /// The inner packet at this range of the datagram: for the host.
     Packet(Range<usize>),
-    /// An echo request that was turned into its reply in place: send it back.
-    Reply,
+    /// An echo request that was turned into its reply in place: send back what is at this range.
+    Reply(Range<usize>),
     /// The answer to the echo with this token.
     Answer(u64),
+    /// Nothing for the host: a handshake goes on, or a session is kept alive.
+    Nothing,
 }
 
 impl Tunnel {
@@ -67,9 +136,21 @@ impl Tunnel {
         Self { counters: Counters::new(&table, previous), table }
     }
 
-    /// Judges a packet that the host wants to send.
-    pub fn outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
-        self.counted(self.judge_outbound(packet))
+    /// Judges a packet that the host wants to send in a plain network, of which `largest` bytes at most
+    /// go in one piece.
+    pub fn outbound(&self, packet: &[u8], largest: usize) -> Result<Plain, Dropped> {
+        self.counted(self.judge_outbound(packet, largest))
+    }
+
+    /// The same in a sealed one: whom the packet is for.
+    pub fn outbound_sealed(&self, packet: &[u8], largest: usize) -> Result<PeerIndex, Dropped> {
+        self.counted(self.judge_route(packet, largest)).map(|(peer, _)| peer)
+    }
+
+    /// Frames what goes to a peer with a session.
+    #[must_use]
+    pub fn seal<'a>(&self, peer: PeerIndex, sealer: Sealer<'a>) -> Sealed<'a> {
+        Sealed { peer, mtu: self.table.mtu() as usize, sealer }
     }
 
     /// Judges a datagram that came from `underlay` at `now`, a clock of the caller's choice.
@@ -79,26 +160,56 @@ impl Tunnel {
         Ok(Inbound { peer, first, content })
     }
 
-    /// Counts what became of a packet to `peer`: sent, or refused by the outer port.
-    pub fn sent(&self, peer: Option<PeerIndex>, inner_bytes: usize, refused: Option<DropReason>) {
-        self.account(peer, refused, |counters| counters.sent(inner_bytes));
+    /// Judges a datagram in a sealed network.
+    pub fn inbound_sealed(
+        &self,
+        datagram: &mut [u8],
+        source: SocketAddr,
+        peers: &mut Peers,
+        now: Now,
+    ) -> Result<Inbound, Dropped> {
+        let received = self.counted(peers.handle_datagram(datagram, source, now))?;
+        let Received { peer, live, packet } = received;
+        let content = self.judge_opened(datagram, packet, peer).map_err(|reason| reason.by(peer));
+        let content = self.counted(content)?;
+        let first = live && self.counters.peer(peer).heard(now.time);
+        Ok(Inbound { peer: Some(peer), first, content })
     }
 
-    /// Counts what became of a packet from `peer`: delivered, or refused by the inner device.
-    pub fn delivered(&self, peer: Option<PeerIndex>, inner_bytes: usize, refused: Option<DropReason>) {
-        self.account(peer, refused, |counters| counters.delivered(inner_bytes));
+    /// Where packets to a peer go now; `None`: nowhere yet.
+    #[must_use]
+    pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
+        match self.table.private_key() {
+            Some(_) => self.counters.peer(peer).endpoint(),
+            None => self.table.peer(peer).endpoint(),
+        }
     }
 
-    fn judge_outbound(&self, packet: &[u8]) -> Result<Outbound, Dropped> {
+    /// Counts what became of packets to `peer`: sent, or refused by the outer port.
+    pub fn sent(&self, peer: Option<PeerIndex>, load: Load, refused: Option<DropReason>) {
+        self.account(peer, load, refused, |counters| counters.sent(load));
+    }
+
+    /// Counts what became of packets from `peer`: delivered, or refused by the inner device.
+    pub fn delivered(&self, peer: Option<PeerIndex>, load: Load, refused: Option<DropReason>) {
+        self.account(peer, load, refused, |counters| counters.delivered(load));
+    }
+
+    fn judge_outbound(&self, packet: &[u8], largest: usize) -> Result<Plain, Dropped> {
+        let (peer, protocol) = self.judge_route(packet, largest)?;
+        let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
+        Ok(Plain { peer, endpoint, header: geneve::emit(self.table.network_number(), protocol) })
+    }
+
+    /// Whom a packet is for, and its `EtherType`.
+    fn judge_route(&self, packet: &[u8], largest: usize) -> Result<(PeerIndex, u16), Dropped> {
         let packet = ip::Packet::new_checked(packet).map_err(|reason| reason.by(None))?;
         let destination = packet.destination();
         let peer = self.table.owner_of(destination).ok_or_else(|| nobody(destination).by(None))?;
-        let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
-        if packet.total_len() > self.table.mtu() as usize {
+        if largest > self.table.mtu() as usize {
             return Err(DropReason::TooBig.by(peer));
         }
-        let header = geneve::emit(self.table.network_number(), packet.protocol());
-        Ok(Outbound { peer, endpoint, header })
+        Ok((peer, packet.protocol()))
     }
 
     fn judge_inbound(
@@ -130,9 +241,44 @@ impl Tunnel {
                 let (owner, len) = self.judge_inner(&outer, underlay)?;
                 Ok((Some(owner), Content::Packet(start..start + len)))
             }
-            (true, control::PROTOCOL) => Ok((sender, judge_echo(&mut datagram[start..])?)),
+            (true, control::PROTOCOL) => {
+                let answer = judge_echo(&mut datagram[start..])?;
+                Ok((sender, answer.unwrap_or(Content::Reply(0..datagram.len()))))
+            }
             _ => Err(DropReason::ProtocolUnknown),
         }
+    }
+
+    fn judge_opened(
+        &self,
+        datagram: &mut [u8],
+        at: Range<usize>,
+        peer: PeerIndex,
+    ) -> Result<Content, DropReason> {
+        let packet = &mut datagram[at.clone()];
+        match packet.first().map(|byte| byte >> 4) {
+            None => return Ok(Content::Nothing),
+            Some(0) => return Ok(self.judge_control(packet)?.unwrap_or(Content::Reply(at))),
+            Some(_) => {}
+        }
+        let inner = ip::Packet::new_checked(packet)?;
+        if self.table.owner_of(inner.source()) != Some(peer) {
+            return Err(DropReason::SourceMismatch);
+        }
+        Ok(Content::Packet(at.start..at.start + inner.total_len()))
+    }
+
+    /// The answer that a sealed echo is; `None`: it was a request and is its reply now.
+    fn judge_control(&self, packet: &mut [u8]) -> Result<Option<Content>, DropReason> {
+        let geneve = geneve::Datagram::new_checked(packet)?;
+        if geneve.vni() != self.table.network_number() {
+            return Err(DropReason::NetworkUnknown);
+        }
+        if !geneve.is_control() || geneve.protocol() != control::PROTOCOL {
+            return Err(DropReason::ProtocolUnknown);
+        }
+        let start = geneve.header_len();
+        judge_echo(&mut packet[start..])
     }
 
     /// Who sent the inner packet and how long it is. A peer may only send from inner addresses that
@@ -156,11 +302,12 @@ impl Tunnel {
     fn account(
         &self,
         peer: Option<PeerIndex>,
+        load: Load,
         refused: Option<DropReason>,
         carried: impl FnOnce(&PeerCounters),
     ) {
         match (refused, peer) {
-            (Some(reason), _) => self.counters.dropped(reason.by(peer)),
+            (Some(reason), _) => self.counters.dropped_many(reason.by(peer), load.packets),
             (None, Some(peer)) => carried(self.counters.peer(peer)),
             (None, None) => {}
         }
@@ -171,14 +318,15 @@ impl Tunnel {
     }
 }
 
-fn judge_echo(payload: &mut [u8]) -> Result<Content, DropReason> {
+/// The answer that an echo is; `None`: it was a request and is its reply now.
+fn judge_echo(payload: &mut [u8]) -> Result<Option<Content>, DropReason> {
     let echo = control::Echo::new_checked(payload)?;
     Ok(match echo.kind {
         control::Kind::Request => {
             control::into_reply(payload);
-            Content::Reply
+            None
         }
-        control::Kind::Reply => Content::Answer(echo.token),
+        control::Kind::Reply => Some(Content::Answer(echo.token)),
     })
 }
 
@@ -190,6 +338,7 @@ fn nobody(destination: IpAddr) -> DropReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::{Output, PeerKeys, PrivateKey};
     use crate::peers::PeerSpec;
     use proptest::prelude::*;
 
@@ -197,7 +346,13 @@ mod tests {
 
     fn spec(id: &str, prefixes: &[&str], endpoints: &[&str]) -> PeerSpec {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
-        PeerSpec { id: id.into(), name: id.into(), prefixes: owned(prefixes), endpoints: owned(endpoints) }
+        PeerSpec {
+            id: id.into(),
+            name: id.into(),
+            prefixes: owned(prefixes),
+            endpoints: owned(endpoints),
+            keys: None,
+        }
     }
 
     /// b is at 192.0.2.2; c and d share 192.0.2.3; e has no endpoint.
@@ -208,7 +363,7 @@ mod tests {
             spec("d", &["10.77.0.4/32"], &["192.0.2.3:7000"]),
             spec("e", &["10.77.0.5/32"], &[]),
         ];
-        Tunnel::new(Arc::new(Table::new(42, 1420, &specs).unwrap()), None)
+        Tunnel::new(Arc::new(Table::new(42, 1420, None, &specs).unwrap()), None)
     }
 
     fn address(text: &str) -> IpAddr {
@@ -239,7 +394,7 @@ mod tests {
         for (packet, protocol) in
             [(packet("10.77.0.1", "10.77.0.2"), geneve::IPV4), (packet("fd00::1", "fd00::2"), geneve::IPV6)]
         {
-            let outbound = tunnel.outbound(&packet).unwrap();
+            let outbound = tunnel.outbound(&packet, packet.len()).unwrap();
             assert_eq!(Some(outbound.peer), tunnel.table.index_of("b"));
             assert_eq!(outbound.endpoint.to_string(), "192.0.2.2:6081");
             assert_eq!(outbound.header, geneve::emit(42, protocol));
@@ -249,13 +404,14 @@ mod tests {
     #[test]
     fn outbound_refusals_have_names() {
         let tunnel = tunnel();
-        let refused = |packet: &[u8]| tunnel.outbound(packet).unwrap_err().reason;
+        let refused = |packet: &[u8]| tunnel.outbound(packet, packet.len()).unwrap_err().reason;
         assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9")), DropReason::NoRoute);
         assert_eq!(refused(&packet("fe80::1", "ff02::2")), DropReason::Multicast);
         assert_eq!(refused(&packet("10.77.0.1", "10.77.0.5")), DropReason::NoEndpoint);
         assert_eq!(refused(b"not ip"), DropReason::InnerMalformed);
         let big = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &[0; 1401]);
         assert_eq!(refused(&big), DropReason::TooBig);
+        assert!(tunnel.outbound(&big, 1420).is_ok(), "what is cut to fit is not too big");
         assert_eq!(refused(&[]), DropReason::InnerMalformed);
     }
 
@@ -326,7 +482,7 @@ mod tests {
         let tunnel = tunnel();
         let mut bytes = control::emit_request(42, 99, 100);
         let request = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
-        assert_eq!(request.content, Content::Reply);
+        assert_eq!(request.content, Content::Reply(0..bytes.len()));
         let reply = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
         assert_eq!(reply.content, Content::Answer(99));
         assert_eq!((request.first, reply.first), (true, false));
@@ -346,16 +502,122 @@ mod tests {
         assert_eq!(refused(bytes), DropReason::ControlMalformed);
     }
 
+    /// Two hosts with a session: a at 10.77.0.1, b at 10.77.0.2.
+    fn sealed_pair() -> [(Tunnel, Peers); 2] {
+        let keys = [1, 2].map(|seed| PrivateKey::from([seed; 32]));
+        let host = |at: usize| {
+            let other = 1 - at;
+            let prefix = format!("10.77.0.{}/32", other + 1);
+            let spec = PeerSpec {
+                keys: Some(PeerKeys::new(keys[other].public())),
+                ..spec("peer", &[&prefix], &[&format!("192.0.2.{}:51820", other + 1)])
+            };
+            let table = Table::new(42, 1420, Some(keys[at].clone()), &[spec]).unwrap();
+            let mut counter = u8::try_from(at).unwrap();
+            let random = move |bytes: &mut [u8]| {
+                counter = counter.wrapping_add(2);
+                bytes.fill(counter);
+            };
+            let mut peers = Peers::new(keys[at].clone(), Box::new(random));
+            peers.install(table.keys(), 1420, SEALED_NOW);
+            (Tunnel::new(Arc::new(table), None), peers)
+        };
+        let mut hosts = [host(0), host(1)];
+        hosts[0].1.wait(PeerIndex(0), &[], SEALED_NOW).unwrap();
+        for to in [1, 0, 1] {
+            for message in transmits(&mut hosts[1 - to].1) {
+                let from = SocketAddr::new([192, 0, 2, if to == 0 { 2 } else { 1 }].into(), 51820);
+                let (tunnel, peers) = &mut hosts[to];
+                let inbound = tunnel.inbound_sealed(&mut message.clone(), from, peers, SEALED_NOW).unwrap();
+                assert_eq!(inbound.content, Content::Nothing);
+                assert_eq!(inbound.first, to == 0 || message[0] == 4, "an initiation proves no presence");
+            }
+        }
+        hosts
+    }
+
+    const SEALED_NOW: Now = Now { time: NOW, unix: NOW };
+
+    fn transmits(peers: &mut Peers) -> Vec<Vec<u8>> {
+        let outputs = std::iter::from_fn(|| peers.poll_output());
+        outputs
+            .filter_map(|output| match output {
+                Output::Transmit { message, .. } => Some(message),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// What b makes of `packet`, sealed by a.
+    fn through_a_seal(packet: &[u8]) -> (Result<Inbound, Dropped>, Vec<u8>) {
+        let [(here, peers), (there, remote)] = &mut sealed_pair();
+        let mut framing = here.seal(PeerIndex(0), peers.sealer(PeerIndex(0), SEALED_NOW).unwrap());
+        let mut bytes = vec![0xaa; framing.datagram_len(packet.len())];
+        bytes[framing.room_before()..][..packet.len()].copy_from_slice(packet);
+        framing.frame(&mut bytes, packet.len());
+        let from = "192.0.2.1:51820".parse().unwrap();
+        let inbound = there.inbound_sealed(&mut bytes, from, remote, SEALED_NOW);
+        if let Err(dropped) = inbound {
+            assert_eq!(there.counters.drops.read(dropped.reason), 1);
+        }
+        (inbound, bytes)
+    }
+
+    #[test]
+    fn a_sealed_packet_arrives_without_its_padding() {
+        let inner = packet("10.77.0.1", "10.77.0.2");
+        let (inbound, bytes) = through_a_seal(&inner);
+        let Content::Packet(range) = inbound.unwrap().content else { panic!("no packet") };
+        assert_eq!(bytes[range.clone()], inner);
+        assert!(bytes[range.end..bytes.len() - wireguard::TAG_LEN].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_sealed_peer_speaks_for_its_own_addresses_only() {
+        let refused = |packet: &[u8]| through_a_seal(packet).0.unwrap_err();
+        let by_peer = |reason: DropReason| reason.by(PeerIndex(0));
+        assert_eq!(refused(&packet("10.77.0.9", "10.77.0.2")), by_peer(DropReason::SourceMismatch));
+        assert_eq!(refused(&packet("fd00::1", "fd00::2")), by_peer(DropReason::SourceMismatch));
+        assert_eq!(refused(b"not ip at all"), by_peer(DropReason::InnerMalformed));
+        assert_eq!(refused(&[0x45; 8]), by_peer(DropReason::InnerMalformed));
+    }
+
+    #[test]
+    fn an_echo_goes_through_a_seal() {
+        let echo = control::emit_request(42, 99, 100);
+        let (inbound, bytes) = through_a_seal(&echo);
+        let Content::Reply(range) = inbound.unwrap().content else { panic!("no reply") };
+        let (inbound, _) = through_a_seal(&bytes[range]);
+        assert_eq!(inbound.unwrap().content, Content::Answer(99));
+
+        let other_network = control::emit_request(43, 99, 100);
+        assert_eq!(through_a_seal(&other_network).0.unwrap_err().reason, DropReason::NetworkUnknown);
+        let data = datagram(42, geneve::IPV4, &packet("10.77.0.1", "10.77.0.2"));
+        assert_eq!(through_a_seal(&data).0.unwrap_err().reason, DropReason::ProtocolUnknown);
+    }
+
+    #[test]
+    fn a_sealed_packet_is_routed_and_bounded_as_a_plain_one() {
+        let [(tunnel, _), _] = sealed_pair();
+        let inner = packet("10.77.0.1", "10.77.0.2");
+        assert_eq!(tunnel.outbound_sealed(&inner, inner.len()), Ok(PeerIndex(0)));
+        let refused = |packet: &[u8], largest| tunnel.outbound_sealed(packet, largest).unwrap_err().reason;
+        assert_eq!(refused(&inner, 1421), DropReason::TooBig);
+        assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9"), 20), DropReason::NoRoute);
+    }
+
     proptest! {
         #[test]
         fn what_one_side_sends_the_other_accepts(payload in prop::collection::vec(any::<u8>(), 0..1400)) {
             let here = tunnel();
             let inner = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &payload);
-            let sent = here.outbound(&inner).unwrap();
+            let mut sent = here.outbound(&inner, inner.len()).unwrap();
+            let mut bytes = [vec![0; sent.room_before()], inner.clone()].concat();
+            prop_assert_eq!(sent.datagram_len(inner.len()), bytes.len());
+            sent.frame(&mut bytes, inner.len());
 
             let there = spec("a", &["10.77.0.1/32"], &["192.0.2.1:6081"]);
-            let there = Tunnel::new(Arc::new(Table::new(42, 1420, &[there]).unwrap()), None);
-            let mut bytes = [&sent.header, inner.as_slice()].concat();
+            let there = Tunnel::new(Arc::new(Table::new(42, 1420, None, &[there]).unwrap()), None);
             let received = there.inbound(&mut bytes, address("192.0.2.1"), NOW).unwrap();
             prop_assert_eq!(received.content, Content::Packet(geneve::HEADER_LEN..bytes.len()));
         }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use overmesh_core::fuzz::TARGETS;
-use overmesh_core::wire::{control, geneve, ip};
+use overmesh_core::offload::cut::Cut;
+use overmesh_core::offload::virtio::{Header, Kind, Partial, Segments};
+use overmesh_core::wire::{control, geneve, ip, wireguard};
 use proptest::prelude::*;
 
 /// Changed inputs a target; `MUTATIONS` in the environment sets another number.
@@ -67,7 +69,7 @@ fn change(bytes: &mut Vec<u8>, dice: &mut Dice) {
         2 => bytes[at] = dice.byte(),
         _ => bytes[at] = [0, 0x7f, 0x80, 0xff][dice.below(4)],
     }
-    bytes.truncate(2048);
+    bytes.truncate(4096);
 }
 
 /// `SplitMix64`: small, and the same on every run.
@@ -117,6 +119,43 @@ fn write_the_seeds() {
     }
     write("control", "request", &request[geneve::HEADER_LEN..]);
     write("control", "reply", &reply[geneve::HEADER_LEN..]);
+    let data = wireguard::emit_data(wireguard::Data { receiver: 1, counter: 2 });
+    write("sealed", "initiation", &wireguard::emit_initiation(1, &[3; wireguard::NOISE_INITIATION_LEN]));
+    write("sealed", "response", &wireguard::emit_response(1, 2, &[3; wireguard::NOISE_RESPONSE_LEN]));
+    write("sealed", "cookie", &wireguard::emit_cookie_reply(1, &[2; 24], &[3; 32]));
+    write("sealed", "data", &[data.as_slice(), &[0; 48]].concat());
+    for (name, source, destination) in [("v4", one_v4, two_v4), ("v6", one_v6, two_v6)] {
+        write_super_packets(name, source, destination);
+    }
+}
+
+/// Two segments of TCP and two of UDP, to be cut and to be merged.
+fn write_super_packets(name: &str, source: IpAddr, destination: IpAddr) {
+    let tcp = [&[0, 80, 1, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 16, 1, 0, 0, 0, 0, 0], &[7; 40][..]].concat();
+    let udp = [&[0, 53, 0, 53, 7, 0xd8, 0, 0], &[7; 2000][..]].concat();
+    let start = if source.is_ipv4() { 20 } else { 40 };
+    let tcp_kind = if source.is_ipv4() { Kind::Tcp4 } else { Kind::Tcp6 };
+    for (protocol, kind, offset, size, transport) in
+        [(6, tcp_kind, 16, 20, tcp), (17, Kind::Udp, 6, 1000, udp)]
+    {
+        let mut packet = ip::emit(source, destination, &transport);
+        packet[if source.is_ipv4() { 9 } else { 6 }] = protocol;
+        let header = Header {
+            checksum: Some(Partial { start, offset }),
+            segments: Some(Segments { kind, size }),
+            headers_len: 0,
+        };
+        write("cut", &format!("{name}-{protocol}"), &[&header.emit(), packet.as_slice()].concat());
+
+        let cut = Cut::new(&packet, header).unwrap();
+        let segments = [0, 1].map(|at| {
+            let mut segment = vec![0; cut.len(at)];
+            cut.write(at, &mut segment);
+            segment
+        });
+        let len = u16::try_from(segments[0].len()).unwrap().to_be_bytes();
+        write("merge", &format!("{name}-{protocol}"), &[len.to_vec(), segments.concat()].concat());
+    }
 }
 
 fn write(target: &str, name: &str, seed: &[u8]) {

@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use overmesh_io::device::{Device, OpenError};
 use overmesh_io::fault::{Faults, Faulty};
+use overmesh_io::offloads::{Offloads, Report};
 use overmesh_io::pcap::Captured;
 use overmesh_io::tun::Tun;
 use overmesh_io::udp::Udp;
@@ -18,6 +20,11 @@ pub trait Backend: Send + Sync {
 
     /// Why it was chosen, for people.
     fn reason(&self) -> &'static str;
+
+    /// What the kernel does to make it fast.
+    fn offloads(&self) -> Vec<Report> {
+        vec![]
+    }
 
     /// Opens the host's side.
     fn open_inner(&self, interface: &str) -> Result<Box<dyn Device>, OpenError>;
@@ -33,6 +40,8 @@ pub struct TunBackend {
     pub capture: Option<PathBuf>,
     /// Spoil what is sent to the underlay.
     pub faults: Option<Faults>,
+    /// Which offloads are wanted, and what became of them.
+    pub offloads: Arc<Offloads>,
 }
 
 impl Backend for TunBackend {
@@ -44,8 +53,12 @@ impl Backend for TunBackend {
         "kernel TUN and UDP, the only backend in this build"
     }
 
+    fn offloads(&self) -> Vec<Report> {
+        self.offloads.report()
+    }
+
     fn open_inner(&self, interface: &str) -> Result<Box<dyn Device>, OpenError> {
-        let tun = Tun::open(interface)?;
+        let tun = Tun::open(interface, self.offloads.clone())?;
         let Some(path) = &self.capture else { return Ok(Box::new(tun)) };
         let captured = File::create(path).and_then(|file| Captured::new(tun, BufWriter::new(file)));
         let unwritable = |error| OpenError {
@@ -56,7 +69,7 @@ impl Backend for TunBackend {
     }
 
     fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError> {
-        let udp = Udp::open(port)?;
+        let udp = Udp::open(port, self.offloads.clone())?;
         let listening = udp.listening();
         match &self.faults {
             Some(faults) => Ok((Box::new(Faulty::new(udp, faults.clone())), listening)),

@@ -3,11 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use overmesh_core::peers::{PeerSpec, Table, TableError};
-use overmesh_core::wire::geneve;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use overmesh_core::noise::{PeerKeys, PresharedKey, PrivateKey, Suite};
+use overmesh_core::peers::{PeerSpec, TableError};
+use overmesh_core::wire::{geneve, wireguard};
+use overmesh_io::offloads::Offload;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::engine::Desired;
 
@@ -21,10 +27,15 @@ pub struct Config {
     pub mtu: u32,
     /// VNI; the same on all hosts.
     pub network_number: u32,
-    /// UDP port.
-    pub port: u16,
+    /// UDP port; left out: that of the mode.
+    pub port: Option<u16>,
+    /// Where this host's private key is, as `wg genkey` prints it. Left out: the network is plain.
+    pub private_key_file: Option<PathBuf>,
     /// What the interface gets, each as `address/length`. None: left to the user.
     pub addresses: Vec<String>,
+    /// Offloads of the kernel to do without.
+    #[serde(deserialize_with = "offloads")]
+    pub no_offload: Vec<Offload>,
     /// Everyone else.
     #[serde(rename = "peer")]
     pub peers: Vec<Peer>,
@@ -41,6 +52,26 @@ pub struct Peer {
     /// See [`PeerSpec::endpoints`].
     #[serde(default)]
     pub endpoints: Vec<String>,
+    /// As `wg pubkey` prints it; needed in a sealed network.
+    pub public_key: Option<String>,
+    /// As `wg genpsk` prints it.
+    pub preshared_key: Option<String>,
+    /// Left out: what every WireGuard takes.
+    #[serde(default)]
+    pub suite: SuiteName,
+    /// Say something every so many seconds, to keep a NAT open.
+    pub keepalive: Option<u64>,
+}
+
+/// A suite, as the file names it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SuiteName {
+    /// ChaCha20-Poly1305.
+    #[default]
+    Chacha,
+    /// AES-256-GCM, between Overmesh hosts.
+    Aes,
 }
 
 /// Why a file is of no use: cause and fix.
@@ -51,6 +82,8 @@ pub enum ConfigError {
     Read { path: PathBuf, error: io::Error },
     #[error("{} line {line}: {message}. correct that line", path.display())]
     Syntax { path: PathBuf, line: usize, message: String },
+    #[error("{} is no key. write what `wg genkey`, `wg pubkey` or `wg genpsk` prints", .0)]
+    Key(String),
     #[error("{}: {error}", path.display())]
     Table { path: PathBuf, error: TableError },
 }
@@ -69,8 +102,10 @@ impl Default for Config {
             interface: "om0".into(),
             mtu: 1420,
             network_number: 1,
-            port: geneve::PORT,
+            port: None,
+            private_key_file: None,
             addresses: vec![],
+            no_offload: vec![],
             peers: vec![],
         }
     }
@@ -81,24 +116,26 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.into(), error })?;
-        let config: Self = toml::from_str(&text).map_err(|error| syntax_error(path, &text, &error))?;
-        let desired = config.desired();
-        Table::new(desired.network_number, desired.mtu, &desired.peers)
-            .map_err(|error| ConfigError::Table { path: path.into(), error })?;
+        let mut config: Self = toml::from_str(&text).map_err(|error| syntax_error(path, &text, &error))?;
+        config.private_key_file = config.private_key_file.map(|file| beside(path, &file));
+        let desired = config.desired()?;
+        desired.table().map_err(|error| ConfigError::Table { path: path.into(), error })?;
         Ok(config)
     }
 
     /// What it asks the engine for.
-    #[must_use]
-    pub fn desired(&self) -> Desired {
-        Desired {
+    pub fn desired(&self) -> Result<Desired, ConfigError> {
+        let private_key = self.private_key_file.as_deref().map(read_private_key).transpose()?;
+        let mode_port = if private_key.is_some() { wireguard::PORT } else { geneve::PORT };
+        Ok(Desired {
             revision: 0,
             interface: self.interface.clone(),
             mtu: self.mtu,
             network_number: self.network_number,
-            port: self.port,
-            peers: self.peers.iter().map(spec).collect(),
-        }
+            port: self.port.unwrap_or(mode_port),
+            private_key,
+            peers: self.peers.iter().map(spec).collect::<Result<_, _>>()?,
+        })
     }
 
     /// Gives the interface its MTU and addresses and brings it up, with the commands that a user
@@ -118,13 +155,49 @@ impl Config {
     }
 }
 
-fn spec(peer: &Peer) -> PeerSpec {
-    PeerSpec {
+fn offloads<'de, D: Deserializer<'de>>(names: D) -> Result<Vec<Offload>, D::Error> {
+    Vec::<String>::deserialize(names)?.iter().map(|name| name.parse().map_err(D::Error::custom)).collect()
+}
+
+fn spec(peer: &Peer) -> Result<PeerSpec, ConfigError> {
+    Ok(PeerSpec {
         id: peer.name.clone(),
         name: peer.name.clone(),
         prefixes: peer.prefixes.clone(),
         endpoints: peer.endpoints.clone(),
-    }
+        keys: peer.public_key.as_deref().map(|key| keys(peer, key)).transpose()?,
+    })
+}
+
+fn keys(peer: &Peer, public_key: &str) -> Result<PeerKeys, ConfigError> {
+    let key = |text: &str, which: &str| parse_key(text, || format!("the {which} of peer {}", peer.name));
+    let preshared_key = peer.preshared_key.as_deref().map(|text| key(text, "preshared_key")).transpose()?;
+    Ok(PeerKeys {
+        public_key: key(public_key, "public_key")?.into(),
+        preshared_key: preshared_key.map(PresharedKey::from).unwrap_or_default(),
+        suite: match peer.suite {
+            SuiteName::Chacha => Suite::ChaChaPoly,
+            SuiteName::Aes => Suite::AesGcm,
+        },
+        keepalive: peer.keepalive.filter(|seconds| *seconds > 0).map(Duration::from_secs),
+    })
+}
+
+fn read_private_key(path: &Path) -> Result<PrivateKey, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.into(), error })?;
+    let text = Zeroizing::new(text);
+    parse_key(text.trim(), || format!("what is in {}", path.display())).map(PrivateKey::from)
+}
+
+fn parse_key(text: &str, what: impl FnOnce() -> String) -> Result<[u8; 32], ConfigError> {
+    let bytes = BASE64_STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| ConfigError::Key(what()))
+}
+
+/// A path in a file counts from that file's folder.
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(path)
 }
 
 fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -163,9 +236,31 @@ mod tests {
     #[test]
     fn what_is_left_out_has_a_default() {
         let config = read("[[peer]]\nname = 'two'\nprefixes = ['10.77.0.2/32']").unwrap();
-        let desired = config.desired();
+        let desired = config.desired().unwrap();
         assert_eq!((desired.interface.as_str(), desired.port, desired.mtu), ("om0", 6081, 1420));
         assert_eq!((desired.peers[0].id.as_str(), desired.peers[0].endpoints.len()), ("two", 0));
+    }
+
+    #[test]
+    fn keys_are_as_wg_prints_them() {
+        let key = BASE64_STANDARD.encode([2; 32]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hosts.toml");
+        std::fs::write(folder.path().join("one.key"), format!("{}\n", BASE64_STANDARD.encode([1; 32])))
+            .unwrap();
+        let peer = format!("[[peer]]\nname = 'two'\nprefixes = []\npublic_key = '{key}'\nsuite = 'aes'\n");
+        std::fs::write(&path, format!("private_key_file = 'one.key'\n{peer}")).unwrap();
+        let desired = Config::read(&path).unwrap().desired().unwrap();
+        assert_eq!((desired.port, desired.private_key), (51820, Some(PrivateKey::from([1; 32]))));
+        let keys = desired.peers[0].keys.clone().unwrap();
+        assert_eq!((keys.public_key, keys.suite), ([2; 32].into(), Suite::AesGcm));
+
+        std::fs::write(&path, format!("private_key_file = 'one.key'\n{}", peer.replace(&key, "AAA=")))
+            .unwrap();
+        let error = Config::read(&path).unwrap_err().to_string();
+        assert!(error.starts_with("the public_key of peer two is no key. write what `wg genkey`"), "{error}");
+        assert!(read(&peer).unwrap_err().contains("peer two has a public key, and the network is plain"));
+        assert!(read("private_key_file = 'none.key'").unwrap_err().contains("none.key cannot be read"));
     }
 
     #[test]
@@ -174,6 +269,13 @@ mod tests {
         assert!(error.starts_with("hosts.toml line 2: unknown field `portt`, expected one of"), "{error}");
         let error = read("[[peer]]\nname = 'two'\nprefixes = []\nkey = 1\n").unwrap_err();
         assert!(error.starts_with("hosts.toml line 4: unknown field `key`"), "{error}");
+    }
+
+    #[test]
+    fn offloads_are_switched_off_by_name() {
+        assert_eq!(read("no_offload = ['uso', 'gro']").unwrap().no_offload, [Offload::Uso, Offload::Gro]);
+        let error = read("no_offload = ['lro']").unwrap_err();
+        assert!(error.starts_with("hosts.toml line 1: \"lro\" is no offload. choose from tso"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use overmesh_core::noise::{PeerKeys, PresharedKey, PrivateKey, Suite};
 use overmesh_core::peers::PeerSpec;
 use tokio::sync::{Mutex, Notify, broadcast};
 use tokio::time::timeout;
@@ -12,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::command;
 use crate::engine::{Desired, Engine, EngineError};
+use crate::proto;
 use crate::proto::event::Body;
 use crate::proto::fastpath_server::Fastpath;
 use crate::proto::{
@@ -104,31 +106,57 @@ fn desired(request: ApplyRequest) -> Result<Desired, Status> {
     let port = u16::try_from(request.port).ok().filter(|port| *port != 0).ok_or_else(|| {
         Status::invalid_argument(format!("port {} is no UDP port. give one from 1 to 65535", request.port))
     })?;
+    let private_key = key("the host's private key", request.private_key)?;
     Ok(Desired {
         revision: request.revision,
         interface: request.tun,
         mtu: request.mtu,
         network_number: request.network_number,
         port,
+        private_key: private_key.map(PrivateKey::from),
         peers: request.peers.into_iter().map(peer).collect::<Result<_, _>>()?,
     })
 }
 
 fn peer(peer: Peer) -> Result<PeerSpec, Status> {
-    match peer.mode() {
-        Mode::Plain => {}
-        Mode::Sealed => {
-            return Err(Status::invalid_argument(format!(
-                "peer {} asks for mode sealed, and this build carries plain only. set the network to plain",
-                peer.id
-            )));
-        }
+    let keys = match peer.mode() {
+        Mode::Plain => None,
+        Mode::Sealed => Some(peer_keys(&peer)?),
         Mode::Unspecified => {
-            return Err(Status::invalid_argument(format!("peer {} has no mode. set it to plain", peer.id)));
+            let cause = format!("peer {} has no mode. set it to plain or sealed", peer.id);
+            return Err(Status::invalid_argument(cause));
         }
+    };
+    let Peer { id, name, prefixes, endpoints, .. } = peer;
+    Ok(PeerSpec { id, name, prefixes, endpoints, keys })
+}
+
+fn peer_keys(peer: &Peer) -> Result<PeerKeys, Status> {
+    let public_key = key(&format!("peer {}: the public key", peer.id), peer.public_key.clone())?;
+    let public_key = public_key.ok_or_else(|| {
+        Status::invalid_argument(format!("peer {} is sealed and has no public key. give it one", peer.id))
+    })?;
+    let preshared_key = key(&format!("peer {}: the preshared key", peer.id), peer.preshared_key.clone())?;
+    Ok(PeerKeys {
+        public_key: public_key.into(),
+        preshared_key: preshared_key.map(PresharedKey::from).unwrap_or_default(),
+        suite: match peer.suite() {
+            proto::Suite::Unspecified | proto::Suite::Chacha => Suite::ChaChaPoly,
+            proto::Suite::Aes => Suite::AesGcm,
+        },
+        keepalive: Some(peer.keepalive_s).filter(|s| *s > 0).map(|s| Duration::from_secs(s.into())),
+    })
+}
+
+/// Empty is none.
+fn key(what: &str, bytes: Vec<u8>) -> Result<Option<[u8; 32]>, Status> {
+    if bytes.is_empty() {
+        return Ok(None);
     }
-    let Peer { id, name, prefixes, endpoints, mode: _ } = peer;
-    Ok(PeerSpec { id, name, prefixes, endpoints })
+    let bytes = zeroize::Zeroizing::new(bytes);
+    let key = <[u8; 32]>::try_from(bytes.as_slice());
+    key.map(Some)
+        .map_err(|_| Status::invalid_argument(format!("{what} has {} bytes. a key has 32", bytes.len())))
 }
 
 fn status(error: &EngineError) -> Status {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use overmesh_core::noise::PrivateKey;
 use overmesh_core::peers::{PeerSpec, Table, TableError};
 use overmesh_core::tunnel::Tunnel;
 use overmesh_core::wire::control;
@@ -34,8 +35,17 @@ pub struct Desired {
     pub network_number: u32,
     /// UDP port on every underlay address.
     pub port: u16,
+    /// This host's private key: the network is sealed. `None`: it is plain.
+    pub private_key: Option<PrivateKey>,
     /// All peers.
     pub peers: Vec<PeerSpec>,
+}
+
+impl Desired {
+    /// The table of what is asked for, checked.
+    pub fn table(&self) -> Result<Table, TableError> {
+        Table::new(self.network_number, self.mtu, self.private_key.clone(), &self.peers)
+    }
 }
 
 /// What an apply came to.
@@ -114,7 +124,7 @@ impl Engine {
 
     /// Makes `desired` so. On an error, what was there before goes on as it was.
     pub async fn apply(&mut self, desired: &Desired) -> Result<Applied, EngineError> {
-        let table = Table::new(desired.network_number, desired.mtu, &desired.peers)?;
+        let table = desired.table()?;
         let peers = table.peers().len();
         let changed = match &mut self.running {
             None => {
@@ -137,7 +147,7 @@ impl Engine {
         let running = self.running.as_ref().ok_or(EngineError::NotApplied)?;
         let table = &running.tunnel.table;
         let index = table.index_of(peer).ok_or_else(|| EngineError::UnknownPeer(peer.into()))?;
-        let endpoint = table.peer(index).endpoint().ok_or_else(|| EngineError::NoEndpoint(peer.into()))?;
+        let endpoint = running.tunnel.endpoint(index).ok_or_else(|| EngineError::NoEndpoint(peer.into()))?;
         let token = getrandom::u64().map_err(std::io::Error::from)?;
         let (answered, answer) = oneshot::channel();
         running.lane.tell(Command::Probe(Probe { peer: peer.into(), endpoint, size, token, answered }));

@@ -12,6 +12,7 @@ use overmesh_fastpath::control::Control;
 use overmesh_fastpath::engine::{Engine, EngineError};
 use overmesh_fastpath::server::{Server, SocketError};
 use overmesh_io::fault::Faults;
+use overmesh_io::offloads::{Offload, Offloads};
 use rustix::fs::Mode;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -46,6 +47,10 @@ struct Options {
     /// Spoil what is sent, for tests: loss, duplicate, corrupt, reorder (0 to 1), delay, seed
     #[arg(long, value_name = "loss=0.05,seed=7")]
     fault: Option<Faults>,
+
+    /// Do without these offloads of the kernel: tso, uso (super-packets of the TUN), gso, gro (of UDP)
+    #[arg(long, value_name = "uso,gro", value_delimiter = ',')]
+    no_offload: Vec<Offload>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -106,11 +111,13 @@ fn run(options: Options) -> Result<(), Error> {
 /// Runs until a signal, a Shutdown call or the loss of a device, and leaves nothing behind.
 async fn serve(options: Options, config: Option<Config>) -> Result<(), Error> {
     let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let backend = TunBackend { capture: options.pcap, faults: options.fault };
+    let unwanted = config.as_ref().map_or(&[][..], |config| &config.no_offload);
+    let offloads = Arc::new(Offloads::without(&[&options.no_offload, unwanted].concat()));
+    let backend = TunBackend { capture: options.pcap, faults: options.fault, offloads };
     let mut engine = Engine::new(Box::new(backend));
     let events = engine.events();
     if let Some(config) = config {
-        engine.apply(&config.desired()).await?;
+        engine.apply(&config.desired()?).await?;
         config.set_up_interface()?;
     }
 

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use overmesh_core::drops::DropReason;
-use overmesh_core::peers::Table;
 use tokio::sync::oneshot;
 
 /// An echo to send, and who wants to know of its answer.
@@ -35,19 +34,18 @@ impl Probes {
         self.0.insert(probe.token, (probe, now));
     }
 
-    /// Takes an answer that came from `underlay` at `now`.
+    /// Takes an answer that came at `now`; `is_from` tells whether the peer with an id sent it.
     ///
     /// # Errors
     /// `echo_unexpected`: nobody waits for it, or not from there.
     pub(crate) fn answered(
         &mut self,
         token: u64,
-        underlay: IpAddr,
         now: Instant,
-        table: &Table,
+        is_from: impl FnOnce(&str) -> bool,
     ) -> Result<(), DropReason> {
         let entry = match self.0.entry(token) {
-            Entry::Occupied(entry) if is_from(&entry.get().0, underlay, table) => entry,
+            Entry::Occupied(entry) if is_from(&entry.get().0.peer) => entry,
             _ => return Err(DropReason::EchoUnexpected),
         };
         let (probe, sent) = entry.remove();
@@ -56,36 +54,23 @@ impl Probes {
     }
 }
 
-fn is_from(probe: &Probe, underlay: IpAddr, table: &Table) -> bool {
-    table.index_of(&probe.peer).is_some_and(|peer| table.peer(peer).is_at(underlay))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use overmesh_core::peers::PeerSpec;
-
-    fn peer(id: &str, address: &str) -> PeerSpec {
-        PeerSpec { id: id.into(), endpoints: vec![format!("{address}:6081")], ..PeerSpec::default() }
-    }
-
     #[test]
     fn only_the_peer_that_was_asked_can_answer_and_only_once() {
-        let table = Table::new(1, 1420, &[peer("b", "192.0.2.2"), peer("c", "192.0.2.3")]).unwrap();
         let (answered, mut answer) = oneshot::channel();
         let endpoint = "192.0.2.2:6081".parse().unwrap();
         let mut probes = Probes::default();
         let now = Instant::now();
         probes.begin(Probe { peer: "b".into(), endpoint, size: 0, token: 7, answered }, now);
 
-        let mut from = |token, underlay: &str, after| {
-            probes.answered(token, underlay.parse().unwrap(), now + after, &table)
-        };
         let rtt = Duration::from_millis(3);
-        assert_eq!(from(7, "192.0.2.3", rtt), Err(DropReason::EchoUnexpected));
-        assert_eq!(from(8, "192.0.2.2", rtt), Err(DropReason::EchoUnexpected));
-        assert_eq!(from(7, "192.0.2.2", rtt), Ok(()));
-        assert_eq!(from(7, "192.0.2.2", rtt), Err(DropReason::EchoUnexpected));
+        let mut from = |token, sender: &str| probes.answered(token, now + rtt, |peer| peer == sender);
+        assert_eq!(from(7, "c"), Err(DropReason::EchoUnexpected));
+        assert_eq!(from(8, "b"), Err(DropReason::EchoUnexpected));
+        assert_eq!(from(7, "b"), Ok(()));
+        assert_eq!(from(7, "b"), Err(DropReason::EchoUnexpected));
         assert_eq!(answer.try_recv(), Ok(rtt));
     }
 

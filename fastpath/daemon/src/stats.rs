@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use overmesh_core::counters::{Drops, PeerCounters};
-use overmesh_core::peers::Peer;
+use overmesh_core::counters::Drops;
+use overmesh_core::noise::Suite;
+use overmesh_core::peers::{Peer, PeerIndex};
+use overmesh_core::tunnel::Tunnel;
+use overmesh_io::offloads::Report;
 
 use crate::engine::{Engine, Running};
-use crate::proto::{PeerStats, StatsReply};
+use crate::proto::{self, Mode, Offload, PeerStats, StatsReply};
 
 /// The version of this build.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -20,6 +23,7 @@ pub(crate) fn stats(engine: &Engine) -> StatsReply {
         pid: pid(),
         uptime_ms: millis(engine.uptime()).unsigned_abs(),
         version: VERSION.into(),
+        offloads: engine.backend().offloads().into_iter().map(offload).collect(),
         ..StatsReply::default()
     };
     match engine.running() {
@@ -43,20 +47,35 @@ pub(crate) fn pid() -> i32 {
 
 fn peers(running: &Running, now: Duration) -> Vec<PeerStats> {
     let tunnel = &running.tunnel;
-    tunnel.table.entries().map(|(index, peer)| peer_stats(peer, tunnel.counters.peer(index), now)).collect()
+    tunnel.table.entries().map(|(index, peer)| peer_stats(tunnel, index, peer, now)).collect()
 }
 
-fn peer_stats(peer: &Peer, counters: &PeerCounters, now: Duration) -> PeerStats {
+fn peer_stats(tunnel: &Tunnel, index: PeerIndex, peer: &Peer, now: Duration) -> PeerStats {
+    let counters = tunnel.counters.peer(index);
+    let ago = |then: Option<Duration>| then.map_or(-1, |then| millis(now.saturating_sub(then)));
+    let (mode, suite) = match peer.keys.as_ref().map(|keys| keys.suite) {
+        None => (Mode::Plain, proto::Suite::Unspecified),
+        Some(Suite::ChaChaPoly) => (Mode::Sealed, proto::Suite::Chacha),
+        Some(Suite::AesGcm) => (Mode::Sealed, proto::Suite::Aes),
+    };
     PeerStats {
         id: peer.id.clone(),
-        endpoint: peer.endpoint().map(|endpoint| endpoint.to_string()).unwrap_or_default(),
+        endpoint: tunnel.endpoint(index).map(|endpoint| endpoint.to_string()).unwrap_or_default(),
         tx_packets: counters.tx_packets.read(),
         tx_bytes: counters.tx_bytes.read(),
         rx_packets: counters.rx_packets.read(),
         rx_bytes: counters.rx_bytes.read(),
-        last_heard_ms_ago: counters.last_heard().map_or(-1, |heard| millis(now.saturating_sub(heard))),
+        last_heard_ms_ago: ago(counters.last_heard()),
         drops: by_name(&counters.drops),
+        mode: mode.into(),
+        suite: suite.into(),
+        last_handshake_ms_ago: ago(counters.last_connected()),
     }
+}
+
+fn offload(report: Report) -> Offload {
+    let Report { offload, on, reason, failures } = report;
+    Offload { name: offload.name().into(), on, reason, failures }
 }
 
 fn by_name(drops: &Drops) -> BTreeMap<String, u64> {

@@ -6,13 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use overmesh_core::noise::PrivateKey;
 use overmesh_core::wire::ip;
 use overmesh_fastpath::control::Control;
 use overmesh_fastpath::engine::Engine;
 use overmesh_fastpath::proto::event::Body;
 use overmesh_fastpath::proto::fastpath_client::FastpathClient;
 use overmesh_fastpath::proto::{
-    ApplyRequest, EventsRequest, Mode, Peer, ProbeRequest, ShutdownRequest, StatsReply, StatsRequest,
+    ApplyRequest, EventsRequest, Mode, Peer, ProbeRequest, ShutdownRequest, StatsReply, StatsRequest, Suite,
 };
 use overmesh_fastpath::server::Server;
 use support::{A, B, Memory, eventually, join, receive, send};
@@ -54,12 +55,14 @@ fn peer(id: &str, prefix: &str, endpoint: &str) -> Peer {
         prefixes: vec![prefix.into()],
         endpoints: vec![endpoint.into()],
         mode: Mode::Plain.into(),
+        ..Peer::default()
     }
 }
 
 fn apply(revision: u64, peers: &[Peer]) -> ApplyRequest {
     let peers = peers.to_vec();
-    ApplyRequest { revision, tun: "om0".into(), mtu: 1420, network_number: 42, port: 6081, peers }
+    let tun = "om0".into();
+    ApplyRequest { revision, tun, mtu: 1420, network_number: 42, port: 6081, peers, private_key: vec![] }
 }
 
 impl Host {
@@ -161,13 +164,47 @@ async fn what_this_build_cannot_do_is_refused_by_name() {
     let with_mode = |mode: Mode| Peer { mode: mode.into(), ..peer("b", "10.77.0.2/32", B) };
     let (code, message) = host.refused(apply(1, &[with_mode(Mode::Sealed)])).await;
     assert_eq!(code, Code::InvalidArgument);
-    assert!(message.contains("peer b asks for mode sealed, and this build carries plain only"), "{message}");
+    assert_eq!(message, "peer b is sealed and has no public key. give it one");
+    let short = Peer { public_key: vec![1; 31], ..with_mode(Mode::Sealed) };
+    let (_, message) = host.refused(apply(1, &[short])).await;
+    assert_eq!(message, "peer b: the public key has 31 bytes. a key has 32");
+    let keyed = Peer { public_key: vec![1; 32], ..with_mode(Mode::Sealed) };
+    let (_, message) = host.refused(apply(1, &[keyed])).await;
+    assert!(message.contains("peer b has a public key, and the network is plain"), "{message}");
     let (_, message) = host.refused(apply(1, &[with_mode(Mode::Unspecified)])).await;
     assert!(message.contains("has no mode"), "{message}");
     for port in [0, 65_536] {
         let (_, message) = host.refused(ApplyRequest { port, ..apply(1, &[]) }).await;
         assert!(message.contains("is no UDP port"), "{message}");
     }
+}
+
+/// What a host with private key `own` is asked for, about one with private key `other`.
+fn apply_sealed(own: u8, other: u8, peer: Peer) -> ApplyRequest {
+    let public_key = PrivateKey::from([other; 32]).public().bytes().to_vec();
+    let suite = Suite::Aes.into();
+    let peer = Peer { mode: Mode::Sealed.into(), public_key, suite, ..peer };
+    ApplyRequest { private_key: vec![own; 32], ..apply(1, &[peer]) }
+}
+
+#[tokio::test]
+async fn a_sealed_peer_is_probed_and_shown() {
+    let mut a = host(A, B).await;
+    let mut b = host(B, A).await;
+    a.client.apply(apply_sealed(1, 2, peer("b", "10.77.0.2/32", B))).await.unwrap();
+    // b learns from the handshake where a is.
+    let unknown = Peer { endpoints: vec![], ..peer("a", "10.77.0.1/32", A) };
+    b.client.apply(apply_sealed(2, 1, unknown)).await.unwrap();
+    join(a.memory.underlay(), b.memory.underlay());
+
+    let probe = ProbeRequest { peer: "b".into(), size: 1420, timeout_ms: 5000 };
+    let reply = a.client.probe(probe).await.unwrap().into_inner();
+    assert!(reply.answered && reply.rtt_ns > 0);
+    let [stats] = &b.stats().await.peers[..] else { panic!("one peer") };
+    assert_eq!((stats.mode(), stats.suite(), stats.endpoint.as_str()), (Mode::Sealed, Suite::Aes, A));
+    assert!(stats.last_handshake_ms_ago >= 0 && stats.last_heard_ms_ago >= 0);
+    let probe = ProbeRequest { peer: "a".into(), size: 0, timeout_ms: 5000 };
+    assert!(b.client.probe(probe).await.unwrap().into_inner().answered);
 }
 
 #[tokio::test]

@@ -4,11 +4,16 @@
 //! the tests prove of forwarding is proven without them in `lanes.rs`.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 /// Two namespaces joined by a wire; gone when dropped.
@@ -20,6 +25,9 @@ struct Lab {
 /// What the two hosts call each other: underlay IPv4 and IPv6, overlay IPv4 and IPv6.
 const UNDERLAY: [[&str; 2]; 2] = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]];
 const OVERLAY: [[&str; 2]; 2] = [["10.77.0.1", "fd00:77::1"], ["10.77.0.2", "fd00:77::2"]];
+
+/// Numbers in a stream, four bytes each.
+const STREAM: u32 = 1 << 20;
 
 impl Lab {
     /// `None`, and a line on why, where the host does not allow it.
@@ -84,6 +92,35 @@ impl Lab {
         let [a, _] = &self.namespaces;
         let ping = ["netns", "exec", a, "ping", "-c", "3", "-i", "0.05", "-W", "1", "-q", address];
         Command::new("ip").args(ping).stdout(Stdio::null()).status().unwrap().success()
+    }
+
+    /// Does something in the network of one side.
+    fn inside<T: Send + 'static>(
+        &self,
+        side: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let namespace = File::open(format!("/run/netns/{}", self.namespaces[side])).unwrap();
+        thread::spawn(move || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), network).unwrap();
+            work()
+        })
+    }
+
+    /// Sends a stream from side 0 to this address of side 1; what arrives is compared.
+    fn streams(&self, address: &'static str) {
+        let sent: Vec<u8> = (0..STREAM).flat_map(u32::to_le_bytes).collect();
+        let listening = self.inside(1, move || TcpListener::bind((address, 0)).unwrap()).join().unwrap();
+        let to = listening.local_addr().unwrap();
+        let received = thread::spawn(move || {
+            let mut bytes = vec![];
+            listening.accept().unwrap().0.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let bytes = sent.clone();
+        self.inside(0, move || TcpStream::connect(to).unwrap().write_all(&bytes).unwrap()).join().unwrap();
+        assert!(received.join().unwrap() == sent, "what arrived at {address} is not what was sent");
     }
 }
 
@@ -151,6 +188,43 @@ fn hosts_ping_over_either_underlay_family() {
         for address in OVERLAY[1] {
             assert!(lab.pings(address), "{address} over {}", UNDERLAY[1][family]);
         }
+    }
+}
+
+#[test]
+fn streams_arrive_whole_whatever_offloads_are_switched_off() {
+    let Some(lab) = Lab::new("offload") else { return };
+    for without in ["", "tso", "uso", "gso", "gro", "tso,uso,gso,gro"] {
+        let option = format!("--no-offload={without}");
+        let arguments: &[&str] = if without.is_empty() { &[] } else { &[&option] };
+        // With one side and with both: either may be the one that lacks it.
+        for others in [&[][..], arguments] {
+            let _running = [lab.start(0, 0, true, arguments), lab.start(1, 0, true, others)];
+            for address in OVERLAY[1] {
+                lab.streams(address);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_persistent_interface_serves_with_offloads_and_without_by_turns() {
+    let Some(lab) = Lab::new("turns") else { return };
+    let [a, _] = &lab.namespaces;
+    ip(&format!("-n {a} tuntap add om0 mode tun"));
+    ip(&format!("-n {a} address add {}/24 dev om0", OVERLAY[0][0]));
+    ip(&format!("-n {a} link set om0 mtu 1420 up"));
+    let _b = lab.start(1, 0, true, &[]);
+    for (arguments, signal) in [
+        (&[][..], Signal::KILL),
+        (&["--no-offload=tso,uso"][..], Signal::KILL),
+        (&["--no-offload=uso"], Signal::TERM),
+        (&["--no-offload=tso,uso,gso,gro"], Signal::TERM),
+        (&[], Signal::TERM),
+    ] {
+        let mut fastpath = lab.start(0, 0, false, arguments);
+        lab.streams(OVERLAY[1][0]);
+        fastpath.end(signal);
     }
 }
 

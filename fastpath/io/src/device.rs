@@ -7,21 +7,23 @@
 //! # Who owns the buffers
 //! The lane owns every [`Batch`]. A device borrows it for the length of one call: `recv` writes
 //! into vacant slots, `send` reads filled ones, neither keeps anything. Between the two the lane
-//! works on the packets in place; a header goes into the headroom before a packet, so no packet is
-//! copied between one device and the other.
+//! copies each packet once, from a slot of one batch to a slot of the other: cutting out of a
+//! super-packet on the way out, merging into one on the way in.
 //!
-//! # Room for super-packets
-//! A slot holds the largest packet that either device gives, up to 64 KiB. A device that segments
-//! and merges (TSO, UDP GSO and GRO) says so in its [`Capabilities`] and puts many segments of one
-//! size into one slot; what it must know besides (segment size, checksum state) is one more field
-//! of [`Packet`], as the address is.
+//! # Super-packets
+//! A slot holds up to 64 KiB. On an inner device that is one IP packet, whose [`Packet::offload`]
+//! says what is still to be done to it; on an outer port a **run** of datagrams to or from one
+//! address, each of [`Packet::segment_len`] bytes but for the last, which may be shorter. How much
+//! of that a device takes it says in its [`Capabilities`].
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
+use overmesh_core::counters::Load;
 use overmesh_core::drops::DropReason;
+use overmesh_core::offload::virtio::Header;
 use overmesh_core::peers::PeerIndex;
 use thiserror::Error;
 
@@ -30,7 +32,7 @@ const HEADROOM: usize = 64;
 
 /// A source and sink of packets. No method waits.
 pub trait Device: Send {
-    /// What the device is and can; read once, after opening.
+    /// What the device is and can. An offload that fails is gone from it afterwards.
     fn capabilities(&self) -> &Capabilities;
 
     /// Becomes readable, one or the other, when `recv` has something to give.
@@ -55,8 +57,21 @@ pub trait Device: Send {
 pub struct Capabilities {
     /// What people call it: `om0`, `udp port 6081`.
     pub name: String,
-    /// The largest packet it gives, in bytes.
+    /// The largest packet or run it gives, in bytes.
     pub max_packet: usize,
+    /// An outer port: datagrams in a run that it sends in one piece.
+    pub max_segments: usize,
+    /// An inner device: the host takes super-packets of TCP.
+    pub takes_tcp: bool,
+    /// An inner device: the host takes super-packets of UDP.
+    pub takes_udp: bool,
+}
+
+impl Capabilities {
+    /// A device without offloads.
+    pub fn plain(name: impl Into<String>, max_packet: usize) -> Self {
+        Self { name: name.into(), max_packet, max_segments: 1, takes_tcp: false, takes_udp: false }
+    }
 }
 
 /// Why a device could not be opened.
@@ -75,13 +90,19 @@ impl OpenError {
     }
 }
 
-/// One packet in its slot.
+/// One packet, or one run of datagrams, in its slot.
 #[derive(Debug)]
 pub struct Packet {
     buffer: Box<[u8]>,
     range: Range<usize>,
     /// The other end, on an outer port: where it came from, where it shall go.
     pub address: SocketAddr,
+    /// On an outer port: bytes of each datagram but the last. 0: there is only one.
+    pub segment_len: usize,
+    /// On an inner device: what is still to be done to the packet.
+    pub offload: Header,
+    /// The inner packets in here, for the lane's accounts; devices leave it alone.
+    pub load: Load,
     /// Whose packet it is, for the lane's accounts; devices leave it alone.
     pub owner: Option<PeerIndex>,
     /// Set by [`Device::send`]: why the device did not take it. `None` in a slot newly filled.
@@ -92,11 +113,23 @@ impl Packet {
     fn new(max_packet: usize) -> Self {
         let buffer = vec![0; HEADROOM + max_packet].into_boxed_slice();
         let address = (Ipv4Addr::UNSPECIFIED, 0).into();
-        Self { buffer, range: HEADROOM..HEADROOM, address, owner: None, refused: None }
+        Self {
+            buffer,
+            range: HEADROOM..HEADROOM,
+            address,
+            segment_len: 0,
+            offload: Header::default(),
+            load: Load::default(),
+            owner: None,
+            refused: None,
+        }
     }
 
     fn reset(&mut self) {
         self.range = HEADROOM..HEADROOM;
+        self.segment_len = 0;
+        self.offload = Header::default();
+        self.load = Load::default();
         self.owner = None;
         self.refused = None;
     }
@@ -130,6 +163,14 @@ impl Packet {
         &mut self.buffer[HEADROOM..]
     }
 
+    /// The same, with `prefix` bytes of headroom before it.
+    ///
+    /// # Panics
+    /// If there is less headroom.
+    pub fn room_after(&mut self, prefix: usize) -> &mut [u8] {
+        &mut self.buffer[HEADROOM - prefix..]
+    }
+
     /// Makes the first `len` bytes of [`Self::room`] the packet.
     ///
     /// # Panics
@@ -146,6 +187,45 @@ impl Packet {
     pub fn fill(&mut self, bytes: &[u8]) {
         self.set_len(bytes.len());
         self.bytes_mut().copy_from_slice(bytes);
+    }
+
+    /// Makes it longer by `len` bytes, to be written by the caller; they hold whatever was there.
+    ///
+    /// # Panics
+    /// If that exceeds the slot.
+    pub fn extend(&mut self, len: usize) -> &mut [u8] {
+        let end = self.range.end;
+        assert!(len <= self.buffer.len() - end, "{len} more bytes exceed the slot");
+        self.range.end += len;
+        &mut self.buffer[end..end + len]
+    }
+
+    /// How many datagrams there are; an empty packet is one, too.
+    #[must_use]
+    pub fn datagram_count(&self) -> usize {
+        if self.segment_len == 0 { 1 } else { self.len().div_ceil(self.segment_len).max(1) }
+    }
+
+    /// Datagram `at`, to be changed in place.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn datagram_mut(&mut self, at: usize) -> &mut [u8] {
+        let range = self.datagram_range(at);
+        &mut self.bytes_mut()[range]
+    }
+
+    /// The datagrams, in order.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.datagram_count()).map(|at| &self.bytes()[self.datagram_range(at)])
+    }
+
+    fn datagram_range(&self, at: usize) -> Range<usize> {
+        if self.segment_len == 0 {
+            return 0..self.len();
+        }
+        let begin = at * self.segment_len;
+        begin..self.len().min(begin + self.segment_len)
     }
 
     /// Puts a header before the packet, into the headroom.
@@ -168,23 +248,36 @@ impl Packet {
 }
 
 /// A fixed number of slots, of which the first ones hold packets.
+///
+/// It is full when all slots are, or when the packets have so many bytes that the next device must
+/// not be kept waiting for them.
 #[derive(Debug)]
 pub struct Batch {
     slots: Vec<Packet>,
     filled: usize,
+    bytes: usize,
+    budget: usize,
 }
 
 impl Batch {
     /// An empty batch of `capacity` slots for packets of up to `max_packet` bytes.
     #[must_use]
     pub fn new(capacity: usize, max_packet: usize) -> Self {
-        Self { slots: (0..capacity).map(|_| Packet::new(max_packet)).collect(), filled: 0 }
+        Self::with_budget(capacity, max_packet, usize::MAX)
+    }
+
+    /// An empty batch that is full, too, once it holds `budget` bytes.
+    #[must_use]
+    pub fn with_budget(capacity: usize, max_packet: usize, budget: usize) -> Self {
+        let slots = (0..capacity).map(|_| Packet::new(max_packet)).collect();
+        Self { slots, filled: 0, bytes: 0, budget }
     }
 
     /// Empties all slots.
     pub fn clear(&mut self) {
         self.slots[..self.filled].iter_mut().for_each(Packet::reset);
         self.filled = 0;
+        self.bytes = 0;
     }
 
     /// Whether no slot holds a packet.
@@ -204,10 +297,11 @@ impl Batch {
         &mut self.slots[..self.filled]
     }
 
-    /// The slots that hold no packet. A device writes packets into the first of them and then
+    /// The slots that may be filled. A device writes packets into the first of them and then
     /// calls [`Self::grow`].
     pub fn vacant(&mut self) -> &mut [Packet] {
-        &mut self.slots[self.filled..]
+        let end = if self.bytes < self.budget { self.slots.len() } else { self.filled };
+        &mut self.slots[self.filled..end]
     }
 
     /// Declares the first `count` vacant slots filled.
@@ -216,6 +310,7 @@ impl Batch {
     /// If there are fewer.
     pub fn grow(&mut self, count: usize) {
         assert!(count <= self.slots.len() - self.filled, "{count} packets exceed the batch");
+        self.bytes += self.slots[self.filled..][..count].iter().map(Packet::len).sum::<usize>();
         self.filled += count;
     }
 
@@ -224,20 +319,6 @@ impl Batch {
         self.vacant().first_mut()?.fill(bytes);
         self.grow(1);
         self.slots[..self.filled].last_mut()
-    }
-
-    /// Keeps the packets for which `keep` is true, in their order.
-    pub fn retain(&mut self, mut keep: impl FnMut(&mut Packet) -> bool) {
-        let mut kept = 0;
-        for at in 0..self.filled {
-            if keep(&mut self.slots[at]) {
-                self.slots.swap(kept, at);
-                kept += 1;
-            } else {
-                self.slots[at].reset();
-            }
-        }
-        self.filled = kept;
     }
 }
 
@@ -253,10 +334,6 @@ mod tests {
         batch
     }
 
-    fn contents(batch: &Batch) -> Vec<&[u8]> {
-        batch.packets().iter().map(Packet::bytes).collect()
-    }
-
     #[test]
     fn a_header_goes_before_the_packet_and_comes_off_again() {
         let mut batch = batch(&[b"inner"]);
@@ -268,10 +345,25 @@ mod tests {
     }
 
     #[test]
-    fn retain_keeps_the_order() {
-        let mut batch = batch(&[b"a", b"drop", b"b", b"drop"]);
-        batch.retain(|packet| packet.bytes() != b"drop");
-        assert_eq!(contents(&batch), [b"a", b"b"]);
+    fn a_run_is_made_of_datagrams_of_one_length_and_a_rest() {
+        let mut batch = batch(&[b"aabbc", b""]);
+        let [run, empty] = batch.packets_mut() else { unreachable!() };
+        run.segment_len = 2;
+        assert_eq!(run.datagrams().collect::<Vec<_>>(), [&b"aa"[..], b"bb", b"c"]);
+        run.extend(1)[0] = b'd';
+        run.datagram_mut(0).fill(b'x');
+        assert_eq!(run.datagrams().collect::<Vec<_>>(), [&b"xx"[..], b"bb", b"cd"]);
+        empty.segment_len = 2;
+        assert_eq!(empty.datagrams().collect::<Vec<_>>(), [b""]);
+    }
+
+    #[test]
+    fn a_batch_that_has_its_bytes_is_full() {
+        let mut batch = Batch::with_budget(4, 16, 10);
+        assert!(batch.push(&[0; 9]).is_some() && batch.push(&[0; 9]).is_some());
+        assert!(batch.push(b"").is_none() && batch.vacant().is_empty());
+        batch.clear();
+        assert!(batch.push(&[0; 9]).is_some());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A network that loses, doubles, damages and reorders, the same way on each run.
 //!
-//! Faults befall what is sent; what is received passes untouched. To the sender all is well: a
-//! packet that the faulty network lost counts as sent.
+//! Faults befall what is sent, each datagram of a run by itself; what is received passes untouched.
+//! To the sender all is well: a packet that the faulty network lost counts as sent.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use fastrand::Rng;
 
-use crate::device::{Batch, Capabilities, Device, OpenError, Packet};
+use crate::device::{Batch, Capabilities, Device, OpenError};
 
 /// Packets that go to the device at once.
 const BATCH: usize = 64;
@@ -101,21 +101,21 @@ impl<D: Device> Faulty<D> {
         Self { device, faults, dice, passed: 0, held: VecDeque::new(), network }
     }
 
-    fn pass(&mut self, packet: &Packet) -> io::Result<()> {
+    fn pass(&mut self, datagram: &[u8], address: SocketAddr) -> io::Result<()> {
         self.passed += 1;
         if !self.happens(self.faults.loss) {
-            let mut bytes = packet.bytes().to_vec();
+            let mut bytes = datagram.to_vec();
             if self.happens(self.faults.corrupt) {
                 self.flip_one_bit(&mut bytes);
             }
             if self.happens(self.faults.duplicate) {
-                self.queue(&bytes, packet.address)?;
+                self.queue(&bytes, address)?;
             }
             if self.happens(self.faults.reorder) {
                 let due = self.passed + self.faults.delay;
-                self.held.push_back(Held { due, bytes, address: packet.address });
+                self.held.push_back(Held { due, bytes, address });
             } else {
-                self.queue(&bytes, packet.address)?;
+                self.queue(&bytes, address)?;
             }
         }
         self.release()
@@ -174,7 +174,7 @@ impl<D: Device> Device for Faulty<D> {
 
     fn send(&mut self, batch: &mut Batch) -> io::Result<()> {
         for packet in batch.packets() {
-            self.pass(packet)?;
+            packet.datagrams().try_for_each(|datagram| self.pass(datagram, packet.address))?;
         }
         self.flush()
     }

@@ -1,4 +1,6 @@
 //! Two devices joined in memory: what one sends the other receives. For tests and simulations.
+//!
+//! A run of datagrams arrives as single ones.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +13,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use crate::device::{Batch, Capabilities, Device};
 
 const MAX_PACKET: usize = 65_535;
+/// As many as the kernel's UDP takes.
+const MAX_SEGMENTS: usize = 64;
 
 /// One end of the pair. It has a kernel socket inside, so that it can be polled as any device.
 #[derive(Debug)]
@@ -30,7 +34,8 @@ pub fn pair(a: SocketAddr, b: SocketAddr) -> io::Result<(Loopback, Loopback)> {
 
 impl Loopback {
     fn new(socket: OwnedFd, peer: SocketAddr) -> Self {
-        let capabilities = Capabilities { name: "loopback".into(), max_packet: MAX_PACKET };
+        let capabilities =
+            Capabilities { max_segments: MAX_SEGMENTS, ..Capabilities::plain("loopback", MAX_PACKET) };
         Self { socket, peer, capabilities }
     }
 }
@@ -62,8 +67,10 @@ impl Device for Loopback {
 
     fn send(&mut self, batch: &mut Batch) -> io::Result<()> {
         for packet in batch.packets_mut() {
-            match send(&self.socket, packet.bytes(), SendFlags::NOSIGNAL) {
-                Ok(_) => {}
+            let pass = |datagram| send(&self.socket, datagram, SendFlags::NOSIGNAL).map(drop);
+            let outcome = packet.datagrams().try_for_each(pass);
+            match outcome {
+                Ok(()) => {}
                 Err(Errno::AGAIN) => packet.refused = Some(DropReason::SendBlocked),
                 Err(error) => return Err(error.into()),
             }

@@ -1,4 +1,5 @@
-//! recvmmsg(2) and sendmmsg(2): many datagrams a call.
+//! recvmmsg(2) and sendmmsg(2): many runs of datagrams a call, cut and merged by the kernel (udp(7),
+//! `UDP_SEGMENT` and `UDP_GRO`).
 
 use std::io;
 use std::mem::zeroed;
@@ -15,6 +16,7 @@ pub(crate) struct Messages {
     headers: Box<[libc::mmsghdr]>,
     buffers: Box<[libc::iovec]>,
     addresses: Box<[Address]>,
+    controls: Box<[Control]>,
 }
 
 // SAFETY: the pointers inside are set and followed within one call, which has `&mut self`.
@@ -24,11 +26,12 @@ impl Messages {
     /// For up to `count` datagrams a call.
     pub(crate) fn new(count: usize) -> Self {
         // SAFETY: for these plain C structs all zero bytes are a value.
-        let (header, buffer, address) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        let (header, buffer, address, control) = unsafe { (zeroed(), zeroed(), zeroed(), zeroed()) };
         Self {
             headers: vec![header; count].into(),
             buffers: vec![buffer; count].into(),
             addresses: vec![address; count].into(),
+            controls: vec![control; count].into(),
         }
     }
 
@@ -36,15 +39,19 @@ impl Messages {
     pub(crate) fn recv(&mut self, socket: &OwnedFd, packets: &mut [Packet]) -> io::Result<usize> {
         let count = packets.len().min(self.headers.len());
         for (at, packet) in packets[..count].iter_mut().enumerate() {
-            self.point(at, packet.room(), c::ADDRESS_LEN);
+            self.point(at, packet.room(), c::ADDRESS_LEN, c::CONTROL_LEN);
         }
         let headers = self.headers.as_mut_ptr();
-        // SAFETY: the first `count` headers point to rooms and addresses that outlive the call.
+        // SAFETY: the first `count` headers point to rooms, addresses and controls that outlive the call.
         let received = unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, c_count(count), 0, null_mut()) };
         let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         for (at, packet) in packets[..received].iter_mut().enumerate() {
-            packet.set_len(self.headers[at].msg_len as usize);
+            let len = self.headers[at].msg_len as usize;
+            packet.set_len(len);
             packet.address = decode(&self.addresses[at]);
+            let written = self.headers[at].msg_hdr.msg_controllen;
+            packet.segment_len =
+                self.controls[at].merged_from(written).filter(|size| *size < len).unwrap_or(0);
         }
         Ok(received)
     }
@@ -54,21 +61,72 @@ impl Messages {
         let count = packets.len().min(self.headers.len());
         for (at, packet) in packets[..count].iter_mut().enumerate() {
             let address_len = encode(packet.address, &mut self.addresses[at]);
-            self.point(at, packet.bytes_mut(), address_len);
+            let cut = if packet.datagram_count() > 1 { c::CONTROL_LEN } else { 0 };
+            self.controls[at] = Control::cut_into(packet.segment_len);
+            self.point(at, packet.bytes_mut(), address_len, cut);
         }
         let headers = self.headers.as_mut_ptr();
-        // SAFETY: the first `count` headers point to packets and addresses that outlive the call.
+        // SAFETY: the first `count` headers point to packets, addresses and controls that outlive the call.
         let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, c_count(count), 0) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
-    fn point(&mut self, at: usize, bytes: &mut [u8], address_len: libc::socklen_t) {
+    fn point(&mut self, at: usize, bytes: &mut [u8], address_len: libc::socklen_t, control_len: usize) {
         self.buffers[at] = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
         let header = &mut self.headers[at].msg_hdr;
         header.msg_name = (&raw mut self.addresses[at]).cast();
         header.msg_namelen = address_len;
         header.msg_iov = &raw mut self.buffers[at];
         header.msg_iovlen = 1;
+        header.msg_control = (&raw mut self.controls[at]).cast();
+        header.msg_controllen = control_len;
+    }
+}
+
+/// Turns the merging of received datagrams on.
+pub(crate) fn enable_gro(socket: &OwnedFd) -> io::Result<()> {
+    set_udp_option(socket, libc::UDP_GRO, 1)
+}
+
+/// Whether the kernel knows how to cut what is sent. Sets what is so anyway: not to, unless told.
+pub(crate) fn probe_gso(socket: &OwnedFd) -> io::Result<()> {
+    set_udp_option(socket, libc::UDP_SEGMENT, 0)
+}
+
+fn set_udp_option(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads one int; `value` is one and lives through the call.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, option, (&raw const value).cast(), c::INT_LEN)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Room for one control message that says how long the datagrams of a run are: to the kernel in 16
+/// bits, from the kernel in an int, in the same aligned room.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    value: [u8; 8],
+}
+
+impl Control {
+    fn cut_into(segment_len: usize) -> Self {
+        let size = u16::try_from(segment_len).unwrap_or(0);
+        let mut value = [0; 8];
+        value[..2].copy_from_slice(&size.to_ne_bytes());
+        let len = size_of::<libc::cmsghdr>() + size_of_val(&size);
+        let header = libc::cmsghdr { cmsg_len: len, cmsg_level: libc::SOL_UDP, cmsg_type: libc::UDP_SEGMENT };
+        Self { header, value }
+    }
+
+    /// What the kernel wrote, if it wrote that.
+    fn merged_from(&self, written: usize) -> Option<usize> {
+        let is_size = written >= size_of::<libc::cmsghdr>() + size_of::<libc::c_int>()
+            && self.header.cmsg_level == libc::SOL_UDP
+            && self.header.cmsg_type == libc::UDP_GRO;
+        let [a, b, c, d, ..] = self.value;
+        usize::try_from(libc::c_int::from_ne_bytes([a, b, c, d])).ok().filter(|size| is_size && *size > 0)
     }
 }
 
@@ -91,6 +149,8 @@ mod c {
     pub(super) const V6_FAMILY: libc::sa_family_t = libc::AF_INET6 as libc::sa_family_t;
     pub(super) const V4_LEN: libc::socklen_t = size_of::<libc::sockaddr_in>() as libc::socklen_t;
     pub(super) const ADDRESS_LEN: libc::socklen_t = size_of::<super::Address>() as libc::socklen_t;
+    pub(super) const INT_LEN: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
+    pub(super) const CONTROL_LEN: usize = size_of::<super::Control>();
 }
 
 /// Writes an address; returns how many bytes of it count.

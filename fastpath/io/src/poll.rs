@@ -4,8 +4,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
 /// Most descriptors that one wait reports; others follow in the next.
@@ -31,11 +32,12 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits; never returns empty.
-    pub fn wait(&self) -> io::Result<Ready> {
+    /// Waits, at most so long: then it returns empty.
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Ready> {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut events = [MaybeUninit::uninit(); EVENTS];
         loop {
-            match epoll::wait(&self.epoll, &mut events, None) {
+            match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
                 Ok((ready, _)) => {
                     let tokens = ready.iter().map(|event| { event.data }.u64());
                     return Ok(Ready(tokens.fold(0, |set, token| set | 1 << token)));
@@ -101,12 +103,14 @@ mod tests {
         poller.watch([idle.as_fd()], 4).unwrap();
         let remote = waker.clone();
         let thread = std::thread::spawn(move || remote.wake());
-        let ready = poller.wait().unwrap();
+        let ready = poller.wait(None).unwrap();
         thread.join().unwrap();
         assert!(ready.has(3) && !ready.has(4));
 
         waker.reset();
+        let ready = poller.wait(Some(Duration::from_millis(1))).unwrap();
+        assert!(!ready.has(3) && !ready.has(4));
         idle.wake();
-        assert!(!poller.wait().unwrap().has(3));
+        assert!(!poller.wait(None).unwrap().has(3));
     }
 }

@@ -1,15 +1,20 @@
 //! The host's side of the tunnel: a TUN interface, one IP packet a read or write.
 //!
-//! See Documentation/networking/tuntap.rst of the kernel.
+//! With offloads a virtio header goes before each packet, and a packet may be a super-packet. See
+//! Documentation/networking/tuntap.rst and `include/uapi/linux/if_tun.h` of the kernel.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use overmesh_core::drops::DropReason;
+use overmesh_core::offload::virtio::{HEADER_LEN, Header, Kind};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read, write};
+use rustix::system::uname;
 
 use crate::device::{Batch, Capabilities, Device, OpenError, Packet};
+use crate::offloads::{Offload, Offloads};
 
 const CLONE_DEVICE: &str = "/dev/net/tun";
 /// The kernel's IFNAMSIZ less the final zero.
@@ -17,10 +22,21 @@ const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
 /// An IP packet cannot be larger.
 const MAX_PACKET: usize = 65_535;
 
+/// Before it, UDP super-packets vanish where they are routed on into a VXLAN or Geneve device.
+const USO_SINCE: [u32; 3] = [6, 8, 5];
+
+// TUN_F_* of linux/if_tun.h. ECN: super-packets may bear CWR, which cutting minds.
+const CSUM: libc::c_uint = 0x01;
+const TSO: libc::c_uint = 0x02 | 0x04 | 0x08;
+const USO: libc::c_uint = 0x20 | 0x40;
+
 /// An open TUN interface. Closing it removes the interface, unless it was made persistent.
 #[derive(Debug)]
 pub struct Tun {
     file: OwnedFd,
+    /// Bytes of the header before each packet; 0 without.
+    prefix: usize,
+    offloads: Arc<Offloads>,
     capabilities: Capabilities,
 }
 
@@ -29,12 +45,60 @@ impl Tun {
     ///
     /// A persistent interface (`ip tuntap add NAME mode tun`) keeps its addresses and routes when
     /// the process ends.
-    pub fn open(name: &str) -> Result<Self, OpenError> {
+    pub fn open(name: &str, offloads: Arc<Offloads>) -> Result<Self, OpenError> {
         check_name(name)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = open(CLONE_DEVICE, flags, Mode::empty()).map_err(|error| open_error(name, error))?;
-        attach(&file, name).map_err(|error| open_error(name, error))?;
-        Ok(Self { file, capabilities: Capabilities { name: name.into(), max_packet: MAX_PACKET } })
+        let headers = offloads.is_wanted(Offload::Tso) || offloads.is_wanted(Offload::Uso);
+        attach(&file, name, headers).map_err(|error| open_error(name, error))?;
+        if headers {
+            set_header_len(&file).map_err(|error| open_error(name, error))?;
+        }
+        negotiate(&file, &offloads);
+        let capabilities = Capabilities {
+            takes_tcp: offloads.is_on(Offload::Tso),
+            takes_udp: offloads.is_on(Offload::Uso),
+            ..Capabilities::plain(name, MAX_PACKET)
+        };
+        Ok(Self { file, prefix: if headers { HEADER_LEN } else { 0 }, offloads, capabilities })
+    }
+
+    fn write_packet(&mut self, packet: &mut Packet) -> io::Result<Option<DropReason>> {
+        let header = packet.offload.emit();
+        packet.prepend(&header[..self.prefix]);
+        let written = write(&self.file, packet.bytes());
+        packet.trim(self.prefix..packet.len());
+        match written {
+            Ok(_) => Ok(None),
+            Err(Errno::INTR) => self.write_packet(packet),
+            // The file outlives the interface, and says so with this error only.
+            Err(error @ Errno::BADFD) => Err(error.into()),
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Ok(Some(DropReason::DeviceFull)),
+            Err(Errno::IO) => Ok(Some(DropReason::DeviceDown)),
+            Err(error) => {
+                self.lose(&packet.offload, error);
+                Ok(Some(DropReason::DeviceFailed))
+            }
+        }
+    }
+
+    /// Some stable kernels refuse what they should take (kernel commit 89add40066f9): what was
+    /// refused once is not offered again.
+    fn lose(&mut self, refused: &Header, error: Errno) {
+        match refused.segments.map(|segments| segments.kind) {
+            None => return,
+            Some(Kind::Udp) => self.offloads.lost(Offload::Uso, error),
+            Some(Kind::Tcp4 | Kind::Tcp6) => self.offloads.lost(Offload::Tso, error),
+        }
+        self.capabilities.takes_tcp = self.offloads.is_on(Offload::Tso);
+        self.capabilities.takes_udp = self.offloads.is_on(Offload::Uso);
+    }
+}
+
+impl Drop for Tun {
+    /// A persistent interface would go on to give super-packets to who does not expect them.
+    fn drop(&mut self) {
+        let _ = set_offloads(&self.file, 0);
     }
 }
 
@@ -49,9 +113,10 @@ impl Device for Tun {
 
     fn recv(&mut self, batch: &mut Batch) -> io::Result<()> {
         while let Some(packet) = batch.vacant().first_mut() {
-            match read(&self.file, packet.room()) {
+            match read(&self.file, packet.room_after(self.prefix)) {
                 Ok(len) => {
-                    packet.set_len(len);
+                    packet.set_len(len.saturating_sub(self.prefix));
+                    take_header(packet, self.prefix);
                     batch.grow(1);
                 }
                 Err(Errno::INTR) => {}
@@ -64,23 +129,20 @@ impl Device for Tun {
 
     fn send(&mut self, batch: &mut Batch) -> io::Result<()> {
         for packet in batch.packets_mut() {
-            packet.refused = write_packet(&self.file, packet)?;
+            packet.refused = self.write_packet(packet)?;
         }
         Ok(())
     }
 }
 
-fn write_packet(file: &OwnedFd, packet: &Packet) -> io::Result<Option<DropReason>> {
-    loop {
-        return match write(file, packet.bytes()) {
-            Ok(_) => Ok(None),
-            Err(Errno::INTR) => continue,
-            // The file outlives the interface, and says so with this error only.
-            Err(error @ Errno::BADFD) => Err(error.into()),
-            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Ok(Some(DropReason::DeviceFull)),
-            Err(Errno::IO) => Ok(Some(DropReason::DeviceDown)),
-            Err(_) => Ok(Some(DropReason::DeviceFailed)),
-        };
+/// Reads the header that precedes a packet. One that makes no sense leaves no packet: it is dropped
+/// as malformed further on.
+fn take_header(packet: &mut Packet, prefix: usize) {
+    if let Some(header) = packet.room_after(prefix).first_chunk::<HEADER_LEN>().filter(|_| prefix > 0) {
+        match Header::parse(header) {
+            Ok(header) => packet.offload = header,
+            Err(_) => packet.set_len(0),
+        }
     }
 }
 
@@ -102,18 +164,64 @@ fn check_name(name: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn attach(file: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+/// Works on an interface that exists, too: whether there are headers is for who attaches to say.
+fn attach(file: &OwnedFd, name: &str, headers: bool) -> rustix::io::Result<()> {
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | if headers { libc::IFF_VNET_HDR } else { 0 };
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_flags: (libc::IFF_TUN | libc::IFF_NO_PI).try_into().expect("the flags fit the field"),
+            ifru_flags: flags.try_into().expect("the flags fit the field"),
         },
     };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
     // SAFETY: TUNSETIFF reads and writes one ifreq; `request` is one and lives through the call.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    outcome(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+}
+
+/// Whoever had the interface before may have chosen another.
+fn set_header_len(file: &OwnedFd) -> rustix::io::Result<()> {
+    let len = libc::c_int::try_from(HEADER_LEN).expect("a header is short");
+    // SAFETY: TUNSETVNETHDRSZ reads one int; `len` is one and lives through the call.
+    outcome(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })
+}
+
+/// Asks for one offload after the other, so that one that the kernel lacks does not cost the others.
+/// What is not asked for is taken back: a persistent interface keeps what it was told.
+fn negotiate(file: &OwnedFd, offloads: &Offloads) {
+    let mut had = 0;
+    let _ = set_offloads(file, had);
+    for (offload, bits) in [(Offload::Tso, TSO), (Offload::Uso, USO)] {
+        if offloads.is_wanted(offload) {
+            let outcome = usable(offload)
+                .and_then(|()| set_offloads(file, had | CSUM | bits).map_err(|error| error.to_string()));
+            had |= if outcome.is_ok() { CSUM | bits } else { 0 };
+            offloads.tried(offload, outcome);
+        }
+    }
+}
+
+fn usable(offload: Offload) -> Result<(), String> {
+    let release = uname().release().to_string_lossy().into_owned();
+    if offload == Offload::Uso && version(&release) < USO_SINCE {
+        return Err(format!("kernel {release} may lose such packets, before 6.8.5"));
+    }
+    Ok(())
+}
+
+/// The numbers that a kernel's release begins with.
+fn version(release: &str) -> [u32; 3] {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    [(); 3].map(|()| numbers.next().unwrap_or(0))
+}
+
+fn set_offloads(file: &OwnedFd, bits: libc::c_uint) -> rustix::io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+    outcome(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) })
+}
+
+fn outcome(result: libc::c_int) -> rustix::io::Result<()> {
     if result < 0 {
         return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
@@ -152,9 +260,16 @@ mod tests {
     #[test]
     fn unusable_names_are_refused_before_the_kernel_sees_them() {
         for name in ["", "sixteen-letters-", "om%d", "a/b", "a b", ".."] {
-            let error = Tun::open(name).unwrap_err();
+            let error = Tun::open(name, Arc::default()).unwrap_err();
             assert!(error.cause.contains("interface name"), "{error}");
         }
+    }
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        assert_eq!(version("6.18.44-fc-v669"), [6, 18, 44]);
+        assert!(version("6.8.0-31-generic") < USO_SINCE && version("6.8.12") > USO_SINCE);
+        assert!(version("6.8") < USO_SINCE && version("10.0-rc1") > USO_SINCE);
     }
 
     #[test]

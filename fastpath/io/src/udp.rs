@@ -3,20 +3,28 @@
 //! Which local address a datagram leaves from is the kernel's choice, by its routes.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use overmesh_core::drops::DropReason;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, bind, getsockname, sendto, socket_with, sockopt,
+};
 
 use crate::device::{Batch, Capabilities, Device, OpenError, Packet};
-use crate::messages::Messages;
+use crate::messages::{Messages, enable_gro, probe_gso};
+use crate::offloads::{Offload, Offloads};
 
-/// Datagrams a system call.
-const MESSAGES: usize = 64;
-/// A UDP datagram cannot be larger.
+/// Runs of datagrams a system call: each may be 64 KiB, and all should fit the cache.
+const MESSAGES: usize = 8;
+/// A UDP datagram, or a run of them, cannot be larger.
 const MAX_DATAGRAM: usize = 65_527;
+/// Datagrams in a run: the kernel's `UDP_MAX_SEGMENTS` before it was raised.
+const MAX_SEGMENTS: usize = 64;
+/// Destinations to which runs cannot be sent, before no run is sent to anyone.
+const MAX_APART: usize = 16;
 /// Asked of the kernel for each direction: bursts of many senders have to wait somewhere.
 const SOCKET_BUFFER: usize = 8 << 20;
 
@@ -25,6 +33,7 @@ pub struct Udp {
     sockets: Vec<Socket>,
     /// The socket that `recv` asks first: taking turns, none can starve the other.
     turn: usize,
+    offloads: Arc<Offloads>,
     capabilities: Capabilities,
 }
 
@@ -32,7 +41,7 @@ impl Udp {
     /// Binds `port` on all IPv4 and IPv6 addresses; 0 lets the kernel choose, for each family.
     ///
     /// A host without IPv6 gets IPv4 only; that is logged.
-    pub fn open(port: u16) -> Result<Self, OpenError> {
+    pub fn open(port: u16, offloads: Arc<Offloads>) -> Result<Self, OpenError> {
         let v4 =
             Socket::open((Ipv4Addr::UNSPECIFIED, port).into()).map_err(|error| open_error(port, error))?;
         let mut sockets = vec![v4];
@@ -43,8 +52,15 @@ impl Udp {
             }
             Err(error) => return Err(open_error(port, error)),
         }
-        let capabilities = Capabilities { name: format!("udp port {port}"), max_packet: MAX_DATAGRAM };
-        Ok(Self { sockets, turn: 0, capabilities })
+        enable_offloads(&sockets, &offloads);
+        let capabilities = Capabilities::plain(format!("udp port {port}"), MAX_DATAGRAM);
+        let mut udp = Self { sockets, turn: 0, offloads, capabilities };
+        udp.note_gso();
+        Ok(udp)
+    }
+
+    fn note_gso(&mut self) {
+        self.capabilities.max_segments = if self.offloads.is_on(Offload::Gso) { MAX_SEGMENTS } else { 1 };
     }
 
     /// The addresses it listens on.
@@ -77,10 +93,11 @@ impl Device for Udp {
         for run in batch.packets_mut().chunk_by_mut(same_family) {
             let ipv4 = run[0].address.is_ipv4();
             match self.sockets.iter_mut().find(|socket| socket.local.is_ipv4() == ipv4) {
-                Some(socket) => socket.send(run),
+                Some(socket) => socket.send(run, &self.offloads),
                 None => refuse(run, DropReason::SendFailed),
             }
         }
+        self.note_gso();
         Ok(())
     }
 }
@@ -90,6 +107,8 @@ struct Socket {
     fd: OwnedFd,
     local: SocketAddr,
     messages: Messages,
+    /// Destinations to which the kernel cannot cut a run: those datagrams go one by one.
+    apart: Vec<IpAddr>,
 }
 
 impl Socket {
@@ -103,7 +122,7 @@ impl Socket {
         enlarge_buffers(&fd)?;
         bind(&fd, &local)?;
         let local = getsockname(&fd)?.try_into()?;
-        Ok(Self { fd, local, messages: Messages::new(MESSAGES) })
+        Ok(Self { fd, local, messages: Messages::new(MESSAGES), apart: vec![] })
     }
 
     fn recv(&mut self, batch: &mut Batch) -> io::Result<()> {
@@ -126,21 +145,75 @@ impl Socket {
         Ok(())
     }
 
-    fn send(&mut self, mut packets: &mut [Packet]) {
-        while !packets.is_empty() {
+    fn send(&mut self, mut packets: &mut [Packet], offloads: &Offloads) {
+        while let Some(first) = packets.first_mut() {
+            if self.apart.contains(&first.address.ip()) {
+                first.refused = self.send_apart(first);
+                packets = &mut packets[1..];
+                continue;
+            }
             match self.messages.send(&self.fd, packets) {
                 Ok(sent) => packets = &mut packets[sent..],
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::INTR) => {}
                     Some(Errno::AGAIN) => return refuse(packets, DropReason::SendBlocked),
                     errno => {
-                        refuse(&mut packets[..1], refusal(errno));
+                        packets[0].refused = self.send_otherwise(&packets[0], errno, offloads);
                         packets = &mut packets[1..];
                     }
                 },
             }
         }
     }
+
+    /// A run that was refused may get through in pieces: the device out there may not make the
+    /// checksums that cutting needs (EIO, udp(7)), or the path's MTU may be less than a datagram.
+    fn send_otherwise(
+        &mut self,
+        run: &Packet,
+        errno: Option<Errno>,
+        offloads: &Offloads,
+    ) -> Option<DropReason> {
+        let is_run = run.datagram_count() > 1;
+        match errno {
+            Some(Errno::IO) if is_run => self.set_apart(run.address.ip(), offloads),
+            Some(errno @ (Errno::INVAL | Errno::MSGSIZE)) if is_run => {
+                offloads.failed(Offload::Gso, format!("toward {}: {errno}", run.address.ip()));
+            }
+            errno => return Some(refusal(errno)),
+        }
+        self.send_apart(run)
+    }
+
+    fn set_apart(&mut self, destination: IpAddr, offloads: &Offloads) {
+        let reason = format!("the device toward {destination} makes no checksums");
+        if self.apart.len() < MAX_APART {
+            self.apart.push(destination);
+            offloads.failed(Offload::Gso, reason);
+        } else {
+            self.apart.clear();
+            offloads.lost(Offload::Gso, reason);
+        }
+    }
+
+    /// Datagram by datagram; why, if one or more could not be sent.
+    fn send_apart(&self, run: &Packet) -> Option<DropReason> {
+        let send = |datagram| sendto(&self.fd, datagram, SendFlags::empty(), &run.address);
+        run.datagrams().filter_map(|datagram| send(datagram).err()).last().map(|errno| match errno {
+            Errno::AGAIN => DropReason::SendBlocked,
+            errno => refusal(Some(errno)),
+        })
+    }
+}
+
+fn enable_offloads(sockets: &[Socket], offloads: &Offloads) {
+    let try_on_all = |offload, enable: fn(&OwnedFd) -> io::Result<()>| {
+        if offloads.is_wanted(offload) {
+            offloads.tried(offload, sockets.iter().try_for_each(|socket| enable(&socket.fd)));
+        }
+    };
+    try_on_all(Offload::Gso, probe_gso);
+    try_on_all(Offload::Gro, enable_gro);
 }
 
 /// Beyond the host's limit (`net.core.rmem_max`) with `CAP_NET_ADMIN`, else up to it.
@@ -148,7 +221,19 @@ fn enlarge_buffers(fd: &OwnedFd) -> rustix::io::Result<()> {
     sockopt::set_socket_recv_buffer_size_force(fd, SOCKET_BUFFER)
         .or_else(|_| sockopt::set_socket_recv_buffer_size(fd, SOCKET_BUFFER))?;
     sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER)
-        .or_else(|_| sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER))
+        .or_else(|_| sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER))?;
+    // The kernel tells twice what it was asked for, its own needs included: socket(7).
+    let receive = sockopt::socket_recv_buffer_size(fd)? / 2;
+    let send = sockopt::socket_send_buffer_size(fd)? / 2;
+    if receive.min(send) < SOCKET_BUFFER {
+        tracing::warn!(
+            receive,
+            send,
+            wanted = SOCKET_BUFFER,
+            "small socket buffers: bursts may be dropped. raise net.core.rmem_max and wmem_max with sysctl"
+        );
+    }
+    Ok(())
 }
 
 fn refuse(packets: &mut [Packet], reason: DropReason) {
@@ -186,9 +271,13 @@ fn open_error(port: u16, error: Errno) -> OpenError {
 mod tests {
     use super::*;
 
-    /// A port of this process's own for both families.
+    fn open(port: u16) -> Udp {
+        Udp::open(port, Arc::default()).unwrap()
+    }
+
+    /// Ports of this process's own for both families.
     fn open_pair() -> (Udp, Udp) {
-        (Udp::open(0).unwrap(), Udp::open(0).unwrap())
+        (open(0), open(0))
     }
 
     fn receive(udp: &mut Udp, count: usize) -> Batch {
@@ -236,10 +325,70 @@ mod tests {
         assert_eq!(receive(&mut there, 2).packets()[1].bytes(), b"last");
     }
 
+    fn loopback_of(udp: &Udp) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, udp.listening()[0].port()).into()
+    }
+
+    /// Sends one run of 900 bytes in datagrams of 100 and a last one of 40.
+    fn send_run(here: &mut Udp, to: SocketAddr) {
+        let mut batch = Batch::new(1, 2048);
+        let run = batch.push(&(0..94).flat_map(|number| [number; 10]).collect::<Vec<_>>()).unwrap();
+        (run.address, run.segment_len) = (to, 100);
+        here.send(&mut batch).unwrap();
+        assert_eq!(batch.packets()[0].refused, None);
+    }
+
+    fn received_datagrams(there: &mut Udp) -> Vec<Vec<u8>> {
+        let mut batch = Batch::new(64, 65_535);
+        let datagrams = |batch: &Batch| {
+            batch.packets().iter().flat_map(Packet::datagrams).map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        while datagrams(&batch).len() < 10 {
+            there.recv(&mut batch).unwrap();
+        }
+        datagrams(&batch)
+    }
+
+    #[test]
+    fn a_run_arrives_as_its_datagrams_however_it_is_sent() {
+        for unwanted in [vec![], vec![Offload::Gro], vec![Offload::Gso, Offload::Gro]] {
+            let offloads = Arc::new(Offloads::without(&unwanted));
+            let mut here = Udp::open(0, offloads.clone()).unwrap();
+            let mut there = Udp::open(0, offloads).unwrap();
+            let to = loopback_of(&there);
+            here.sockets[0].apart.extend(unwanted.contains(&Offload::Gso).then_some(to.ip()));
+            send_run(&mut here, to);
+            let datagrams = received_datagrams(&mut there);
+            assert_eq!(datagrams.len(), 10);
+            assert!(datagrams[..9].iter().all(|datagram| datagram.len() == 100));
+            assert_eq!(datagrams[9], [[90; 10], [91; 10], [92; 10], [93; 10]].concat());
+        }
+    }
+
+    #[test]
+    fn a_destination_without_checksums_is_served_one_by_one_and_too_many_end_it_for_all() {
+        let (mut here, mut there) = open_pair();
+        let offloads = here.offloads.clone();
+        let to = loopback_of(&there);
+        let mut batch = Batch::new(1, 2048);
+        let run = batch.push(&[7; 1000]).unwrap();
+        (run.address, run.segment_len) = (to, 100);
+        let socket = &mut here.sockets[0];
+        assert_eq!(socket.send_otherwise(&batch.packets()[0], Some(Errno::IO), &offloads), None);
+        assert_eq!(received_datagrams(&mut there).len(), 10);
+        assert!(socket.apart == [to.ip()] && offloads.is_on(Offload::Gso));
+        for number in 0..MAX_APART {
+            socket.set_apart([192, 0, 2, u8::try_from(number).unwrap()].into(), &offloads);
+        }
+        assert!(!offloads.is_on(Offload::Gso));
+        here.note_gso();
+        assert_eq!(here.capabilities().max_segments, 1);
+    }
+
     #[test]
     fn a_port_in_use_is_an_error_with_a_fix() {
-        let udp = Udp::open(0).unwrap();
-        let error = Udp::open(udp.listening()[0].port()).err().expect("the port is in use");
+        let udp = open(0);
+        let error = Udp::open(udp.listening()[0].port(), Arc::default()).err().expect("the port is in use");
         assert!(error.to_string().contains("is in use by another process. find it with"), "{error}");
     }
 }

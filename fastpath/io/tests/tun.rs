@@ -3,13 +3,19 @@
 //! Needs root and /dev/net/tun; without them each test says that it was skipped and why. What is
 //! not special to TUN is tested with loopbacks.
 
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overmesh_core::drops::DropReason;
+use overmesh_core::offload::cut::Cut;
+use overmesh_core::offload::virtio::{Header, Kind, Partial, Segments};
 use overmesh_core::wire::ip;
 use overmesh_io::device::{Batch, Device};
+use overmesh_io::offloads::{Offload, Offloads};
 use overmesh_io::tun::Tun;
 
 /// Moves this thread, and the commands it runs, into a new network namespace; it ends with them.
@@ -44,10 +50,10 @@ fn what_the_host_sends_can_be_read() {
     if !isolated("what_the_host_sends_can_be_read") {
         return;
     }
-    let mut tun = Tun::open("om-test").unwrap();
+    let mut tun = Tun::open("om-test", Arc::default()).unwrap();
     run("ip address add 10.99.0.1/24 dev om-test");
     run("ip link set om-test up");
-    let socket = std::net::UdpSocket::bind("10.99.0.1:0").unwrap();
+    let socket = UdpSocket::bind("10.99.0.1:0").unwrap();
     socket.send_to(b"hello", "10.99.0.2:9").unwrap();
 
     let mut batch = Batch::new(64, 65_535);
@@ -60,15 +66,107 @@ fn what_the_host_sends_can_be_read() {
     }
 }
 
+/// Sends 5000 bytes as datagrams of 1200, in one piece.
+fn send_in_one_piece(from: &UdpSocket, to: &str) {
+    let size: libc::c_int = 1200;
+    // SAFETY: the kernel reads one int; `size` is one and lives through the call.
+    let set = unsafe {
+        libc::setsockopt(from.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const size).cast(), 4)
+    };
+    assert_eq!(set, 0);
+    assert_eq!(from.send_to(&[7; 5000], to).unwrap(), 5000);
+}
+
+/// The next packet that is UDP to 10.99.0.2, and what is to be done to it.
+fn next_to_peer(tun: &mut Tun) -> (Vec<u8>, Header) {
+    let mut batch = Batch::new(64, 65_535);
+    let start = Instant::now();
+    loop {
+        assert!(start.elapsed() < Duration::from_secs(5), "waited in vain");
+        tun.recv(&mut batch).unwrap();
+        let to_peer = |bytes: &[u8]| bytes[0] == 0x45 && bytes[9] == 17 && bytes[16..20] == [10, 99, 0, 2];
+        if let Some(packet) = batch.packets().iter().find(|packet| to_peer(packet.bytes())) {
+            return (packet.bytes().to_vec(), packet.offload);
+        }
+        batch.clear();
+    }
+}
+
+#[test]
+fn super_packets_come_whole_and_are_taken_back() {
+    if !isolated("super_packets_come_whole_and_are_taken_back") {
+        return;
+    }
+    let offloads = Arc::new(Offloads::default());
+    let mut tun = Tun::open("om-test", offloads.clone()).unwrap();
+    if !offloads.is_on(Offload::Uso) {
+        println!("skipped super_packets_come_whole_and_are_taken_back: needs Linux 6.8.5");
+        return;
+    }
+    run("ip address add 10.99.0.1/24 dev om-test");
+    run("ip link set om-test up");
+    let socket = UdpSocket::bind("10.99.0.1:9").unwrap();
+    send_in_one_piece(&socket, "10.99.0.2:9");
+    let (mut packet, offload) = next_to_peer(&mut tun);
+    assert_eq!((packet.len(), offload.segments.unwrap().size), (5028, 1200));
+    assert_eq!(Cut::new(&packet, offload).unwrap().count(), 5);
+
+    // Turned round it comes from the peer: the sums stay the same.
+    let addresses = packet[12..20].to_vec();
+    packet[12..16].copy_from_slice(&addresses[4..]);
+    packet[16..20].copy_from_slice(&addresses[..4]);
+    let mut batch = Batch::new(1, 65_535);
+    batch.push(&packet).unwrap().offload = offload;
+    tun.send(&mut batch).unwrap();
+    assert_eq!(batch.packets()[0].refused, None);
+    assert_eq!(batch.packets()[0].bytes(), packet);
+    let mut buffer = [0; 2000];
+    let received = [(); 5].map(|()| socket.recv(&mut buffer).unwrap());
+    assert_eq!(received, [1200, 1200, 1200, 1200, 200]);
+}
+
+#[test]
+fn what_is_switched_off_does_not_come() {
+    if !isolated("what_is_switched_off_does_not_come") {
+        return;
+    }
+    for unwanted in [&[Offload::Uso][..], &[Offload::Tso, Offload::Uso]] {
+        let mut tun = Tun::open("om-test", Arc::new(Offloads::without(unwanted))).unwrap();
+        run("ip address replace 10.99.0.1/24 dev om-test");
+        run("ip link set om-test up");
+        let socket = UdpSocket::bind("10.99.0.1:0").unwrap();
+        send_in_one_piece(&socket, "10.99.0.2:9");
+        let (packet, offload) = next_to_peer(&mut tun);
+        assert_eq!((packet.len(), offload.segments), (1228, None));
+    }
+}
+
+#[test]
+fn a_super_packet_that_the_kernel_refuses_is_not_offered_again() {
+    if !isolated("a_super_packet_that_the_kernel_refuses_is_not_offered_again") {
+        return;
+    }
+    let offloads = Arc::new(Offloads::default());
+    let mut tun = Tun::open("om-test", offloads.clone()).unwrap();
+    run("ip link set om-test up");
+    let mut batch = batch_to_host();
+    let beyond = Some(Partial { start: 60_000, offset: 0 });
+    let segments = Some(Segments { kind: Kind::Tcp4, size: 1000 });
+    batch.packets_mut()[0].offload = Header { checksum: beyond, segments, headers_len: 40 };
+    tun.send(&mut batch).unwrap();
+    assert_eq!(batch.packets()[0].refused, Some(DropReason::DeviceFailed));
+    assert!(!offloads.is_on(Offload::Tso) && !tun.capabilities().takes_tcp);
+}
+
 #[test]
 fn an_interface_in_use_or_of_another_kind_is_an_error_with_a_fix() {
     if !isolated("an_interface_in_use_or_of_another_kind_is_an_error_with_a_fix") {
         return;
     }
-    let _first = Tun::open("om-test").unwrap();
-    let error = Tun::open("om-test").unwrap_err();
+    let _first = Tun::open("om-test", Arc::default()).unwrap();
+    let error = Tun::open("om-test", Arc::default()).unwrap_err();
     assert_eq!(error.cause, "interface om-test is in use by another process");
-    let error = Tun::open("lo").unwrap_err();
+    let error = Tun::open("lo", Arc::default()).unwrap_err();
     assert!(error.cause.starts_with("interface lo exists and is not"), "{error}");
 }
 
@@ -77,7 +175,7 @@ fn an_interface_that_is_down_refuses_and_a_deleted_one_is_lost() {
     if !isolated("an_interface_that_is_down_refuses_and_a_deleted_one_is_lost") {
         return;
     }
-    let mut tun = Tun::open("om-test").unwrap();
+    let mut tun = Tun::open("om-test", Arc::default()).unwrap();
     let mut batch = batch_to_host();
     tun.send(&mut batch).unwrap();
     assert_eq!(batch.packets()[0].refused, Some(DropReason::DeviceDown));

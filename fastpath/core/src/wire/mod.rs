@@ -4,6 +4,7 @@
 pub mod control;
 pub mod geneve;
 pub mod ip;
+pub mod wireguard;
 
 /// The field at `range`, `N` bytes long, of a buffer that was checked to hold it.
 pub(crate) fn field<const N: usize>(bytes: &[u8], range: std::ops::Range<usize>) -> [u8; N] {

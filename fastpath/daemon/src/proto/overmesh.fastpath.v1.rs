@@ -17,6 +17,9 @@ pub struct ApplyRequest {
     pub port: u32,
     #[prost(message, repeated, tag = "6")]
     pub peers: ::prost::alloc::vec::Vec<Peer>,
+    /// X25519, 32 bytes: the network is sealed. Empty: it is plain
+    #[prost(bytes = "vec", tag = "7")]
+    pub private_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
@@ -30,8 +33,21 @@ pub struct Peer {
     /// underlay "address:port" / "\[address\]:port"; the first is sent to
     #[prost(string, repeated, tag = "4")]
     pub endpoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the same for all
     #[prost(enumeration = "Mode", tag = "5")]
     pub mode: i32,
+    /// sealed: X25519, 32 bytes
+    #[prost(bytes = "vec", tag = "6")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
+    /// sealed: 32 bytes, or empty
+    #[prost(bytes = "vec", tag = "7")]
+    pub preshared_key: ::prost::alloc::vec::Vec<u8>,
+    /// sealed
+    #[prost(enumeration = "Suite", tag = "8")]
+    pub suite: i32,
+    /// sealed: say something this often; 0: only when there is reason to
+    #[prost(uint32, tag = "9")]
+    pub keepalive_s: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ApplyReply {
@@ -75,12 +91,28 @@ pub struct StatsReply {
     /// SHA-256 of the applied table in canonical form
     #[prost(bytes = "vec", tag = "11")]
     pub table_digest: ::prost::alloc::vec::Vec<u8>,
+    /// of the kernel, in use or not
+    #[prost(message, repeated, tag = "12")]
+    pub offloads: ::prost::alloc::vec::Vec<Offload>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Offload {
+    /// tso, uso: super-packets of the TUN; gso, gro: runs of datagrams
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub on: bool,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// how often the kernel refused it while packets flowed
+    #[prost(uint64, tag = "4")]
+    pub failures: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerStats {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// where packets to it go now
+    /// where packets to it go now; a sealed peer may have moved
     #[prost(string, tag = "2")]
     pub endpoint: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
@@ -100,6 +132,13 @@ pub struct PeerStats {
         ::prost::alloc::string::String,
         u64,
     >,
+    #[prost(enumeration = "Mode", tag = "9")]
+    pub mode: i32,
+    #[prost(enumeration = "Suite", tag = "10")]
+    pub suite: i32,
+    /// -1: never
+    #[prost(int64, tag = "11")]
+    pub last_handshake_ms_ago: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventsRequest {}
@@ -189,6 +228,38 @@ impl Mode {
             "MODE_UNSPECIFIED" => Some(Self::Unspecified),
             "MODE_PLAIN" => Some(Self::Plain),
             "MODE_SEALED" => Some(Self::Sealed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Suite {
+    /// as SUITE_CHACHA
+    Unspecified = 0,
+    /// Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s: WireGuard
+    Chacha = 1,
+    /// Noise_IKpsk2_25519_AESGCM_BLAKE2s: between Overmesh nodes
+    Aes = 2,
+}
+impl Suite {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SUITE_UNSPECIFIED",
+            Self::Chacha => "SUITE_CHACHA",
+            Self::Aes => "SUITE_AES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SUITE_UNSPECIFIED" => Some(Self::Unspecified),
+            "SUITE_CHACHA" => Some(Self::Chacha),
+            "SUITE_AES" => Some(Self::Aes),
             _ => None,
         }
     }

@@ -93,6 +93,7 @@ pub fn desired(peers: &[PeerSpec]) -> Desired {
         mtu: 1420,
         network_number: 42,
         port: 6081,
+        private_key: None,
         peers: peers.to_vec(),
     }
 }
@@ -104,6 +105,7 @@ pub fn peer(id: &str, prefix: &str, endpoint: &str) -> PeerSpec {
         name: id.into(),
         prefixes: vec![prefix.into()],
         endpoints: vec![endpoint.into()],
+        keys: None,
     }
 }
 

@@ -1,0 +1,389 @@
+//! All sealed peers of a host: whom a message is for, and what there is to send.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+
+use super::admission::{Limiter, Load};
+use super::aead::Suite;
+use super::cookie::Checker;
+use super::handshake::{Ephemeral, Responder};
+use super::keys::{PeerKeys, PrivateKey, PublicKey};
+use super::peer::{Peer, Sealer};
+use super::session::Session;
+use crate::drops::{DropReason, Dropped};
+use crate::peers::PeerIndex;
+use crate::wire::wireguard::{CookieReply, Data, Initiation, Message, Response};
+
+/// Two readings of the caller's clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since a moment of the caller's choice; never goes back.
+    pub time: Duration,
+    /// Since 1970, by the wall clock.
+    pub unix: Duration,
+}
+
+/// Fills a buffer with random bytes that nobody can guess.
+pub type Random = Box<dyn FnMut(&mut [u8]) + Send>;
+
+/// A message that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Who sent it: proved.
+    pub peer: PeerIndex,
+    /// Whether it is there now. An initiation does not tell: it may be an old one, played again.
+    pub live: bool,
+    /// The packet that it held, where it is in the datagram now; empty if it held none.
+    pub packet: Range<usize>,
+}
+
+/// What is to be done besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message.
+    Transmit {
+        /// Whom it is for; `None`: for whoever is at that address.
+        peer: Option<PeerIndex>,
+        /// Where to.
+        endpoint: SocketAddr,
+        /// The datagram.
+        message: Vec<u8>,
+        /// Bytes of the packet in it that waited for a session; 0 if none did.
+        packet_len: usize,
+    },
+    /// Count a packet that waited in vain.
+    Dropped(Dropped),
+    /// A handshake with the peer is complete.
+    Connected(PeerIndex),
+    /// The peer is somewhere else now.
+    Moved(PeerIndex, Option<SocketAddr>),
+}
+
+/// All sealed peers of a host.
+#[derive(Debug)]
+pub struct Peers {
+    shared: Shared,
+    states: Vec<Peer>,
+    by_key: HashMap<PublicKey, PeerIndex, RandomState>,
+    /// The suites that peers use; initiations are tried with these.
+    suites: Vec<Suite>,
+    checker: Checker,
+    load: Load,
+    limiter: Limiter,
+    /// When peers want to be woken. An entry that is not its peer's `wake` is void.
+    wakes: BinaryHeap<Reverse<(Duration, usize)>>,
+}
+
+impl Peers {
+    /// No peers yet, for the host with this private key.
+    #[must_use]
+    pub fn new(private_key: PrivateKey, random: Random) -> Self {
+        Self {
+            checker: Checker::new(&private_key.public()),
+            shared: Shared {
+                private_key,
+                random,
+                mtu: 0,
+                indexes: HashMap::default(),
+                outputs: VecDeque::new(),
+            },
+            states: Vec::new(),
+            by_key: HashMap::default(),
+            suites: Vec::new(),
+            load: Load::default(),
+            limiter: Limiter::default(),
+            wakes: BinaryHeap::new(),
+        }
+    }
+
+    /// Replaces the peers; their positions are those of the table; an endpoint is where to
+    /// send before the peer was heard. Who keeps public key, preshared
+    /// key and suite keeps sessions too.
+    pub fn install(
+        &mut self,
+        peers: impl IntoIterator<Item = (PeerKeys, Option<SocketAddr>)>,
+        mtu: usize,
+        now: Now,
+    ) {
+        self.shared.mtu = mtu;
+        let old = std::mem::take(&mut self.states);
+        let mut old: HashMap<PublicKey, Peer, RandomState> =
+            old.into_iter().map(|peer| (peer.keys.public_key, peer)).collect();
+        for (at, (keys, endpoint)) in peers.into_iter().enumerate() {
+            let kept = old.remove(&keys.public_key).filter(|peer| is_same(&peer.keys, &keys));
+            self.states.push(if let Some(mut peer) = kept {
+                peer.adopt(PeerIndex(at), keys, endpoint, &mut self.shared);
+                peer
+            } else {
+                self.shared.report(Output::Moved(PeerIndex(at), endpoint));
+                Peer::new(PeerIndex(at), keys, endpoint)
+            });
+        }
+        self.index(now);
+    }
+
+    fn index(&mut self, now: Now) {
+        self.wakes.clear();
+        self.shared.indexes.clear();
+        self.by_key.clear();
+        for (at, peer) in self.states.iter_mut().enumerate() {
+            self.by_key.insert(peer.keys.public_key, PeerIndex(at));
+            self.shared.indexes.extend(peer.indexes().map(|index| (index, PeerIndex(at))));
+            peer.start(now);
+            schedule(&mut self.wakes, at, peer);
+        }
+        let used = |suite: &Suite| self.states.iter().any(|peer| peer.keys.suite == *suite);
+        self.suites = Suite::ALL.into_iter().filter(used).collect();
+    }
+
+    /// A session to seal packets to a peer with; `None`: [`Self::wait`].
+    pub fn sealer(&mut self, peer: PeerIndex, now: Now) -> Option<Sealer<'_>> {
+        let ready = self.with(peer, |peer, shared| peer.prepare(true, now, shared));
+        self.states[peer.0].sealer().filter(|_| ready)
+    }
+
+    /// Keeps a copy of a packet until there is a session with its peer.
+    ///
+    /// # Errors
+    /// `no_endpoint`.
+    pub fn wait(&mut self, peer: PeerIndex, packet: &[u8], now: Now) -> Result<(), DropReason> {
+        self.with(peer, |peer, shared| peer.wait(packet, now, shared))
+    }
+
+    /// Takes a datagram; a packet in it is opened in place.
+    ///
+    /// # Errors
+    /// A named drop, blamed on a peer only where the peer is proved to have sent it or to be meant
+    /// by its index.
+    pub fn handle_datagram(
+        &mut self,
+        datagram: &mut [u8],
+        source: SocketAddr,
+        now: Now,
+    ) -> Result<Received, Dropped> {
+        let message = Message::new_checked(datagram).map_err(|reason| reason.by(None))?;
+        let (peer, live) = match message {
+            Message::Data(data) => return self.open(data, datagram, source, now),
+            Message::Initiation(initiation) => (self.respond(initiation, source, now)?, false),
+            Message::Response(response) => (self.finish(response, source, now)?, true),
+            Message::CookieReply(reply) => (self.take_cookie(reply, now)?, true),
+        };
+        Ok(Received { peer, live, packet: 0..0 })
+    }
+
+    /// When [`Self::handle_timeout`] is to be called; `None`: not before something else happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.wakes.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Does what is due. May be called too early or too often.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(Reverse((at, peer))) = self.wakes.peek().copied().filter(|due| due.0.0 <= now.time) {
+            self.wakes.pop();
+            if self.states[peer].wake == Some(at) {
+                self.states[peer].wake = None;
+                self.with(PeerIndex(peer), |peer, shared| peer.handle_timeout(now, shared));
+            }
+        }
+    }
+
+    /// What is to be done besides; ask until there is nothing.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.shared.outputs.pop_front()
+    }
+
+    fn open(
+        &mut self,
+        data: Data,
+        datagram: &mut [u8],
+        source: SocketAddr,
+        now: Now,
+    ) -> Result<Received, Dropped> {
+        let peer = self.peer_by(data.receiver)?;
+        let opened = self.with(peer, |peer, shared| peer.open(data, datagram, source, now, shared));
+        let packet = opened.map_err(|reason| reason.by(peer))?;
+        Ok(Received { peer, live: true, packet })
+    }
+
+    fn respond(
+        &mut self,
+        initiation: Initiation,
+        source: SocketAddr,
+        now: Now,
+    ) -> Result<PeerIndex, Dropped> {
+        self.admit(initiation.bytes(), source, now).map_err(|reason| reason.by(None))?;
+        let responder = self.identify(initiation).map_err(|reason| reason.by(None))?;
+        let (suite, responder) = responder;
+        let known = self.by_key.get(&responder.remote).copied();
+        let peer = known.ok_or_else(|| DropReason::KeyUnknown.by(None))?;
+        if self.states[peer.0].keys.suite != suite {
+            return Err(DropReason::SuiteMismatch.by(peer));
+        }
+        let answered = self.with(peer, |peer, shared| peer.respond(responder, source, now, shared));
+        answered.map(|()| peer).map_err(|reason| reason.by(peer))
+    }
+
+    /// Who began a handshake, and with which suite: that which opens it.
+    fn identify(&mut self, initiation: Initiation) -> Result<(Suite, Responder), DropReason> {
+        let Self { shared, suites, .. } = self;
+        let mut open = |suite: Suite| {
+            let ephemeral = shared.ephemeral();
+            Responder::open(&shared.private_key, suite, initiation, ephemeral).map(|opened| (suite, opened))
+        };
+        let opened = suites.iter().find_map(|suite| open(*suite).ok());
+        opened.ok_or(DropReason::HandshakeInvalid)
+    }
+
+    fn finish(&mut self, response: Response, source: SocketAddr, now: Now) -> Result<PeerIndex, Dropped> {
+        self.admit(response.bytes(), source, now).map_err(|reason| reason.by(None))?;
+        let peer = self.peer_by(response.receiver())?;
+        let finished = self.with(peer, |peer, shared| peer.finish(response, source, now, shared));
+        finished.map(|()| peer).map_err(|reason| reason.by(peer))
+    }
+
+    fn take_cookie(&mut self, reply: CookieReply, now: Now) -> Result<PeerIndex, Dropped> {
+        let peer = self.peer_by(reply.receiver())?;
+        let taken = self.with(peer, |peer, _| peer.take_cookie(reply, now));
+        taken.map(|()| peer).map_err(|reason| reason.by(peer))
+    }
+
+    /// Whether a handshake message is worth its cost.
+    fn admit(&mut self, message: &[u8], source: SocketAddr, now: Now) -> Result<(), DropReason> {
+        if !self.checker.mac1_is_valid(message) {
+            return Err(DropReason::Mac1Invalid);
+        }
+        if !self.load.is_heavy(now.time) {
+            return Ok(());
+        }
+        if !self.checker.mac2_is_valid(message, source, now.time) {
+            let reply = self.checker.reply(message, source, now.time, &mut self.shared.random);
+            let transmit =
+                Output::Transmit { peer: None, endpoint: source, message: reply.to_vec(), packet_len: 0 };
+            self.shared.outputs.push_back(transmit);
+            return Err(DropReason::CookieRequired);
+        }
+        if self.limiter.admits(source.ip(), now.time) { Ok(()) } else { Err(DropReason::HandshakeRate) }
+    }
+
+    fn peer_by(&self, index: u32) -> Result<PeerIndex, Dropped> {
+        self.shared.indexes.get(&index).copied().ok_or(DropReason::IndexUnknown.by(None))
+    }
+
+    /// Lets a peer act, then sees to its timers.
+    fn with<T>(&mut self, at: PeerIndex, act: impl FnOnce(&mut Peer, &mut Shared) -> T) -> T {
+        let peer = &mut self.states[at.0];
+        let done = act(peer, &mut self.shared);
+        schedule(&mut self.wakes, at.0, peer);
+        done
+    }
+
+    #[cfg(test)]
+    pub(super) fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
+        self.states[peer.0].endpoint()
+    }
+
+    #[cfg(test)]
+    pub(super) fn wear(&mut self, peer: PeerIndex, counter: u64) {
+        self.states[peer.0].wear(counter);
+    }
+
+    #[cfg(test)]
+    pub(super) fn index_count(&self) -> usize {
+        self.shared.indexes.len()
+    }
+}
+
+/// Wakes a peer early enough. Timers move with every packet, mostly to later: then it is woken too
+/// early and asks again, which costs less than to move its place in the heap each time.
+fn schedule(wakes: &mut BinaryHeap<Reverse<(Duration, usize)>>, at: usize, peer: &mut Peer) {
+    let Some(next) = peer.timers.next() else { return };
+    if peer.wake.is_none_or(|wake| next < wake) {
+        peer.wake = Some(next);
+        wakes.push(Reverse((next, at)));
+    }
+}
+
+fn is_same(old: &PeerKeys, new: &PeerKeys) -> bool {
+    old.public_key == new.public_key && old.preshared_key == new.preshared_key && old.suite == new.suite
+}
+
+/// What peers share: the host's key, randomness, the indexes given out, what is to be done.
+pub(super) struct Shared {
+    private_key: PrivateKey,
+    random: Random,
+    /// Padding does not go beyond.
+    pub(super) mtu: usize,
+    /// Whom the index in a message means.
+    indexes: HashMap<u32, PeerIndex, RandomState>,
+    outputs: VecDeque<Output>,
+}
+
+impl Shared {
+    pub(super) fn private_key(&self) -> &PrivateKey {
+        &self.private_key
+    }
+
+    pub(super) fn ephemeral(&mut self) -> Ephemeral {
+        let mut ephemeral = Ephemeral::default();
+        (self.random)(&mut *ephemeral);
+        ephemeral
+    }
+
+    /// A random part of `most`.
+    pub(super) fn jitter(&mut self, most: Duration) -> Duration {
+        most.mul_f64(f64::from(self.random_u32()) / f64::from(u32::MAX))
+    }
+
+    /// An index that no other session or handshake has: random, so that it tells nothing.
+    pub(super) fn new_index(&mut self, peer: PeerIndex) -> u32 {
+        loop {
+            let index = self.random_u32();
+            if let std::collections::hash_map::Entry::Vacant(entry) = self.indexes.entry(index) {
+                entry.insert(peer);
+                return index;
+            }
+        }
+    }
+
+    pub(super) fn release(&mut self, index: u32) {
+        self.indexes.remove(&index);
+    }
+
+    /// Ends a session: nothing can name it any more, and its keys are wiped.
+    pub(super) fn retire(&mut self, session: Option<Box<Session>>) {
+        if let Some(session) = session {
+            self.release(session.local);
+        }
+    }
+
+    pub(super) fn transmit(&mut self, peer: PeerIndex, endpoint: SocketAddr, message: Vec<u8>) {
+        self.report(Output::Transmit { peer: Some(peer), endpoint, message, packet_len: 0 });
+    }
+
+    pub(super) fn report(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub(super) fn drop(&mut self, dropped: Dropped) {
+        self.report(Output::Dropped(dropped));
+    }
+
+    fn random_u32(&mut self) -> u32 {
+        let mut bytes = [0; 4];
+        (self.random)(&mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Shared").field("indexes", &self.indexes).finish_non_exhaustive()
+    }
+}
