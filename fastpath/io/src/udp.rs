@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn receive(udp: &mut Udp, count: usize) -> Batch {
-        let mut batch = Batch::new(2 * MESSAGES, 2048);
+        let mut batch = Batch::new(128, 2048);
         while batch.packets().len() < count {
             udp.recv(&mut batch).unwrap();
         }
