@@ -25,7 +25,17 @@ def status(**fields: Any) -> agent_pb2.StatusReply:
         "mtu": 1420,
         "mtu_reason": "eth0 has 1500, less 80 for the tunnel",
         "fastpath": agent_pb2.Fastpath(
-            running=True, pid=22, backend="tun", reason="the only one", uptime_seconds=3700, restarts=1
+            running=True,
+            pid=22,
+            backend="tun",
+            reason="the only one",
+            uptime_seconds=3700,
+            restarts=1,
+            offloads=[
+                agent_pb2.Offload(name="tso", on=True),
+                agent_pb2.Offload(name="uso", reason="the kernel is older than 6.8.5"),
+                agent_pb2.Offload(name="gso", on=True),
+            ],
         ),
         "revision": 9,
         "digest": b"\xab\xcd",
@@ -66,6 +76,7 @@ def test_page(agent: Fake, meshctl: Meshctl) -> None:
         "addresses   10.77.0.1, fd00::1\n"
         "interface   om0, MTU 1420: eth0 has 1500, less 80 for the tunnel\n"
         "fastpath    tun: the only one; up 1h 1m, pid 22, restarted 1 time\n"
+        "offloads    tso, gso on; uso off: the kernel is older than 6.8.5\n"
         "endpoints   192.0.2.2:6081\n"
         "map         revision 9, confirmed 4s ago\n"
         "controller  192.0.2.1:7443, connected for 1m\n"
