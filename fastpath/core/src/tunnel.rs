@@ -179,9 +179,11 @@ impl Tunnel {
     /// Where packets to a peer go now; `None`: nowhere yet.
     #[must_use]
     pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
+        let mapped = self.table.peer(peer).endpoint();
         match self.table.private_key() {
-            Some(_) => self.counters.peer(peer).endpoint(),
-            None => self.table.peer(peer).endpoint(),
+            // The lane says so a moment after it has taken the table over.
+            Some(_) => self.counters.peer(peer).endpoint().or(mapped),
+            None => mapped,
         }
     }
 
