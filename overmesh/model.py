@@ -25,6 +25,20 @@ class Mode(IntEnum):
     SEALED = 2
 
 
+class Suite(IntEnum):
+    """How packets between two nodes are sealed. The numbers are those of mesh.proto and fastpath.proto."""
+
+    CHACHA = 1
+    AES = 2
+
+
+class Kind(IntEnum):
+    """What runs on a member. The numbers are those of mesh.proto."""
+
+    AGENT = 1
+    WIREGUARD = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a node can be reached on the underlay (UDP)."""
@@ -61,16 +75,22 @@ class Node:
     tags: tuple[str, ...] = ()
     serial: int = 0
     not_after: int = 0
+    suites: tuple[Suite, ...] = (Suite.CHACHA,)
+    kind: Kind = Kind.AGENT
 
 
 @dataclass(frozen=True, slots=True)
 class NodeEndpoints:
-    """Where a member is, best first. Signed by the mesh root, apart from the Node."""
+    """Where a member is, best first. Signed by the mesh root, apart from the Node.
+
+    lanes: how many it has; lane i listens i ports above each endpoint's.
+    """
 
     node_id: str
     network: str
     endpoints: tuple[Endpoint, ...]
     serial: int = 0
+    lanes: int = 1
 
 
 Record = Network | Node | NodeEndpoints
@@ -146,6 +166,7 @@ class Peer:
 
     node: Node
     endpoints: tuple[Endpoint, ...]
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +181,23 @@ class PeerMap:
 
 @dataclass(frozen=True, slots=True)
 class FastpathPeer:
-    """A peer as the fastpath needs it."""
+    """A peer as the fastpath needs it. public_key and suite: in a sealed network only."""
 
     id: str
     name: str
     prefixes: tuple[Range, ...]
     endpoints: tuple[Endpoint, ...]
     mode: Mode
+    public_key: bytes = b""
+    suite: Suite = Suite.CHACHA
+    keepalive_s: int = 0
+    lanes: int = 1
+    stock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FastpathState:
-    """The whole desired state of the fastpath process."""
+    """The whole desired state of the fastpath process. private_key: in a sealed network only."""
 
     revision: int
     tun: str
@@ -179,3 +205,5 @@ class FastpathState:
     network_number: int
     port: int
     peers: tuple[FastpathPeer, ...]
+    private_key: bytes = field(default=b"", repr=False)
+    lanes: int = 1

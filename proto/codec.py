@@ -15,6 +15,7 @@ from overmesh.model import (
     Endpoint,
     FastpathPeer,
     FastpathState,
+    Kind,
     Mode,
     Network,
     Node,
@@ -22,11 +23,13 @@ from overmesh.model import (
     Problem,
     Range,
     Record,
+    Suite,
 )
 from overmesh.proto import fastpath_pb2, mesh_pb2
 
 PUBLIC_KEY_LENGTH = 32
 MAX_NETWORK_NUMBER = (1 << 24) - 1
+MAX_LANES = 64
 
 
 def endpoint_message(endpoint: Endpoint) -> mesh_pb2.Endpoint:
@@ -80,6 +83,8 @@ def encode_record(record: Record) -> bytes:
                 tags=record.tags,
                 serial=record.serial,
                 not_after=record.not_after,
+                suites=[mesh_pb2.Suite.Name(suite) for suite in record.suites],
+                kind=mesh_pb2.Kind.Name(record.kind),
             )
         case NodeEndpoints():
             message = mesh_pb2.EndpointsRecord(
@@ -87,6 +92,7 @@ def encode_record(record: Record) -> bytes:
                 network=record.network,
                 endpoints=[endpoint_message(endpoint) for endpoint in record.endpoints],
                 serial=record.serial,
+                lanes=record.lanes,
             )
     return message.SerializeToString(deterministic=True)
 
@@ -140,6 +146,8 @@ def _node(body: bytes) -> Node:
         tags=tuple(message.tags),
         serial=message.serial,
         not_after=message.not_after,
+        suites=suite_values(message.suites),
+        kind=_kind(message.kind),
     )
 
 
@@ -150,6 +158,7 @@ def _endpoints(body: bytes) -> NodeEndpoints:
         network=message.network,
         endpoints=tuple(endpoint_value(endpoint) for endpoint in message.endpoints),
         serial=message.serial,
+        lanes=lanes_value(message.lanes),
     )
 
 
@@ -181,6 +190,35 @@ def _mode(number: int) -> Mode:
         raise RecordError(f"mode {number} is not one that this version knows") from None
 
 
+def _kind(number: int) -> Kind:
+    try:
+        return Kind(number or Kind.AGENT)
+    except ValueError:
+        raise RecordError(f"a node of kind {number} is not one that this version knows") from None
+
+
+def suite_values(numbers: Iterable[int]) -> tuple[Suite, ...]:
+    """Return the suites of a message: those that this version knows, ChaCha when it names none.
+
+    A newer node may offer more; the two then take the best that both know.
+    """
+    offered = set(numbers)
+    known = tuple(suite for suite in Suite if suite in offered)
+    return known or (Suite.CHACHA,)
+
+
+def lanes_value(number: int) -> int:
+    """Return the number of lanes in a message.
+
+    Raises:
+        RecordError: more than there can be.
+
+    """
+    if number > MAX_LANES:
+        raise RecordError(f"{number} lanes are more than {MAX_LANES}")
+    return max(number, 1)
+
+
 def apply_request(state: FastpathState) -> fastpath_pb2.ApplyRequest:
     """Return the desired state of the fastpath as it is applied."""
     return fastpath_pb2.ApplyRequest(
@@ -190,6 +228,8 @@ def apply_request(state: FastpathState) -> fastpath_pb2.ApplyRequest:
         network_number=state.network_number,
         port=state.port,
         peers=[_fastpath_peer(peer) for peer in state.peers],
+        private_key=state.private_key,
+        lanes=state.lanes,
     )
 
 
@@ -200,6 +240,11 @@ def _fastpath_peer(peer: FastpathPeer) -> fastpath_pb2.Peer:
         prefixes=[str(prefix) for prefix in peer.prefixes],
         endpoints=[str(endpoint) for endpoint in peer.endpoints],
         mode=fastpath_pb2.Mode.Name(peer.mode),
+        public_key=peer.public_key,
+        suite=fastpath_pb2.Suite.Name(peer.suite),
+        keepalive_s=peer.keepalive_s,
+        lanes=peer.lanes,
+        stock=peer.stock,
     )
 
 

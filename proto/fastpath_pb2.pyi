@@ -26,7 +26,7 @@ SUITE_CHACHA: Suite
 SUITE_AES: Suite
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("revision", "tun", "mtu", "network_number", "port", "peers", "private_key")
+    __slots__ = ("revision", "tun", "mtu", "network_number", "port", "peers", "private_key", "lanes")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TUN_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class ApplyRequest(_message.Message):
     PORT_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
     revision: int
     tun: str
     mtu: int
@@ -41,10 +42,11 @@ class ApplyRequest(_message.Message):
     port: int
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     private_key: bytes
-    def __init__(self, revision: _Optional[int] = ..., tun: _Optional[str] = ..., mtu: _Optional[int] = ..., network_number: _Optional[int] = ..., port: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., private_key: _Optional[bytes] = ...) -> None: ...
+    lanes: int
+    def __init__(self, revision: _Optional[int] = ..., tun: _Optional[str] = ..., mtu: _Optional[int] = ..., network_number: _Optional[int] = ..., port: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., private_key: _Optional[bytes] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("id", "name", "prefixes", "endpoints", "mode", "public_key", "preshared_key", "suite", "keepalive_s")
+    __slots__ = ("id", "name", "prefixes", "endpoints", "mode", "public_key", "preshared_key", "suite", "keepalive_s", "lanes", "stock")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PREFIXES_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +56,8 @@ class Peer(_message.Message):
     PRESHARED_KEY_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
     KEEPALIVE_S_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    STOCK_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     prefixes: _containers.RepeatedScalarFieldContainer[str]
@@ -63,7 +67,9 @@ class Peer(_message.Message):
     preshared_key: bytes
     suite: Suite
     keepalive_s: int
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., prefixes: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., public_key: _Optional[bytes] = ..., preshared_key: _Optional[bytes] = ..., suite: _Optional[_Union[Suite, str]] = ..., keepalive_s: _Optional[int] = ...) -> None: ...
+    lanes: int
+    stock: bool
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., prefixes: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., public_key: _Optional[bytes] = ..., preshared_key: _Optional[bytes] = ..., suite: _Optional[_Union[Suite, str]] = ..., keepalive_s: _Optional[int] = ..., lanes: _Optional[int] = ..., stock: _Optional[bool] = ...) -> None: ...
 
 class ApplyReply(_message.Message):
     __slots__ = ("revision", "peers", "changed")
@@ -80,7 +86,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest", "offloads")
+    __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest", "offloads", "lanes")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +106,7 @@ class StatsReply(_message.Message):
     MTU_FIELD_NUMBER: _ClassVar[int]
     TABLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     OFFLOADS_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
     revision: int
     backend: str
     backend_reason: str
@@ -112,7 +119,8 @@ class StatsReply(_message.Message):
     mtu: int
     table_digest: bytes
     offloads: _containers.RepeatedCompositeFieldContainer[Offload]
-    def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ...) -> None: ...
+    lanes: int
+    def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class Offload(_message.Message):
     __slots__ = ("name", "on", "reason", "failures")
@@ -127,7 +135,7 @@ class Offload(_message.Message):
     def __init__(self, name: _Optional[str] = ..., on: _Optional[bool] = ..., reason: _Optional[str] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class PeerStats(_message.Message):
-    __slots__ = ("id", "endpoint", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "last_heard_ms_ago", "drops", "mode", "suite", "last_handshake_ms_ago")
+    __slots__ = ("id", "endpoint", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "last_heard_ms_ago", "drops", "mode", "suite", "last_handshake_ms_ago", "path_mtu", "path_mtu_probed")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +154,8 @@ class PeerStats(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
     LAST_HANDSHAKE_MS_AGO_FIELD_NUMBER: _ClassVar[int]
+    PATH_MTU_FIELD_NUMBER: _ClassVar[int]
+    PATH_MTU_PROBED_FIELD_NUMBER: _ClassVar[int]
     id: str
     endpoint: str
     tx_packets: int
@@ -157,7 +167,9 @@ class PeerStats(_message.Message):
     mode: Mode
     suite: Suite
     last_handshake_ms_ago: int
-    def __init__(self, id: _Optional[str] = ..., endpoint: _Optional[str] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., last_heard_ms_ago: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., mode: _Optional[_Union[Mode, str]] = ..., suite: _Optional[_Union[Suite, str]] = ..., last_handshake_ms_ago: _Optional[int] = ...) -> None: ...
+    path_mtu: int
+    path_mtu_probed: bool
+    def __init__(self, id: _Optional[str] = ..., endpoint: _Optional[str] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., last_heard_ms_ago: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., mode: _Optional[_Union[Mode, str]] = ..., suite: _Optional[_Union[Suite, str]] = ..., last_handshake_ms_ago: _Optional[int] = ..., path_mtu: _Optional[int] = ..., path_mtu_probed: _Optional[bool] = ...) -> None: ...
 
 class EventsRequest(_message.Message):
     __slots__ = ()

@@ -24,57 +24,61 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19overmesh/proto/mesh.proto\x12\x10overmesh.mesh.v1\"\xb5\x01\n\x0bJoinRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x14\n\x0ctoken_secret\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0b\n\x03\x63sr\x18\x04 \x01(\x0c\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\x12-\n\tendpoints\x18\x06 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07host_id\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\"\x8f\x01\n\tJoinReply\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x0f\n\x07network\x18\x03 \x01(\x0c\x12\x0c\n\x04node\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63ontrollers\x18\x05 \x03(\t\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\x16\n\x0e\x61lready_member\x18\x07 \x01(\x08\")\n\x06Signed\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\")\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\x80\x01\n\rNetworkRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0e\n\x06ranges\x18\x03 \x03(\t\x12$\n\x04mode\x18\x04 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\x0e\n\x06serial\x18\x06 \x01(\x04\"\xa4\x01\n\nNodeRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0e\n\x06routes\x18\x06 \x03(\t\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x0e\n\x06serial\x18\x08 \x01(\x04\x12\x11\n\tnot_after\x18\t \x01(\x03\"r\n\x0f\x45ndpointsRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12-\n\tendpoints\x18\x03 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0e\n\x06serial\x18\x04 \x01(\x04\"#\n\x04Item\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06signed\x18\x02 \x01(\x0c\"f\n\x0cWatchRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.overmesh.mesh.v1.HelloH\x00\x12$\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x15.overmesh.mesh.v1.AckH\x00\x42\x06\n\x04\x62ody\"K\n\x05Hello\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"f\n\x03\x41\x63k\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61pply_us\x18\x03 \x01(\x04\x12+\n\x08problems\x18\x04 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\"*\n\x07Problem\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa0\x01\n\nWatchReply\x12.\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1a.overmesh.mesh.v1.SnapshotH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.overmesh.mesh.v1.DeltaH\x00\x12\x30\n\theartbeat\x18\x03 \x01(\x0b\x32\x1b.overmesh.mesh.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"r\n\x08Snapshot\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\r\n\x05\x63hunk\x18\x03 \x01(\r\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\r\x12%\n\x05items\x18\x0f \x03(\x0b\x32\x16.overmesh.mesh.v1.Item\"{\n\x05\x44\x65lta\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\x12\x13\n\x0bto_revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0f\n\x07removed\x18\x0e \x03(\t\x12%\n\x05items\x18\x0f \x03(\x0b\x32\x16.overmesh.mesh.v1.Item\"-\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x85\x01\n\rReportRequest\x12-\n\tendpoints\x18\x01 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x03 \x01(\t\x12\x0b\n\x03mtu\x18\x04 \x01(\r\x12\x0f\n\x07host_id\x18\x05 \x01(\t\"\x1f\n\x0bReportReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\"\x0e\n\x0cLeaveRequest\"\x1e\n\nLeaveReply\x12\x10\n\x08revision\x18\x01 \x01(\x04*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_PLAIN\x10\x01\x12\x0f\n\x0bMODE_SEALED\x10\x02\x32J\n\x04Join\x12\x42\n\x04Join\x12\x1d.overmesh.mesh.v1.JoinRequest\x1a\x1b.overmesh.mesh.v1.JoinReply2\xe2\x01\n\x04Mesh\x12I\n\x05Watch\x12\x1e.overmesh.mesh.v1.WatchRequest\x1a\x1c.overmesh.mesh.v1.WatchReply(\x01\x30\x01\x12H\n\x06Report\x12\x1f.overmesh.mesh.v1.ReportRequest\x1a\x1d.overmesh.mesh.v1.ReportReply\x12\x45\n\x05Leave\x12\x1e.overmesh.mesh.v1.LeaveRequest\x1a\x1c.overmesh.mesh.v1.LeaveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19overmesh/proto/mesh.proto\x12\x10overmesh.mesh.v1\"\xde\x01\n\x0bJoinRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x14\n\x0ctoken_secret\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0b\n\x03\x63sr\x18\x04 \x01(\x0c\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\x12-\n\tendpoints\x18\x06 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07host_id\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\'\n\x06suites\x18\t \x03(\x0e\x32\x17.overmesh.mesh.v1.Suite\"\x8f\x01\n\tJoinReply\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x0f\n\x07network\x18\x03 \x01(\x0c\x12\x0c\n\x04node\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63ontrollers\x18\x05 \x03(\t\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\x16\n\x0e\x61lready_member\x18\x07 \x01(\x08\")\n\x06Signed\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\")\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\x80\x01\n\rNetworkRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0e\n\x06ranges\x18\x03 \x03(\t\x12$\n\x04mode\x18\x04 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\x0e\n\x06serial\x18\x06 \x01(\x04\"\xf3\x01\n\nNodeRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0e\n\x06routes\x18\x06 \x03(\t\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x0e\n\x06serial\x18\x08 \x01(\x04\x12\x11\n\tnot_after\x18\t \x01(\x03\x12\'\n\x06suites\x18\n \x03(\x0e\x32\x17.overmesh.mesh.v1.Suite\x12$\n\x04kind\x18\x0b \x01(\x0e\x32\x16.overmesh.mesh.v1.Kind\"\x81\x01\n\x0f\x45ndpointsRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12-\n\tendpoints\x18\x03 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0e\n\x06serial\x18\x04 \x01(\x04\x12\r\n\x05lanes\x18\x05 \x01(\r\"#\n\x04Item\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06signed\x18\x02 \x01(\x0c\"f\n\x0cWatchRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.overmesh.mesh.v1.HelloH\x00\x12$\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x15.overmesh.mesh.v1.AckH\x00\x42\x06\n\x04\x62ody\"K\n\x05Hello\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"f\n\x03\x41\x63k\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61pply_us\x18\x03 \x01(\x04\x12+\n\x08problems\x18\x04 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\"*\n\x07Problem\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa0\x01\n\nWatchReply\x12.\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1a.overmesh.mesh.v1.SnapshotH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.overmesh.mesh.v1.DeltaH\x00\x12\x30\n\theartbeat\x18\x03 \x01(\x0b\x32\x1b.overmesh.mesh.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"r\n\x08Snapshot\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\r\n\x05\x63hunk\x18\x03 \x01(\r\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\r\x12%\n\x05items\x18\x0f \x03(\x0b\x32\x16.overmesh.mesh.v1.Item\"{\n\x05\x44\x65lta\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\x12\x13\n\x0bto_revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0f\n\x07removed\x18\x0e \x03(\t\x12%\n\x05items\x18\x0f \x03(\x0b\x32\x16.overmesh.mesh.v1.Item\"-\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x94\x01\n\rReportRequest\x12-\n\tendpoints\x18\x01 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x03 \x01(\t\x12\x0b\n\x03mtu\x18\x04 \x01(\r\x12\x0f\n\x07host_id\x18\x05 \x01(\t\x12\r\n\x05lanes\x18\x06 \x01(\r\"\x1f\n\x0bReportReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\"\x0e\n\x0cLeaveRequest\"\x1e\n\nLeaveReply\x12\x10\n\x08revision\x18\x01 \x01(\x04*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_PLAIN\x10\x01\x12\x0f\n\x0bMODE_SEALED\x10\x02*?\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSUITE_CHACHA\x10\x01\x12\r\n\tSUITE_AES\x10\x02*@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_AGENT\x10\x01\x12\x12\n\x0eKIND_WIREGUARD\x10\x02\x32J\n\x04Join\x12\x42\n\x04Join\x12\x1d.overmesh.mesh.v1.JoinRequest\x1a\x1b.overmesh.mesh.v1.JoinReply2\xe2\x01\n\x04Mesh\x12I\n\x05Watch\x12\x1e.overmesh.mesh.v1.WatchRequest\x1a\x1c.overmesh.mesh.v1.WatchReply(\x01\x30\x01\x12H\n\x06Report\x12\x1f.overmesh.mesh.v1.ReportRequest\x1a\x1d.overmesh.mesh.v1.ReportReply\x12\x45\n\x05Leave\x12\x1e.overmesh.mesh.v1.LeaveRequest\x1a\x1c.overmesh.mesh.v1.LeaveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'overmesh.proto.mesh_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODE']._serialized_start=1911
-  _globals['_MODE']._serialized_end=1972
+  _globals['_MODE']._serialized_start=2062
+  _globals['_MODE']._serialized_end=2123
+  _globals['_SUITE']._serialized_start=2125
+  _globals['_SUITE']._serialized_end=2188
+  _globals['_KIND']._serialized_start=2190
+  _globals['_KIND']._serialized_end=2254
   _globals['_JOINREQUEST']._serialized_start=48
-  _globals['_JOINREQUEST']._serialized_end=229
-  _globals['_JOINREPLY']._serialized_start=232
-  _globals['_JOINREPLY']._serialized_end=375
-  _globals['_SIGNED']._serialized_start=377
-  _globals['_SIGNED']._serialized_end=418
-  _globals['_ENDPOINT']._serialized_start=420
-  _globals['_ENDPOINT']._serialized_end=461
-  _globals['_NETWORKRECORD']._serialized_start=464
-  _globals['_NETWORKRECORD']._serialized_end=592
-  _globals['_NODERECORD']._serialized_start=595
-  _globals['_NODERECORD']._serialized_end=759
-  _globals['_ENDPOINTSRECORD']._serialized_start=761
-  _globals['_ENDPOINTSRECORD']._serialized_end=875
-  _globals['_ITEM']._serialized_start=877
-  _globals['_ITEM']._serialized_end=912
-  _globals['_WATCHREQUEST']._serialized_start=914
-  _globals['_WATCHREQUEST']._serialized_end=1016
-  _globals['_HELLO']._serialized_start=1018
-  _globals['_HELLO']._serialized_end=1093
-  _globals['_ACK']._serialized_start=1095
-  _globals['_ACK']._serialized_end=1197
-  _globals['_PROBLEM']._serialized_start=1199
-  _globals['_PROBLEM']._serialized_end=1241
-  _globals['_WATCHREPLY']._serialized_start=1244
-  _globals['_WATCHREPLY']._serialized_end=1404
-  _globals['_SNAPSHOT']._serialized_start=1406
-  _globals['_SNAPSHOT']._serialized_end=1520
-  _globals['_DELTA']._serialized_start=1522
-  _globals['_DELTA']._serialized_end=1645
-  _globals['_HEARTBEAT']._serialized_start=1647
-  _globals['_HEARTBEAT']._serialized_end=1692
-  _globals['_REPORTREQUEST']._serialized_start=1695
-  _globals['_REPORTREQUEST']._serialized_end=1828
-  _globals['_REPORTREPLY']._serialized_start=1830
-  _globals['_REPORTREPLY']._serialized_end=1861
-  _globals['_LEAVEREQUEST']._serialized_start=1863
-  _globals['_LEAVEREQUEST']._serialized_end=1877
-  _globals['_LEAVEREPLY']._serialized_start=1879
-  _globals['_LEAVEREPLY']._serialized_end=1909
-  _globals['_JOIN']._serialized_start=1974
-  _globals['_JOIN']._serialized_end=2048
-  _globals['_MESH']._serialized_start=2051
-  _globals['_MESH']._serialized_end=2277
+  _globals['_JOINREQUEST']._serialized_end=270
+  _globals['_JOINREPLY']._serialized_start=273
+  _globals['_JOINREPLY']._serialized_end=416
+  _globals['_SIGNED']._serialized_start=418
+  _globals['_SIGNED']._serialized_end=459
+  _globals['_ENDPOINT']._serialized_start=461
+  _globals['_ENDPOINT']._serialized_end=502
+  _globals['_NETWORKRECORD']._serialized_start=505
+  _globals['_NETWORKRECORD']._serialized_end=633
+  _globals['_NODERECORD']._serialized_start=636
+  _globals['_NODERECORD']._serialized_end=879
+  _globals['_ENDPOINTSRECORD']._serialized_start=882
+  _globals['_ENDPOINTSRECORD']._serialized_end=1011
+  _globals['_ITEM']._serialized_start=1013
+  _globals['_ITEM']._serialized_end=1048
+  _globals['_WATCHREQUEST']._serialized_start=1050
+  _globals['_WATCHREQUEST']._serialized_end=1152
+  _globals['_HELLO']._serialized_start=1154
+  _globals['_HELLO']._serialized_end=1229
+  _globals['_ACK']._serialized_start=1231
+  _globals['_ACK']._serialized_end=1333
+  _globals['_PROBLEM']._serialized_start=1335
+  _globals['_PROBLEM']._serialized_end=1377
+  _globals['_WATCHREPLY']._serialized_start=1380
+  _globals['_WATCHREPLY']._serialized_end=1540
+  _globals['_SNAPSHOT']._serialized_start=1542
+  _globals['_SNAPSHOT']._serialized_end=1656
+  _globals['_DELTA']._serialized_start=1658
+  _globals['_DELTA']._serialized_end=1781
+  _globals['_HEARTBEAT']._serialized_start=1783
+  _globals['_HEARTBEAT']._serialized_end=1828
+  _globals['_REPORTREQUEST']._serialized_start=1831
+  _globals['_REPORTREQUEST']._serialized_end=1979
+  _globals['_REPORTREPLY']._serialized_start=1981
+  _globals['_REPORTREPLY']._serialized_end=2012
+  _globals['_LEAVEREQUEST']._serialized_start=2014
+  _globals['_LEAVEREQUEST']._serialized_end=2028
+  _globals['_LEAVEREPLY']._serialized_start=2030
+  _globals['_LEAVEREPLY']._serialized_end=2060
+  _globals['_JOIN']._serialized_start=2256
+  _globals['_JOIN']._serialized_end=2330
+  _globals['_MESH']._serialized_start=2333
+  _globals['_MESH']._serialized_end=2559
 # @@protoc_insertion_point(module_scope)

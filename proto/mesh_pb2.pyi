@@ -12,12 +12,30 @@ class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODE_UNSPECIFIED: _ClassVar[Mode]
     MODE_PLAIN: _ClassVar[Mode]
     MODE_SEALED: _ClassVar[Mode]
+
+class Suite(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SUITE_UNSPECIFIED: _ClassVar[Suite]
+    SUITE_CHACHA: _ClassVar[Suite]
+    SUITE_AES: _ClassVar[Suite]
+
+class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KIND_UNSPECIFIED: _ClassVar[Kind]
+    KIND_AGENT: _ClassVar[Kind]
+    KIND_WIREGUARD: _ClassVar[Kind]
 MODE_UNSPECIFIED: Mode
 MODE_PLAIN: Mode
 MODE_SEALED: Mode
+SUITE_UNSPECIFIED: Suite
+SUITE_CHACHA: Suite
+SUITE_AES: Suite
+KIND_UNSPECIFIED: Kind
+KIND_AGENT: Kind
+KIND_WIREGUARD: Kind
 
 class JoinRequest(_message.Message):
-    __slots__ = ("token_id", "token_secret", "name", "csr", "public_key", "endpoints", "host_id", "version")
+    __slots__ = ("token_id", "token_secret", "name", "csr", "public_key", "endpoints", "host_id", "version", "suites")
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_SECRET_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +44,7 @@ class JoinRequest(_message.Message):
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    SUITES_FIELD_NUMBER: _ClassVar[int]
     token_id: str
     token_secret: str
     name: str
@@ -34,7 +53,8 @@ class JoinRequest(_message.Message):
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     host_id: str
     version: str
-    def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    suites: _containers.RepeatedScalarFieldContainer[Suite]
+    def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("node_id", "certificate", "network", "node", "controllers", "revision", "already_member")
@@ -87,7 +107,7 @@ class NetworkRecord(_message.Message):
     def __init__(self, name: _Optional[str] = ..., number: _Optional[int] = ..., ranges: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., mtu: _Optional[int] = ..., serial: _Optional[int] = ...) -> None: ...
 
 class NodeRecord(_message.Message):
-    __slots__ = ("node_id", "network", "name", "public_key", "addresses", "routes", "tags", "serial", "not_after")
+    __slots__ = ("node_id", "network", "name", "public_key", "addresses", "routes", "tags", "serial", "not_after", "suites", "kind")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +117,8 @@ class NodeRecord(_message.Message):
     TAGS_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    SUITES_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     network: str
     name: str
@@ -106,19 +128,23 @@ class NodeRecord(_message.Message):
     tags: _containers.RepeatedScalarFieldContainer[str]
     serial: int
     not_after: int
-    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ...) -> None: ...
+    suites: _containers.RepeatedScalarFieldContainer[Suite]
+    kind: Kind
+    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., kind: _Optional[_Union[Kind, str]] = ...) -> None: ...
 
 class EndpointsRecord(_message.Message):
-    __slots__ = ("node_id", "network", "endpoints", "serial")
+    __slots__ = ("node_id", "network", "endpoints", "serial", "lanes")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     network: str
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     serial: int
-    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., serial: _Optional[int] = ...) -> None: ...
+    lanes: int
+    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., serial: _Optional[int] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class Item(_message.Message):
     __slots__ = ("key", "signed")
@@ -215,18 +241,20 @@ class Heartbeat(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id")
+    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id", "lanes")
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     BACKEND_REASON_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     backend: str
     backend_reason: str
     mtu: int
     host_id: str
-    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ...) -> None: ...
+    lanes: int
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("revision",)

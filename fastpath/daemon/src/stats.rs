@@ -35,6 +35,7 @@ pub(crate) fn stats(engine: &Engine) -> StatsReply {
             drops: by_name(&running.tunnel.counters.drops),
             mtu: running.tunnel.table.mtu(),
             table_digest: running.digest.into(),
+            lanes: 1,
             ..itself
         },
     }
@@ -70,6 +71,8 @@ fn peer_stats(tunnel: &Tunnel, index: PeerIndex, peer: &Peer, now: Duration) -> 
         mode: mode.into(),
         suite: suite.into(),
         last_handshake_ms_ago: ago(counters.last_connected()),
+        path_mtu: tunnel.table.mtu(),
+        path_mtu_probed: false,
     }
 }
 

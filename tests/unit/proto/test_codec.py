@@ -67,6 +67,9 @@ def test_the_fastpath_gets_the_whole_state() -> None:
                 prefixes=["10.77.0.2/32", "fd00::2/128"],
                 endpoints=["192.0.2.1:6081", "[2001:db8::1]:6082"],
                 mode=fastpath_pb2.Mode.MODE_PLAIN,
+                suite=fastpath_pb2.Suite.SUITE_CHACHA,
+                lanes=1,
             )
         ],
+        lanes=1,
     )

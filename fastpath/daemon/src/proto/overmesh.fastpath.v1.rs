@@ -20,6 +20,9 @@ pub struct ApplyRequest {
     /// X25519, 32 bytes: the network is sealed. Empty: it is plain
     #[prost(bytes = "vec", tag = "7")]
     pub private_key: ::prost::alloc::vec::Vec<u8>,
+    /// lane i has its own TUN queue and listens on port + i; 0: one lane
+    #[prost(uint32, tag = "8")]
+    pub lanes: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
@@ -48,6 +51,12 @@ pub struct Peer {
     /// sealed: say something this often; 0: only when there is reason to
     #[prost(uint32, tag = "9")]
     pub keepalive_s: u32,
+    /// lane i of the peer is i ports above its endpoint; 0: one lane
+    #[prost(uint32, tag = "10")]
+    pub lanes: u32,
+    /// knows WireGuard (sealed) or Geneve (plain) only: is sent no echoes
+    #[prost(bool, tag = "11")]
+    pub stock: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ApplyReply {
@@ -94,6 +103,8 @@ pub struct StatsReply {
     /// of the kernel, in use or not
     #[prost(message, repeated, tag = "12")]
     pub offloads: ::prost::alloc::vec::Vec<Offload>,
+    #[prost(uint32, tag = "13")]
+    pub lanes: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Offload {
@@ -139,6 +150,12 @@ pub struct PeerStats {
     /// -1: never
     #[prost(int64, tag = "11")]
     pub last_handshake_ms_ago: i64,
+    /// largest inner packet that reaches it
+    #[prost(uint32, tag = "12")]
+    pub path_mtu: u32,
+    /// false: not confirmed yet, or a stock peer: path_mtu is an assumption
+    #[prost(bool, tag = "13")]
+    pub path_mtu_probed: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventsRequest {}
