@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from overmesh.proto import mesh_pb2 as overmesh_dot_proto_dot_mesh__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aovermesh/proto/admin.proto\x12\x11overmesh.admin.v1\x1a\x19overmesh/proto/mesh.proto\"V\n\x12\x43reateTokenRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x02 \x01(\x04\x12\x0c\n\x04uses\x18\x03 \x01(\r\x12\x0c\n\x04tags\x18\x04 \x03(\t\"d\n\x10\x43reateTokenReply\x12\'\n\x05token\x18\x01 \x01(\x0b\x32\x18.overmesh.admin.v1.Token\x12\x14\n\x0csecret_token\x18\x02 \x01(\t\x12\x11\n\tjoin_line\x18\x03 \x01(\t\"\x8b\x01\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0f\n\x07\x65xpires\x18\x03 \x01(\x03\x12\x11\n\tuses_left\x18\x04 \x01(\r\x12\x11\n\tunlimited\x18\x05 \x01(\x08\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x0f\n\x07\x63reated\x18\x08 \x01(\x03\"$\n\x11ListTokensRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\";\n\x0fListTokensReply\x12(\n\x06tokens\x18\x01 \x03(\x0b\x32\x18.overmesh.admin.v1.Token\" \n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"$\n\x10RevokeTokenReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\"\x88\x03\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07network\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0e\n\x06routes\x18\x06 \x03(\t\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x0e\n\x06serial\x18\x08 \x01(\x04\x12\x11\n\tnot_after\x18\t \x01(\x03\x12-\n\tendpoints\x18\n \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0e\n\x06online\x18\x0b \x01(\x08\x12\x11\n\tlast_seen\x18\x0c \x01(\x03\x12\x16\n\x0e\x61\x63ked_revision\x18\r \x01(\x04\x12\x0f\n\x07in_step\x18\x0e \x01(\x08\x12\x0f\n\x07\x62\x61\x63kend\x18\x0f \x01(\t\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x10 \x01(\t\x12\x0b\n\x03mtu\x18\x11 \x01(\r\x12\x0f\n\x07version\x18\x12 \x01(\t\x12+\n\x08problems\x18\x13 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\"1\n\x10ListNodesRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"J\n\x0eListNodesReply\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.overmesh.admin.v1.Node\x12\x10\n\x08revision\x18\x02 \x01(\x04\"2\n\x11RemoveNodeRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"J\n\x0fRemoveNodeReply\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.overmesh.admin.v1.Node\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x8b\x01\n\x07Network\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0e\n\x06ranges\x18\x03 \x03(\t\x12$\n\x04mode\x18\x04 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\r\n\x05nodes\x18\x07 \x01(\r\"g\n\x14\x43reateNetworkRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06ranges\x18\x02 \x03(\t\x12$\n\x04mode\x18\x03 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x0b\n\x03mtu\x18\x04 \x01(\r\"A\n\x12\x43reateNetworkReply\x12+\n\x07network\x18\x01 \x01(\x0b\x32\x1a.overmesh.admin.v1.Network\"\x15\n\x13ListNetworksRequest\"A\n\x11ListNetworksReply\x12,\n\x08networks\x18\x01 \x03(\x0b\x32\x1a.overmesh.admin.v1.Network\"D\n\x0bWaitRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x04\"k\n\tWaitReply\x12\x11\n\tconverged\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x03 \x01(\r\x12)\n\x06\x62\x65hind\x18\x04 \x03(\x0b\x32\x19.overmesh.admin.v1.Behind\">\n\x06\x42\x65hind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63ked_revision\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t2\xc7\x05\n\x05\x41\x64min\x12Y\n\x0b\x43reateToken\x12%.overmesh.admin.v1.CreateTokenRequest\x1a#.overmesh.admin.v1.CreateTokenReply\x12V\n\nListTokens\x12$.overmesh.admin.v1.ListTokensRequest\x1a\".overmesh.admin.v1.ListTokensReply\x12Y\n\x0bRevokeToken\x12%.overmesh.admin.v1.RevokeTokenRequest\x1a#.overmesh.admin.v1.RevokeTokenReply\x12S\n\tListNodes\x12#.overmesh.admin.v1.ListNodesRequest\x1a!.overmesh.admin.v1.ListNodesReply\x12V\n\nRemoveNode\x12$.overmesh.admin.v1.RemoveNodeRequest\x1a\".overmesh.admin.v1.RemoveNodeReply\x12_\n\rCreateNetwork\x12\'.overmesh.admin.v1.CreateNetworkRequest\x1a%.overmesh.admin.v1.CreateNetworkReply\x12\\\n\x0cListNetworks\x12&.overmesh.admin.v1.ListNetworksRequest\x1a$.overmesh.admin.v1.ListNetworksReply\x12\x44\n\x04Wait\x12\x1e.overmesh.admin.v1.WaitRequest\x1a\x1c.overmesh.admin.v1.WaitReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aovermesh/proto/admin.proto\x12\x11overmesh.admin.v1\x1a\x19overmesh/proto/mesh.proto\"V\n\x12\x43reateTokenRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x02 \x01(\x04\x12\x0c\n\x04uses\x18\x03 \x01(\r\x12\x0c\n\x04tags\x18\x04 \x03(\t\"d\n\x10\x43reateTokenReply\x12\'\n\x05token\x18\x01 \x01(\x0b\x32\x18.overmesh.admin.v1.Token\x12\x14\n\x0csecret_token\x18\x02 \x01(\t\x12\x11\n\tjoin_line\x18\x03 \x01(\t\"\x8b\x01\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0f\n\x07\x65xpires\x18\x03 \x01(\x03\x12\x11\n\tuses_left\x18\x04 \x01(\r\x12\x11\n\tunlimited\x18\x05 \x01(\x08\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x0f\n\x07\x63reated\x18\x08 \x01(\x03\"$\n\x11ListTokensRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\";\n\x0fListTokensReply\x12(\n\x06tokens\x18\x01 \x03(\x0b\x32\x18.overmesh.admin.v1.Token\" \n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"$\n\x10RevokeTokenReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\"\xe6\x03\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07network\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0e\n\x06routes\x18\x06 \x03(\t\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x0e\n\x06serial\x18\x08 \x01(\x04\x12\x11\n\tnot_after\x18\t \x01(\x03\x12-\n\tendpoints\x18\n \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0e\n\x06online\x18\x0b \x01(\x08\x12\x11\n\tlast_seen\x18\x0c \x01(\x03\x12\x16\n\x0e\x61\x63ked_revision\x18\r \x01(\x04\x12\x0f\n\x07in_step\x18\x0e \x01(\x08\x12\x0f\n\x07\x62\x61\x63kend\x18\x0f \x01(\t\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x10 \x01(\t\x12\x0b\n\x03mtu\x18\x11 \x01(\r\x12\x0f\n\x07version\x18\x12 \x01(\t\x12+\n\x08problems\x18\x13 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\x12$\n\x04kind\x18\x14 \x01(\x0e\x32\x16.overmesh.mesh.v1.Kind\x12\'\n\x06suites\x18\x15 \x03(\x0e\x32\x17.overmesh.mesh.v1.Suite\x12\r\n\x05lanes\x18\x16 \x01(\r\"1\n\x10ListNodesRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"J\n\x0eListNodesReply\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.overmesh.admin.v1.Node\x12\x10\n\x08revision\x18\x02 \x01(\x04\"2\n\x11RemoveNodeRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\"J\n\x0fRemoveNodeReply\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.overmesh.admin.v1.Node\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x8b\x01\n\x07Network\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0e\n\x06ranges\x18\x03 \x03(\t\x12$\n\x04mode\x18\x04 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\r\n\x05nodes\x18\x07 \x01(\r\"g\n\x14\x43reateNetworkRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06ranges\x18\x02 \x03(\t\x12$\n\x04mode\x18\x03 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x0b\n\x03mtu\x18\x04 \x01(\r\"A\n\x12\x43reateNetworkReply\x12+\n\x07network\x18\x01 \x01(\x0b\x32\x1a.overmesh.admin.v1.Network\"\x15\n\x13ListNetworksRequest\"A\n\x11ListNetworksReply\x12,\n\x08networks\x18\x01 \x03(\x0b\x32\x1a.overmesh.admin.v1.Network\"D\n\x0bWaitRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x04\"k\n\tWaitReply\x12\x11\n\tconverged\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x03 \x01(\r\x12)\n\x06\x62\x65hind\x18\x04 \x03(\x0b\x32\x19.overmesh.admin.v1.Behind\">\n\x06\x42\x65hind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63ked_revision\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t2\xc7\x05\n\x05\x41\x64min\x12Y\n\x0b\x43reateToken\x12%.overmesh.admin.v1.CreateTokenRequest\x1a#.overmesh.admin.v1.CreateTokenReply\x12V\n\nListTokens\x12$.overmesh.admin.v1.ListTokensRequest\x1a\".overmesh.admin.v1.ListTokensReply\x12Y\n\x0bRevokeToken\x12%.overmesh.admin.v1.RevokeTokenRequest\x1a#.overmesh.admin.v1.RevokeTokenReply\x12S\n\tListNodes\x12#.overmesh.admin.v1.ListNodesRequest\x1a!.overmesh.admin.v1.ListNodesReply\x12V\n\nRemoveNode\x12$.overmesh.admin.v1.RemoveNodeRequest\x1a\".overmesh.admin.v1.RemoveNodeReply\x12_\n\rCreateNetwork\x12\'.overmesh.admin.v1.CreateNetworkRequest\x1a%.overmesh.admin.v1.CreateNetworkReply\x12\\\n\x0cListNetworks\x12&.overmesh.admin.v1.ListNetworksRequest\x1a$.overmesh.admin.v1.ListNetworksReply\x12\x44\n\x04Wait\x12\x1e.overmesh.admin.v1.WaitRequest\x1a\x1c.overmesh.admin.v1.WaitReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,31 +47,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKETOKENREPLY']._serialized_start=541
   _globals['_REVOKETOKENREPLY']._serialized_end=577
   _globals['_NODE']._serialized_start=580
-  _globals['_NODE']._serialized_end=972
-  _globals['_LISTNODESREQUEST']._serialized_start=974
-  _globals['_LISTNODESREQUEST']._serialized_end=1023
-  _globals['_LISTNODESREPLY']._serialized_start=1025
-  _globals['_LISTNODESREPLY']._serialized_end=1099
-  _globals['_REMOVENODEREQUEST']._serialized_start=1101
-  _globals['_REMOVENODEREQUEST']._serialized_end=1151
-  _globals['_REMOVENODEREPLY']._serialized_start=1153
-  _globals['_REMOVENODEREPLY']._serialized_end=1227
-  _globals['_NETWORK']._serialized_start=1230
-  _globals['_NETWORK']._serialized_end=1369
-  _globals['_CREATENETWORKREQUEST']._serialized_start=1371
-  _globals['_CREATENETWORKREQUEST']._serialized_end=1474
-  _globals['_CREATENETWORKREPLY']._serialized_start=1476
-  _globals['_CREATENETWORKREPLY']._serialized_end=1541
-  _globals['_LISTNETWORKSREQUEST']._serialized_start=1543
-  _globals['_LISTNETWORKSREQUEST']._serialized_end=1564
-  _globals['_LISTNETWORKSREPLY']._serialized_start=1566
-  _globals['_LISTNETWORKSREPLY']._serialized_end=1631
-  _globals['_WAITREQUEST']._serialized_start=1633
-  _globals['_WAITREQUEST']._serialized_end=1701
-  _globals['_WAITREPLY']._serialized_start=1703
-  _globals['_WAITREPLY']._serialized_end=1810
-  _globals['_BEHIND']._serialized_start=1812
-  _globals['_BEHIND']._serialized_end=1874
-  _globals['_ADMIN']._serialized_start=1877
-  _globals['_ADMIN']._serialized_end=2588
+  _globals['_NODE']._serialized_end=1066
+  _globals['_LISTNODESREQUEST']._serialized_start=1068
+  _globals['_LISTNODESREQUEST']._serialized_end=1117
+  _globals['_LISTNODESREPLY']._serialized_start=1119
+  _globals['_LISTNODESREPLY']._serialized_end=1193
+  _globals['_REMOVENODEREQUEST']._serialized_start=1195
+  _globals['_REMOVENODEREQUEST']._serialized_end=1245
+  _globals['_REMOVENODEREPLY']._serialized_start=1247
+  _globals['_REMOVENODEREPLY']._serialized_end=1321
+  _globals['_NETWORK']._serialized_start=1324
+  _globals['_NETWORK']._serialized_end=1463
+  _globals['_CREATENETWORKREQUEST']._serialized_start=1465
+  _globals['_CREATENETWORKREQUEST']._serialized_end=1568
+  _globals['_CREATENETWORKREPLY']._serialized_start=1570
+  _globals['_CREATENETWORKREPLY']._serialized_end=1635
+  _globals['_LISTNETWORKSREQUEST']._serialized_start=1637
+  _globals['_LISTNETWORKSREQUEST']._serialized_end=1658
+  _globals['_LISTNETWORKSREPLY']._serialized_start=1660
+  _globals['_LISTNETWORKSREPLY']._serialized_end=1725
+  _globals['_WAITREQUEST']._serialized_start=1727
+  _globals['_WAITREQUEST']._serialized_end=1795
+  _globals['_WAITREPLY']._serialized_start=1797
+  _globals['_WAITREPLY']._serialized_end=1904
+  _globals['_BEHIND']._serialized_start=1906
+  _globals['_BEHIND']._serialized_end=1968
+  _globals['_ADMIN']._serialized_start=1971
+  _globals['_ADMIN']._serialized_end=2682
 # @@protoc_insertion_point(module_scope)

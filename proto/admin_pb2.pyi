@@ -74,7 +74,7 @@ class RevokeTokenReply(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("id", "name", "network", "public_key", "addresses", "routes", "tags", "serial", "not_after", "endpoints", "online", "last_seen", "acked_revision", "in_step", "backend", "backend_reason", "mtu", "version", "problems")
+    __slots__ = ("id", "name", "network", "public_key", "addresses", "routes", "tags", "serial", "not_after", "endpoints", "online", "last_seen", "acked_revision", "in_step", "backend", "backend_reason", "mtu", "version", "problems", "kind", "suites", "lanes")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,9 @@ class Node(_message.Message):
     MTU_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SUITES_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     network: str
@@ -113,7 +116,10 @@ class Node(_message.Message):
     mtu: int
     version: str
     problems: _containers.RepeatedCompositeFieldContainer[_mesh_pb2.Problem]
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., network: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., online: _Optional[bool] = ..., last_seen: _Optional[int] = ..., acked_revision: _Optional[int] = ..., in_step: _Optional[bool] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ...) -> None: ...
+    kind: _mesh_pb2.Kind
+    suites: _containers.RepeatedScalarFieldContainer[_mesh_pb2.Suite]
+    lanes: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., network: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., online: _Optional[bool] = ..., last_seen: _Optional[int] = ..., acked_revision: _Optional[int] = ..., in_step: _Optional[bool] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., kind: _Optional[_Union[_mesh_pb2.Kind, str]] = ..., suites: _Optional[_Iterable[_Union[_mesh_pb2.Suite, str]]] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("network", "node")

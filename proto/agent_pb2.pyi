@@ -109,7 +109,7 @@ class Controller(_message.Message):
     def __init__(self, address: _Optional[str] = ..., connected: _Optional[bool] = ..., error: _Optional[str] = ..., since_seconds: _Optional[float] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("name", "node_id", "addresses", "endpoint", "mode", "last_heard_seconds", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "drops")
+    __slots__ = ("name", "node_id", "addresses", "endpoint", "mode", "last_heard_seconds", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "drops", "kind", "suite", "last_handshake_seconds", "path_mtu", "path_mtu_probed")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +128,11 @@ class Peer(_message.Message):
     RX_PACKETS_FIELD_NUMBER: _ClassVar[int]
     RX_BYTES_FIELD_NUMBER: _ClassVar[int]
     DROPS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    LAST_HANDSHAKE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PATH_MTU_FIELD_NUMBER: _ClassVar[int]
+    PATH_MTU_PROBED_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
@@ -139,7 +144,12 @@ class Peer(_message.Message):
     rx_packets: int
     rx_bytes: int
     drops: _containers.ScalarMap[str, int]
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., endpoint: _Optional[str] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., last_heard_seconds: _Optional[float] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    kind: _mesh_pb2.Kind
+    suite: _mesh_pb2.Suite
+    last_handshake_seconds: float
+    path_mtu: int
+    path_mtu_probed: bool
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., endpoint: _Optional[str] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., last_heard_seconds: _Optional[float] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., kind: _Optional[_Union[_mesh_pb2.Kind, str]] = ..., suite: _Optional[_Union[_mesh_pb2.Suite, str]] = ..., last_handshake_seconds: _Optional[float] = ..., path_mtu: _Optional[int] = ..., path_mtu_probed: _Optional[bool] = ...) -> None: ...
 
 class PingRequest(_message.Message):
     __slots__ = ("peer", "count", "interval_ms", "timeout_ms")
