@@ -62,7 +62,15 @@ fn peer(id: &str, prefix: &str, endpoint: &str) -> Peer {
 fn apply(revision: u64, peers: &[Peer]) -> ApplyRequest {
     let peers = peers.to_vec();
     let tun = "om0".into();
-    ApplyRequest { revision, tun, mtu: 1420, network_number: 42, port: 6081, peers, private_key: vec![] }
+    ApplyRequest {
+        revision,
+        tun,
+        mtu: 1420,
+        network_number: 42,
+        port: 6081,
+        peers,
+        ..ApplyRequest::default()
+    }
 }
 
 impl Host {

@@ -1,0 +1,79 @@
+//! What the lane is told from outside: other tables and devices, echoes to send, to end.
+
+use std::ops::ControlFlow;
+use std::sync::mpsc::TryRecvError;
+use std::time::Instant;
+use std::{io, mem};
+
+use overmesh_core::peers::Table;
+use overmesh_core::wire::{control, geneve};
+
+use super::{INNER, Lane, Lost, OUTER, new_batch, new_sealed, now_on};
+use crate::command::{Command, Devices, Install, Replaced};
+use crate::probe::Probe;
+
+impl Lane {
+    pub(super) fn obey(&mut self) -> Result<ControlFlow<()>, Lost> {
+        self.waker.reset();
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Install(install)) => self.install(install),
+                Ok(Command::Probe(probe)) => self.probe(probe)?,
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(ControlFlow::Break(())),
+                Err(TryRecvError::Empty) => return Ok(ControlFlow::Continue(())),
+            }
+        }
+    }
+
+    fn install(&mut self, install: Install) {
+        let Install { tunnel, devices, done } = install;
+        let replaced = self.replace_devices(devices).map(|devices| {
+            self.replace_sealed(&tunnel.table);
+            Replaced { devices, tunnel: mem::replace(&mut self.tunnel, tunnel) }
+        });
+        let _ = done.send(replaced);
+    }
+
+    fn replace_devices(&mut self, devices: Devices) -> io::Result<Devices> {
+        for (device, token) in [(&devices.inner, INNER), (&devices.outer, OUTER)] {
+            let descriptors = device.iter().flat_map(|device| device.descriptors());
+            self.poller.watch(descriptors, token)?;
+        }
+        let replaced = Devices {
+            inner: devices.inner.map(|inner| mem::replace(&mut self.inner, inner)),
+            outer: devices.outer.map(|outer| mem::replace(&mut self.outer, outer)),
+        };
+        if replaced.inner.is_some() || replaced.outer.is_some() {
+            self.received = new_batch(&*self.inner, &*self.outer);
+        }
+        Ok(replaced)
+    }
+
+    /// Sessions go on if this host's key is the same.
+    fn replace_sealed(&mut self, table: &Table) {
+        let now = now_on(self.clock);
+        match &mut self.sealed {
+            Some(peers) if table.private_key() == self.tunnel.table.private_key() => {
+                peers.install(table.keys(), table.mtu() as usize, now);
+            }
+            sealed => *sealed = new_sealed(table, now),
+        }
+    }
+
+    fn probe(&mut self, probe: Probe) -> Result<(), Lost> {
+        let Self { tunnel, sealed, replies, .. } = self;
+        let peer = tunnel.table.index_of(&probe.peer);
+        let network_number = tunnel.table.network_number();
+        if let (Some(peers), Some(peer)) = (sealed, peer) {
+            // As long as a sealed packet of that size: the Geneve header is part of it here.
+            let size = probe.size.saturating_sub(geneve::HEADER_LEN);
+            let echo = control::emit_request(network_number, probe.token, size);
+            replies.put_sealed(&echo, peer, tunnel, peers, now_on(self.clock));
+        } else {
+            let echo = control::emit_request(network_number, probe.token, probe.size);
+            replies.put(&echo, probe.endpoint, peer);
+        }
+        self.probes.begin(probe, Instant::now());
+        self.flush_replies()
+    }
+}
