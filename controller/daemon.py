@@ -22,6 +22,7 @@ from overmesh.controller.admin import AdminService
 from overmesh.controller.join import Joins
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
+from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.presence import Presence
 from overmesh.controller.reachable import own_addresses
 from overmesh.controller.server import JoinService, Listening, MeshService, Servers
@@ -118,7 +119,8 @@ async def running(
         presence = Presence(store, mirror)
         undo.push_async_callback(presence.end)
         agents = Agents(mirror, presence.seen, clock)
-        joins = Joins(mirror, membership, tokens, root, signer, agents.live_host, clock)
+        newcomers = Newcomers(mirror, membership, signer, clock)
+        joins = Joins(mirror, membership, newcomers, tokens, root, agents.live_host, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
         servers = Servers()

@@ -3,8 +3,8 @@
 1. token      known, the secret is right, not revoked
 2. keys       the request for a certificate is signed by its key, the X25519 key is well-formed
 3. who        the node id follows from the X25519 key: a member already, or a new one?
-4a. new       the token lets one more in; name and addresses are free; records are signed;
-              then one transaction takes token use, name, addresses and node, or nothing
+4a. new       the token lets one more in; name and addresses are free; records are signed
+              (newcomers.py); then one transaction takes token use, name, addresses and node, or nothing
 4b. member    the same TLS key and name as before; it keeps its addresses and uses up nothing
 5. answer     a certificate for the TLS key, and the records as every member sees them
 
@@ -15,20 +15,18 @@ asking again safe when an answer was lost on the way.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from overmesh.controller import addressing, keys
-from overmesh.controller.membership import Membership, Signer, node_id
+from overmesh.controller import keys
+from overmesh.controller.membership import Membership, node_id
 from overmesh.controller.mirror import Change, Mirror, NetworkView
 from overmesh.controller.names import checked_label
-from overmesh.controller.store.base import KeyValue, Op, Put, absent, unchanged
+from overmesh.controller.newcomers import Newcomers, checked_public_key
+from overmesh.controller.store.base import KeyValue, Put, unchanged
 from overmesh.controller.tokens import Token, Tokens
-from overmesh.controller.trust import MEMBERSHIP_DAYS, CertificateRequest, Identity, MeshRoot
-from overmesh.errors import CloneError, InvalidError, NameTakenError, StoreCorruptError
-from overmesh.model import Endpoint, Node
-from overmesh.proto.codec import PUBLIC_KEY_LENGTH
-
-_VALIDITY = MEMBERSHIP_DAYS * 86400
+from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
+from overmesh.errors import CloneError, InvalidError, StoreCorruptError
+from overmesh.model import Endpoint, Kind, Node
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -75,7 +73,7 @@ class Joins:
     """Lets hosts in.
 
     Args:
-        mirror, membership, tokens, root, signer: the parts of this controller.
+        mirror, membership, newcomers, tokens, root: the parts of this controller.
         live_host: (network, node id) -> host id of the agent that is connected as that node, or "".
         clock: unix seconds.
 
@@ -85,17 +83,17 @@ class Joins:
         self,
         mirror: Mirror,
         membership: Membership,
+        newcomers: Newcomers,
         tokens: Tokens,
         root: MeshRoot,
-        signer: Signer,
         live_host: Callable[[str, str], str],
         clock: Callable[[], float],
     ) -> None:
         self._mirror = mirror
         self._membership = membership
+        self._newcomers = newcomers
         self._tokens = tokens
         self._root = root
-        self._signer = signer
         self._live_host = live_host
         self._clock = clock
 
@@ -127,9 +125,7 @@ class Joins:
         )
 
     def _checked(self, application: Application, network: str) -> _Applicant:
-        key = application.public_key
-        if len(key) != PUBLIC_KEY_LENGTH or not any(key):
-            raise InvalidError("the public key is not an X25519 key of 32 bytes")
+        key = checked_public_key(application.public_key)
         self._membership.check_endpoints(application.endpoints)
         return _Applicant(
             id=node_id(key),
@@ -144,64 +140,36 @@ class Joins:
     def _plan(self, application: Application, applicant: _Applicant) -> Change | None:
         token, kv = self._tokens.authenticated(application.token_id, application.token_secret)
         view = self._mirror.view(applicant.network)
-        member = self._mirror.held("nodes", view.name).get(applicant.id)
-        if member:
-            return self._readmit(view, member, applicant)
+        found = self._newcomers.member(view, applicant.id)
+        if found:
+            record, member = found
+            self._check_same(view, member, applicant)
+            return self._newcomers.readmit(view, record, member, applicant.endpoints)
         token.check_lets_in(self._clock())
         return self._admit(view, token, kv, applicant)
 
     def _admit(self, view: NetworkView, token: Token, token_kv: KeyValue, applicant: _Applicant) -> Change:
-        self._check_name(view, applicant.name)
-        addresses = addressing.choose(view.network, applicant.id, self._mirror.held("addresses", view.name))
         node = Node(
             id=applicant.id,
             network=view.name,
             name=applicant.name,
             public_key=applicant.public_key,
-            addresses=addresses,
+            addresses=(),
             tags=token.tags,
-            not_after=int(self._clock()) + _VALIDITY,
         )
-        claims = [
-            keys.name(view.name, node.name),
-            *(keys.address(view.name, address) for address in addresses),
-        ]
-        record = keys.node(view.name, node.id)
+        admitted = self._newcomers.admit(view, node, applicant.endpoints)
+        used = [token.once_more().put(self._root)] if token.uses else []
         return Change(
-            [unchanged(token_kv), absent(record), *map(absent, claims)],
-            [
-                *([token.once_more().put(self._root)] if token.uses else []),
-                Put(record, self._signer.sign(node)),
-                self._credential(applicant),
-                *self._membership.endpoints_ops(view.name, node.id, applicant.endpoints),
-                *(Put(claim, node.id.encode()) for claim in claims),
-            ],
+            [unchanged(token_kv), *admitted.compares], [*used, self._credential(applicant), *admitted.ops]
         )
-
-    def _check_name(self, view: NetworkView, name: str) -> None:
-        holder = self._mirror.held("names", view.name).get(name)
-        if holder:
-            raise NameTakenError(
-                f"the name {name} is taken in network {view.name} by {holder.value.decode(errors='replace')}",
-                f"join with another --name, or remove that node: `meshctl node remove {name}`",
-            )
-
-    def _readmit(self, view: NetworkView, kv: KeyValue, applicant: _Applicant) -> Change | None:
-        member = view.node(applicant.id)
-        if member is None:
-            raise StoreCorruptError(
-                f"the record of node {applicant.id} in the store can't be used",
-                f"remove it (`meshctl node remove {applicant.id}`) and join again with a new token",
-            )
-        self._check_same(view, member, applicant)
-        ops: list[Op] = self._membership.endpoints_ops(view.name, member.id, applicant.endpoints)
-        if member.not_after - self._clock() < _VALIDITY / 2:
-            renewed = replace(member, not_after=int(self._clock()) + _VALIDITY)
-            ops.append(Put(kv.key, self._signer.sign(renewed)))
-        return Change([unchanged(kv)], ops) if ops else None
 
     def _check_same(self, view: NetworkView, member: Node, applicant: _Applicant) -> None:
         """Raise unless the applicant is the host that joined as this member."""
+        if member.kind is not Kind.AGENT:
+            raise CloneError(
+                f"this host's X25519 key is that of {member.name}, a stock WireGuard peer",
+                f"give this host a key of its own, or remove that peer: `meshctl peer remove {member.name}`",
+            )
         live_on = self._live_host(view.name, member.id)
         if live_on and live_on != applicant.host_id:
             raise CloneError(

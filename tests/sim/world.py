@@ -22,6 +22,7 @@ from overmesh.controller import keys
 from overmesh.controller.join import Joins
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
+from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peermap import Position
 from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult, Watcher
 from overmesh.controller.tokens import Tokens
@@ -238,14 +239,15 @@ class World:
         self.membership = Membership(self.mirror, signer, self.random.getrandbits)
         self.tokens = Tokens(self.mirror, ROOT, self.clock)
         self.agents = Agents(self.mirror, lambda identity, there: None, self.clock)
+        newcomers = Newcomers(self.mirror, self.membership, signer, self.clock)
         self.joins = Joins(
-            self.mirror, self.membership, self.tokens, ROOT, signer, self.agents.live_host, self.clock
+            self.mirror, self.membership, newcomers, self.tokens, ROOT, self.agents.live_host, self.clock
         )
 
     # What people and hosts do.
 
     def join(self) -> Member:
-        host = Host(f"n{next(self.names)}", public_key=self.random.randbytes(32))
+        host = Host(f"n{next(self.names)}", public_key=self.random.randbytes(31) + b"\0")
         member = self.members[host.id] = Member(self, host, self.token)
         return member
 

@@ -26,6 +26,7 @@ from overmesh.controller.daemon import Controller
 from overmesh.controller.join import Application, Joins
 from overmesh.controller.membership import Membership, Signer, node_id
 from overmesh.controller.mirror import Mirror
+from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.presence import Presence
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Store
@@ -137,7 +138,8 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     tokens = Tokens(mirror, ROOT, clock)
     presence = Presence(store, mirror)
     agents = Agents(mirror, presence.seen, clock)
-    joins = Joins(mirror, membership, tokens, ROOT, signer, agents.live_host, clock)
+    newcomers = Newcomers(mirror, membership, signer, clock)
+    joins = Joins(mirror, membership, newcomers, tokens, ROOT, agents.live_host, clock)
     try:
         await membership.ensure_network(ranges)
         yield Mesh(store, mirror, membership, tokens, presence, agents, joins, clock)

@@ -1,0 +1,125 @@
+"""What every new member takes, whichever way it comes in: hosts by join.py, WireGuard peers by peers.py.
+
+A membership lasts MEMBERSHIP_DAYS; who asks again in its second half gets it renewed.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from overmesh.controller import addressing, keys
+from overmesh.controller.membership import Membership, Signer
+from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
+from overmesh.controller.trust import MEMBERSHIP_DAYS
+from overmesh.errors import InvalidError, NameTakenError, StoreCorruptError
+from overmesh.model import Endpoint, Node
+from overmesh.proto.codec import PUBLIC_KEY_LENGTH
+
+_VALIDITY = MEMBERSHIP_DAYS * 86400
+_FIELD_PRIME = (1 << 255) - 19
+
+
+class Newcomers:
+    """Plans the transactions that make members; whoever lets one in carries them out.
+
+    Args:
+        mirror, membership, signer: the parts of this controller.
+        clock: unix seconds.
+
+    """
+
+    def __init__(
+        self, mirror: Mirror, membership: Membership, signer: Signer, clock: Callable[[], float]
+    ) -> None:
+        self._mirror = mirror
+        self._membership = membership
+        self._signer = signer
+        self._clock = clock
+
+    def admit(self, view: NetworkView, node: Node, endpoints: tuple[Endpoint, ...]) -> Change:
+        """Return the change by which a node takes its name, addresses, record and endpoints, or nothing.
+
+        Args:
+            view: of the network that it comes into.
+            node: who it is; its addresses and the end of its membership are chosen here.
+            endpoints: where it is, checked.
+
+        Raises:
+            NameTakenError, PoolExhaustedError
+
+        """
+        self._check_name(view, node.name)
+        addresses = addressing.choose(view.network, node.id, self._mirror.held("addresses", view.name))
+        claims = [
+            keys.name(view.name, node.name),
+            *(keys.address(view.name, address) for address in addresses),
+        ]
+        record = keys.node(view.name, node.id)
+        member = replace(node, addresses=addresses, not_after=int(self._clock()) + _VALIDITY)
+        return Change(
+            [absent(record), *map(absent, claims)],
+            [
+                Put(record, self._signer.sign(member)),
+                *self._membership.endpoints_ops(view.name, node.id, endpoints),
+                *(Put(claim, node.id.encode()) for claim in claims),
+            ],
+        )
+
+    def _check_name(self, view: NetworkView, name: str) -> None:
+        holder = self._mirror.held("names", view.name).get(name)
+        if holder:
+            raise NameTakenError(
+                f"the name {name} is taken in network {view.name} by {holder.value.decode(errors='replace')}",
+                f"take another name, or remove that node: `meshctl node remove {name}`",
+            )
+
+    def member(self, view: NetworkView, node_id: str) -> tuple[KeyValue, Node] | None:
+        """Return the record of who is a member already, in the store and as it reads.
+
+        Raises:
+            StoreCorruptError: it does not read.
+
+        """
+        kv = self._mirror.held("nodes", view.name).get(node_id)
+        if kv is None:
+            return None
+        node = view.node(node_id)
+        if node is None:
+            raise StoreCorruptError(
+                f"the record of node {node_id} in the store can't be used",
+                f"remove it (`meshctl node remove {node_id}`) and let it in again",
+            )
+        return kv, node
+
+    def readmit(
+        self, view: NetworkView, kv: KeyValue, member: Node, endpoints: tuple[Endpoint, ...]
+    ) -> Change | None:
+        """Return what changes when a member asks again: where it is, and how long it stays."""
+        ops = self._membership.endpoints_ops(view.name, member.id, endpoints)
+        if member.not_after - self._clock() < _VALIDITY / 2:
+            renewed = replace(member, not_after=int(self._clock()) + _VALIDITY)
+            ops.append(Put(kv.key, self._signer.sign(renewed)))
+        return Change([unchanged(kv)], ops) if ops else None
+
+
+def checked_public_key(key: bytes) -> bytes:
+    """Return a key with which a member can be talked to.
+
+    Raises:
+        InvalidError: not 32 bytes, not the one way to write it (RFC 7748, 5), or of small order: whoever
+            names such a key knows every secret agreed with it.
+
+    """
+    if len(key) == PUBLIC_KEY_LENGTH and int.from_bytes(key, "little") < _FIELD_PRIME:
+        try:
+            X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key))
+        except ValueError:
+            pass
+        else:
+            return key
+    raise InvalidError(
+        "the public key is not an X25519 key of 32 bytes",
+        "take what `wg pubkey` prints, or let meshctl make one",
+    )
