@@ -9,6 +9,7 @@ import grpc.aio
 from overmesh.config import DEFAULT_NETWORK
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Mirror, NetworkView
+from overmesh.controller.peers import Peers
 from overmesh.controller.presence import Presence
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
@@ -16,7 +17,7 @@ from overmesh.controller.watch import Agents, Behind
 from overmesh.errors import InvalidError
 from overmesh.model import Mode, Problem, endpoints_key, node_key
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2
-from overmesh.proto.codec import endpoint_message, problem_messages
+from overmesh.proto.codec import endpoint_message, endpoint_value, problem_messages
 
 DEFAULT_TTL = 86400
 # Asking all agents every so often costs less than being told of every ack.
@@ -29,7 +30,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     """Requests in, replies out; an empty network name stands for the default network.
 
     Args:
-        mirror, membership, tokens, agents, presence: the parts of this controller.
+        mirror, membership, peers, tokens, agents, presence: the parts of this controller.
         join_target: host or host:port that new hosts are told to join at.
 
     """
@@ -38,6 +39,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self,
         mirror: Mirror,
         membership: Membership,
+        peers: Peers,
         tokens: Tokens,
         agents: Agents,
         presence: Presence,
@@ -45,6 +47,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> None:
         self._mirror = mirror
         self._membership = membership
+        self._peers = peers
         self._tokens = tokens
         self._agents = agents
         self._presence = presence
@@ -103,6 +106,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         node = self._node_message(view, node_id)
         revision = await self._membership.remove(view.name, node_id)
         return admin_pb2.RemoveNodeReply(node=node, revision=revision)
+
+    async def AddPeer(self, request: admin_pb2.AddPeerRequest, _context: Context) -> admin_pb2.AddPeerReply:  # noqa: N802
+        """Make a stock WireGuard peer a member."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        endpoints = tuple(map(endpoint_value, request.endpoints))
+        added = await self._peers.add(view.name, request.name, request.public_key, endpoints)
+        return admin_pb2.AddPeerReply(
+            node=self._node_message(view, added.node_id),
+            revision=added.revision,
+            already_member=added.already_member,
+        )
 
     def _node_message(self, view: NetworkView, node_id: str) -> admin_pb2.Node:
         sighting = self._agents.sighting(view.name, node_id)

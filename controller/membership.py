@@ -26,6 +26,8 @@ MAX_ENDPOINTS = 16
 # What IPv6 needs at least (RFC 8200, 5), and what an IP packet can be.
 MTU_RANGE = range(1280, 1 << 16)
 
+AGENT_ENDPOINTS = "set `endpoints` in the agent's configuration"
+
 RandomBits = Callable[[int], int]
 
 _log = logging.getLogger("overmesh.controller")
@@ -188,7 +190,7 @@ class Membership:
 
     async def leave(self, network: str, node: str) -> int:
         """Do the same at the node's own wish; nothing happens when it is gone already."""
-        gone = node not in self._mirror.held("nodes", network)
+        gone = node not in self._mirror.held("credentials", network)
         return self._mirror.revision if gone else await self.remove(network, node)
 
     # Endpoints.
@@ -206,11 +208,11 @@ class Membership:
         return result.revision
 
     def _moved(self, network: str, node: str, endpoints: tuple[Endpoint, ...]) -> Change | None:
-        kv = self._mirror.held("nodes", network).get(node)
+        # It goes with the node; only a node that runs an agent has one.
+        kv = self._mirror.held("credentials", network).get(node)
         if kv is None:
             raise removed(network)
         ops = self.endpoints_ops(network, node, endpoints)
-        # Not `unchanged`: the record may change, but it must not have been removed.
         return Change([Compare(kv.key, Target.CREATE, kv.create_revision)], ops) if ops else None
 
     def endpoints_ops(self, network: str, node: str, endpoints: tuple[Endpoint, ...]) -> list[Op]:
@@ -221,9 +223,8 @@ class Membership:
         record = NodeEndpoints(node, network, endpoints, known.serial if known else 0)
         return [Put(keys.endpoints(network, node), self._signer.sign(record))]
 
-    def check_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
-        """Raise InvalidError for an endpoint that no other host could reach."""
-        fix = "set `endpoints` in the agent's configuration"
+    def check_endpoints(self, endpoints: Sequence[Endpoint], fix: str = AGENT_ENDPOINTS) -> None:
+        """Raise InvalidError, with this fix, for an endpoint that no other host could reach."""
         if len(endpoints) > MAX_ENDPOINTS:
             raise InvalidError(f"{len(endpoints)} endpoints are too many", f"offer at most {MAX_ENDPOINTS}")
         overlays = [
