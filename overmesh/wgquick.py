@@ -8,7 +8,6 @@ peer needs no address range of the mesh on its interface, only addresses of its 
 """
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator
 
 from overmesh.model import Endpoint, Peer
@@ -32,7 +31,7 @@ def key_value(text: str) -> bytes:
     """
     try:
         key = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         key = b""
     if len(key) != KEY_LENGTH or key_text(key) != text:
         raise ValueError("not a WireGuard key: 32 bytes in base64")

@@ -35,28 +35,38 @@ def made(path: Path) -> Iterator[bytes]:
 
     """
     pair = X25519PrivateKey.generate()
-    _create(path, pair.private_bytes_raw())
+    descriptor = _new_file(path)
     try:
+        _write(descriptor, path, wgquick.key_text(pair.private_bytes_raw()) + "\n")
         yield pair.public_key().public_bytes_raw()
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
-def _create(path: Path, key: bytes) -> None:
+def _new_file(path: Path) -> int:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(wgquick.key_text(key) + "\n")
-            file.flush()
-            os.fsync(descriptor)
-        sync_directory(path.parent)
+    except OSError as error:
+        raise _unusable(path, "written", error) from None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise StateError(
             f"{path} exists: it may be the only copy of a peer's private key",
             "print that peer's configuration: `meshctl peer config NAME`; if it is gone, remove the file",
         ) from None
+    except OSError as error:
+        raise _unusable(path, "written", error) from None
+
+
+def _write(descriptor: int, path: Path, text: str) -> None:
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        sync_directory(path.parent)
     except OSError as error:
         raise _unusable(path, "written", error) from None
 
