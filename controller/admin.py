@@ -142,7 +142,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def CreateNetwork(  # noqa: N802
         self, request: admin_pb2.CreateNetworkRequest, _context: Context
     ) -> admin_pb2.CreateNetworkReply:
-        """Make a network; plain unless asked otherwise."""
+        """Make a network; sealed unless asked otherwise."""
         view = await self._membership.create_network(
             request.name, request.ranges, _mode(request.mode), request.mtu
         )
@@ -204,9 +204,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
 def _mode(number: int) -> Mode:
     try:
-        return Mode(number or Mode.PLAIN)
+        return Mode(number or Mode.SEALED)
     except ValueError:
-        raise InvalidError(f"mode {number} is not one that this version knows", "use plain") from None
+        known = " or ".join(mode.name.lower() for mode in Mode)
+        raise InvalidError(f"mode {number} is not one that this version knows", f"use {known}") from None
 
 
 def _token_message(token: Token) -> admin_pb2.Token:
@@ -234,7 +235,14 @@ def _record_fields(view: NetworkView, node_id: str) -> admin_pb2.Node:
         message.tags.extend(node.tags)
         message.serial = node.serial
         message.not_after = node.not_after
+        message.MergeFrom(
+            admin_pb2.Node(
+                kind=mesh_pb2.Kind.Name(node.kind),
+                suites=[mesh_pb2.Suite.Name(suite) for suite in node.suites],
+            )
+        )
     if places:
+        message.lanes = places.lanes
         message.endpoints.extend(endpoint_message(endpoint) for endpoint in places.endpoints)
     return message
 

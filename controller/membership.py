@@ -84,7 +84,7 @@ class Membership:
             await self.create_network(DEFAULT_NETWORK, ranges)
 
     async def create_network(
-        self, name: str, ranges: Sequence[str] = (), mode: Mode = Mode.PLAIN, mtu: int = 0
+        self, name: str, ranges: Sequence[str] = (), mode: Mode = Mode.SEALED, mtu: int = 0
     ) -> NetworkView:
         """Make a network and return it.
 
@@ -101,11 +101,6 @@ class Membership:
 
         """
         name = checked_label("network name", name)
-        if mode is not Mode.PLAIN:
-            raise InvalidError(
-                "this version can't carry sealed networks yet, the next release brings them",
-                "create it in plain mode",
-            )
         if mtu and mtu not in MTU_RANGE:
             raise InvalidError(
                 f"an MTU of {mtu} can't be", f"say {MTU_RANGE[0]} to {MTU_RANGE[-1]}, or 0 to derive it"
@@ -195,8 +190,10 @@ class Membership:
 
     # Endpoints.
 
-    async def report(self, network: str, node: str, endpoints: Sequence[Endpoint]) -> int:
-        """Take note of where a node is; return the revision. Nothing is signed when nothing changed.
+    async def report(self, network: str, node: str, endpoints: Sequence[Endpoint], lanes: int = 1) -> int:
+        """Take note of where a node is and how many lanes it has there; return the revision.
+
+        Nothing is signed when nothing changed.
 
         Raises:
             InvalidError: an endpoint that others could never reach.
@@ -204,23 +201,29 @@ class Membership:
 
         """
         self.check_endpoints(endpoints)
-        result = await self._mirror.change(lambda: self._moved(network, node, tuple(endpoints)))
+        result = await self._mirror.change(lambda: self._moved(network, node, tuple(endpoints), lanes))
         return result.revision
 
-    def _moved(self, network: str, node: str, endpoints: tuple[Endpoint, ...]) -> Change | None:
+    def _moved(self, network: str, node: str, endpoints: tuple[Endpoint, ...], lanes: int) -> Change | None:
         # It goes with the node; only a node that runs an agent has one.
         kv = self._mirror.held("credentials", network).get(node)
         if kv is None:
             raise removed(network)
-        ops = self.endpoints_ops(network, node, endpoints)
+        ops = self.endpoints_ops(network, node, endpoints, lanes)
         return Change([Compare(kv.key, Target.CREATE, kv.create_revision)], ops) if ops else None
 
-    def endpoints_ops(self, network: str, node: str, endpoints: tuple[Endpoint, ...]) -> list[Op]:
-        """Return what to write so that a node is at these endpoints: nothing when it is known to be."""
-        known = self._mirror.view(network).endpoints(node)
-        if known and known.endpoints == endpoints:
+    def endpoints_ops(
+        self, network: str, node: str, endpoints: tuple[Endpoint, ...], lanes: int = 0
+    ) -> list[Op]:
+        """Return what to write so that a node is at these endpoints: nothing when it is known to be.
+
+        No lanes: as many as before.
+        """
+        before = self._mirror.view(network).endpoints(node)
+        known = before or NodeEndpoints(node, network, ())
+        record = replace(known, endpoints=endpoints, lanes=lanes or known.lanes)
+        if record == before:
             return []
-        record = NodeEndpoints(node, network, endpoints, known.serial if known else 0)
         return [Put(keys.endpoints(network, node), self._signer.sign(record))]
 
     def check_endpoints(self, endpoints: Sequence[Endpoint], fix: str = AGENT_ENDPOINTS) -> None:

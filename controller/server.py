@@ -177,9 +177,7 @@ class MeshService:
         return mesh_pb2.LeaveReply(revision=revision)
 
 
-def _endpoints(
-    messages: Sequence[mesh_pb2.Endpoint], *, unknown_port: bool = False
-) -> tuple[Endpoint, ...]:
+def _endpoints(messages: Sequence[mesh_pb2.Endpoint], *, unknown_port: bool = False) -> tuple[Endpoint, ...]:
     try:
         return tuple(endpoint_value(message, unknown_port=unknown_port) for message in messages)
     except RecordError as error:
