@@ -37,6 +37,8 @@ pub struct PeerSpec {
     pub endpoints: Vec<String>,
     /// Its keys, in a sealed network.
     pub keys: Option<PeerKeys>,
+    /// No Overmesh: it knows WireGuard or Geneve only, and answers no echoes.
+    pub stock: bool,
 }
 
 /// A peer as the table holds it, checked.
@@ -52,6 +54,8 @@ pub struct Peer {
     pub endpoints: Vec<SocketAddr>,
     /// See [`PeerSpec::keys`].
     pub keys: Option<PeerKeys>,
+    /// See [`PeerSpec::stock`].
+    pub stock: bool,
 }
 
 impl Peer {
@@ -70,6 +74,7 @@ impl Peer {
             prefixes,
             endpoints: endpoints.collect::<Result<_, _>>()?,
             keys: spec.keys.clone(),
+            stock: spec.stock,
         })
     }
 
@@ -270,6 +275,9 @@ fn write_canonical(text: &mut String, peer: &Peer) -> std::fmt::Result {
     match &peer.keys {
         None => writeln!(text, "mode plain")?,
         Some(keys) => write_keys(text, keys)?,
+    }
+    if peer.stock {
+        writeln!(text, "stock")?;
     }
     for prefix in &peer.prefixes {
         writeln!(text, "prefix {prefix}")?;

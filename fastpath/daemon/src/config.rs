@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use overmesh_core::noise::{PeerKeys, PresharedKey, PrivateKey, Suite};
 use overmesh_core::peers::{PeerSpec, TableError};
+use overmesh_core::pmtu::Pace;
 use overmesh_core::wire::{geneve, wireguard};
 use overmesh_io::offloads::Offload;
 use serde::Deserialize;
@@ -33,6 +34,8 @@ pub struct Config {
     pub private_key_file: Option<PathBuf>,
     /// What the interface gets, each as `address/length`. None: left to the user.
     pub addresses: Vec<String>,
+    /// Seconds after which it is tried at the latest whether a path takes more by now.
+    pub path_mtu_raise: u64,
     /// Offloads of the kernel to do without.
     #[serde(deserialize_with = "offloads")]
     pub no_offload: Vec<Offload>,
@@ -61,6 +64,9 @@ pub struct Peer {
     pub suite: SuiteName,
     /// Say something every so many seconds, to keep a NAT open.
     pub keepalive: Option<u64>,
+    /// No Overmesh, but a WireGuard or Geneve of another make.
+    #[serde(default)]
+    pub stock: bool,
 }
 
 /// A suite, as the file names it.
@@ -105,6 +111,7 @@ impl Default for Config {
             port: None,
             private_key_file: None,
             addresses: vec![],
+            path_mtu_raise: Pace::default().raise.as_secs(),
             no_offload: vec![],
             peers: vec![],
         }
@@ -138,6 +145,12 @@ impl Config {
         })
     }
 
+    /// How often paths are tried again.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        Pace { raise: Duration::from_secs(self.path_mtu_raise), ..Pace::default() }
+    }
+
     /// Gives the interface its MTU and addresses and brings it up, with the commands that a user
     /// would type. Without addresses they are only logged, for the user to type.
     pub fn set_up_interface(&self) -> Result<(), SetupError> {
@@ -166,6 +179,7 @@ fn spec(peer: &Peer) -> Result<PeerSpec, ConfigError> {
         prefixes: peer.prefixes.clone(),
         endpoints: peer.endpoints.clone(),
         keys: peer.public_key.as_deref().map(|key| keys(peer, key)).transpose()?,
+        stock: peer.stock,
     })
 }
 

@@ -127,8 +127,8 @@ fn peer(peer: Peer) -> Result<PeerSpec, Status> {
             return Err(Status::invalid_argument(cause));
         }
     };
-    let Peer { id, name, prefixes, endpoints, .. } = peer;
-    Ok(PeerSpec { id, name, prefixes, endpoints, keys })
+    let Peer { id, name, prefixes, endpoints, stock, .. } = peer;
+    Ok(PeerSpec { id, name, prefixes, endpoints, keys, stock })
 }
 
 fn peer_keys(peer: &Peer) -> Result<PeerKeys, Status> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use overmesh_core::noise::PrivateKey;
 use overmesh_core::peers::{PeerSpec, Table, TableError};
+use overmesh_core::pmtu::Pace;
 use overmesh_core::tunnel::Tunnel;
 use overmesh_core::wire::control;
 use overmesh_io::device::OpenError;
@@ -91,6 +92,7 @@ pub struct Engine {
     backend: Box<dyn Backend>,
     /// Zero of the uptime and of the times at which peers are heard.
     clock: Instant,
+    pace: Pace,
     events: broadcast::Sender<Event>,
     running: Option<Running>,
 }
@@ -119,7 +121,14 @@ impl Engine {
     /// An engine that has opened nothing yet.
     #[must_use]
     pub fn new(backend: Box<dyn Backend>) -> Self {
-        Self { backend, clock: Instant::now(), events: broadcast::Sender::new(EVENTS), running: None }
+        let (clock, pace) = (Instant::now(), Pace::default());
+        Self { backend, clock, pace, events: broadcast::Sender::new(EVENTS), running: None }
+    }
+
+    /// The same, trying settled paths again at this pace.
+    #[must_use]
+    pub fn with_pace(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     /// Makes `desired` so. On an error, what was there before goes on as it was.
@@ -199,7 +208,8 @@ impl Engine {
         let (outer, listening) = self.backend.open_outer(desired.port)?;
         let digest = table.digest();
         let tunnel = Arc::new(Tunnel::new(Arc::new(table), None));
-        let (lane, thread) = lane::spawn(inner, outer, tunnel.clone(), self.clock, self.events.clone())?;
+        let (lane, thread) =
+            lane::spawn(inner, outer, tunnel.clone(), self.clock, self.pace, self.events.clone())?;
         Ok(Running {
             revision: desired.revision,
             interface: desired.interface.clone(),

@@ -52,7 +52,7 @@ fn peers(running: &Running, now: Duration) -> Vec<PeerStats> {
 }
 
 fn peer_stats(tunnel: &Tunnel, index: PeerIndex, peer: &Peer, now: Duration) -> PeerStats {
-    let counters = tunnel.counters.peer(index);
+    let (counters, path) = (tunnel.counters.peer(index), tunnel.path(index));
     let ago = |then: Option<Duration>| then.map_or(-1, |then| millis(now.saturating_sub(then)));
     let (mode, suite) = match peer.keys.as_ref().map(|keys| keys.suite) {
         None => (Mode::Plain, proto::Suite::Unspecified),
@@ -71,8 +71,8 @@ fn peer_stats(tunnel: &Tunnel, index: PeerIndex, peer: &Peer, now: Duration) -> 
         mode: mode.into(),
         suite: suite.into(),
         last_handshake_ms_ago: ago(counters.last_connected()),
-        path_mtu: tunnel.table.mtu(),
-        path_mtu_probed: false,
+        path_mtu: path.sure.into(),
+        path_mtu_probed: path.probed,
     }
 }
 

@@ -105,7 +105,7 @@ pub fn peer(id: &str, prefix: &str, endpoint: &str) -> PeerSpec {
         name: id.into(),
         prefixes: vec![prefix.into()],
         endpoints: vec![endpoint.into()],
-        keys: None,
+        ..PeerSpec::default()
     }
 }
 
