@@ -335,18 +335,6 @@ mod tests {
         assert_eq!(receive(&mut there, 2).packets()[1].bytes(), b"last");
     }
 
-    #[test]
-    fn sockets_have_the_kernel_make_no_fragments() {
-        let udp = open(0);
-        for socket in &udp.sockets {
-            let (level, option) = match socket.local.is_ipv4() {
-                true => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
-                false => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
-            };
-            assert_eq!(option_of(&socket.fd, level, option), libc::IP_PMTUDISC_PROBE);
-        }
-    }
-
     fn loopback_of(udp: &Udp) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, udp.listening()[0].port()).into()
     }
