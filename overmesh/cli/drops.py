@@ -13,7 +13,7 @@ _MEANINGS = {
     "sealed_malformed": "the datagram is no WireGuard message, or not a whole one",
     "mac1_invalid": "a handshake message from someone who does not know this host's public key",
     "cookie_required": "a handshake message without a cookie while many arrive; a cookie was sent back",
-    "handshake_rate": "more handshakes from one address or peer than are served",
+    "handshake_rate": "more handshakes than are served, in all or from one address or peer",
     "handshake_invalid": (
         "a handshake message that was changed, or made with another key, preshared key or suite"
     ),

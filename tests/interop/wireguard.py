@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from ctypes import CDLL, get_errno
 from pathlib import Path
 
@@ -158,22 +159,40 @@ class Handshakes:
 
 
 class Flood:
-    """Signed junk initiations to a host, from another, until it is stopped."""
+    """Datagrams to a host, from another, until it is stopped.
 
-    def __init__(self, host: Host, target: tuple[str, int], remote: bytes, rate: int = 5000) -> None:
+    Args:
+        host: where they come from.
+        target: where they go.
+        remote: the public key of the host that is flooded.
+        rate: datagrams a second, in bursts.
+        make: what they are, given that key.
+
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        target: tuple[str, int],
+        remote: bytes,
+        rate: int = 5000,
+        make: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._socket = socket_in(host)
         self._socket.connect(target)
-        self._messages = [junk(remote) for _ in range(BURST)]
-        self._pause = BURST / rate
+        self._messages = [(make or junk)(remote) for _ in range(BURST)]
+        self._interval = BURST / rate
+        self._sent = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Send no more."""
+    def stop(self) -> int:
+        """Send no more; return how many were sent."""
         self._ended.set()
         self._thread.join()
         self._socket.close()
+        return self._sent
 
     def is_answered(self) -> bool:
         """Whether the host has asked for a cookie since last asked: it is under load."""
@@ -184,10 +203,13 @@ class Flood:
         return asked
 
     def _send(self) -> None:
-        while not self._ended.wait(self._pause):
+        due = time.monotonic()
+        while not self._ended.wait(max(due - time.monotonic(), 0)):
+            due += self._interval
             for message in self._messages:
                 with contextlib.suppress(ConnectionRefusedError):
                     self._socket.send(message)
+            self._sent += BURST
 
 
 def junk(remote: bytes) -> bytes:

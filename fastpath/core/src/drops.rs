@@ -45,7 +45,7 @@ drop_reasons! {
     SealedMalformed      "sealed_malformed"       "the datagram is no WireGuard message, or not a whole one"
     Mac1Invalid          "mac1_invalid"           "a handshake message from someone who does not know this host's public key"
     CookieRequired       "cookie_required"        "a handshake message without a cookie while many arrive; a cookie was sent back"
-    HandshakeRate        "handshake_rate"         "more handshakes from one address or peer than are served"
+    HandshakeRate        "handshake_rate"         "more handshakes than are served, in all or from one address or peer"
     HandshakeInvalid     "handshake_invalid"      "a handshake message that was changed, or made with another key, preshared key or suite"
     KeyUnknown           "key_unknown"            "a handshake with a public key that no peer has"
     SuiteMismatch        "suite_mismatch"         "a handshake with another suite than the peer is to use"

@@ -12,6 +12,9 @@ use foldhash::fast::RandomState;
 
 /// Handshake messages a second beyond which a host is under load: a twentieth of a core.
 pub const LOAD: u32 = 250;
+/// Cookies a second that a host under load sends: another twentieth of a core. Under a flood beyond it,
+/// who tries again every 5 seconds still gets its cookie, and packets of the others are still carried.
+pub const COOKIES: u32 = 10_000;
 /// Handshakes a second from one address under load,
 pub const PER_SECOND: u32 = 20;
 /// after so many at once.
@@ -27,6 +30,7 @@ const PRICE: Duration = Duration::from_millis(1000 / PER_SECOND as u64);
 pub struct Load {
     began: Duration,
     messages: u32,
+    cookies: u32,
     heavy: bool,
 }
 
@@ -35,10 +39,17 @@ impl Load {
     pub fn is_heavy(&mut self, now: Duration) -> bool {
         if now >= self.began + SECOND {
             self.heavy = self.messages > LOAD && now < self.began + 2 * SECOND;
-            (self.began, self.messages) = (now, 0);
+            (self.began, self.messages, self.cookies) = (now, 0, 0);
         }
         self.messages = self.messages.saturating_add(1);
         self.heavy || self.messages > LOAD
+    }
+
+    /// Counts a message that lacks a cookie and tells whether one is sent, in the second of the last
+    /// message counted.
+    pub fn grants_cookie(&mut self) -> bool {
+        self.cookies = self.cookies.saturating_add(1);
+        self.cookies <= COOKIES
     }
 }
 
@@ -92,6 +103,16 @@ mod tests {
         assert!(load.is_heavy(START + SECOND));
         assert!(!load.is_heavy(START + 2 * SECOND));
         assert!(!load.is_heavy(START + 60 * SECOND));
+    }
+
+    #[test]
+    fn cookies_are_counted_by_the_second() {
+        let mut load = Load::default();
+        for now in [START, START + SECOND] {
+            load.is_heavy(now);
+            let granted = (0..2 * COOKIES).filter(|_| load.grants_cookie());
+            assert_eq!(granted.count(), COOKIES as usize);
+        }
     }
 
     #[test]

@@ -263,6 +263,9 @@ impl Peers {
             return Ok(());
         }
         if !self.checker.mac2_is_valid(message, source, now.time) {
+            if !self.load.grants_cookie() {
+                return Err(DropReason::HandshakeRate);
+            }
             let reply = self.checker.reply(message, source, now.time, &mut self.shared.random);
             let transmit =
                 Output::Transmit { peer: None, endpoint: source, message: reply.to_vec(), packet_len: 0 };

@@ -569,13 +569,18 @@ fn only_what_is_authentic_moves_a_peer() {
     assert!(world.reaches(B));
 }
 
+/// What only looks like an initiation for B, signed.
+fn junk(now: Duration) -> Vec<u8> {
+    let mut junk = wireguard::emit_initiation(1, &[0; wireguard::NOISE_INITIATION_LEN]);
+    super::cookie::Signer::new(&private_key(B).public()).sign(&mut junk, now);
+    junk.to_vec()
+}
+
 /// Handshake messages for B that cost it nothing but the load they are.
 fn flood(world: &mut World) {
-    let noise = [0; wireguard::NOISE_INITIATION_LEN];
-    let mut junk = wireguard::emit_initiation(1, &noise);
-    super::cookie::Signer::new(&private_key(B).public()).sign(&mut junk, world.time);
+    let bytes = junk(world.time);
     for _ in 0..=admission::LOAD {
-        world.deliver(Flight { to: B, source: "203.0.113.1:1".parse().unwrap(), bytes: junk.to_vec() });
+        world.deliver(Flight { to: B, source: "203.0.113.1:1".parse().unwrap(), bytes: bytes.clone() });
     }
     world.take_sent();
     world.take_drops(B);
@@ -599,6 +604,19 @@ fn flood_and_settle(world: &mut World) {
     flood(world);
     world.wire.extend(waiting);
     world.settle();
+}
+
+#[test]
+fn cookies_are_not_sent_without_end() {
+    let mut world = World::new();
+    flood(&mut world);
+    let junk = Flight { to: B, source: address(A), bytes: junk(world.time) };
+    for _ in 0..2 * admission::COOKIES {
+        world.deliver(junk.clone());
+    }
+    let sent = world.take_sent().len();
+    assert!((1..=admission::COOKIES as usize).contains(&sent), "{sent} cookies");
+    assert_eq!(world.take_drops(B).last(), Some(&DropReason::HandshakeRate));
 }
 
 #[test]
