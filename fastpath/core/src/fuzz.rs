@@ -38,6 +38,7 @@ static TUNNEL: LazyLock<Tunnel> = LazyLock::new(|| {
         prefixes: vec!["10.77.0.2/32".into(), "fd00::2/128".into()],
         endpoints: vec!["192.0.2.2:6081".into()],
         keys: None,
+        lanes: 0,
     };
     let table = Table::new(42, 1420, None, &[peer]).expect("the table is valid");
     Tunnel::new(Arc::new(table), None)

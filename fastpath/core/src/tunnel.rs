@@ -25,6 +25,8 @@ use crate::wire::{control, geneve, ip, wireguard};
 pub struct Tunnel {
     /// Who is where.
     pub table: Arc<Table>,
+    /// Which lane of this host it is.
+    pub lane: usize,
     /// What this lane has carried.
     pub counters: Counters,
 }
@@ -132,8 +134,26 @@ impl Tunnel {
     /// A tunnel for `table` that goes on with the counters of the tunnel it replaces.
     #[must_use]
     pub fn new(table: Arc<Table>, previous: Option<&Self>) -> Self {
-        let previous = previous.map(|tunnel| (tunnel.table.as_ref(), &tunnel.counters));
-        Self { counters: Counters::new(&table, previous), table }
+        Self { counters: Counters::new(&table, previous.map(Self::accounts), None), table, lane: 0 }
+    }
+
+    /// The tunnel of another lane for the same table; this one is the first lane's.
+    #[must_use]
+    pub fn beside(&self, lane: usize, previous: Option<&Self>) -> Self {
+        let table = self.table.clone();
+        let counters = Counters::new(&table, previous.map(Self::accounts), Some(&self.counters));
+        Self { table, lane, counters }
+    }
+
+    fn accounts(&self) -> (&Table, &Counters) {
+        (&self.table, &self.counters)
+    }
+
+    /// Which lane of this host carries packets to a peer: this one, if the peer has one of its number.
+    #[must_use]
+    pub fn carrier(&self, peer: PeerIndex) -> usize {
+        // Every peer has lane 0, which need not look.
+        if self.lane == 0 { 0 } else { self.table.peer(peer).lane_facing(self.lane) }
     }
 
     /// Judges a packet that the host wants to send in a plain network, of which `largest` bytes at most
@@ -179,7 +199,7 @@ impl Tunnel {
     /// Where packets to a peer go now; `None`: nowhere yet.
     #[must_use]
     pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
-        let mapped = self.table.peer(peer).endpoint();
+        let mapped = self.table.peer(peer).endpoint(self.lane);
         match self.table.private_key() {
             // The lane says so a moment after it has taken the table over.
             Some(_) => self.counters.peer(peer).endpoint().or(mapped),
@@ -199,7 +219,8 @@ impl Tunnel {
 
     fn judge_outbound(&self, packet: &[u8], largest: usize) -> Result<Plain, Dropped> {
         let (peer, protocol) = self.judge_route(packet, largest)?;
-        let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
+        let endpoint = self.table.peer(peer).endpoint(self.carrier(peer));
+        let endpoint = endpoint.ok_or(DropReason::NoEndpoint.by(peer))?;
         Ok(Plain { peer, endpoint, header: geneve::emit(self.table.network_number(), protocol) })
     }
 
@@ -354,6 +375,7 @@ mod tests {
             prefixes: owned(prefixes),
             endpoints: owned(endpoints),
             keys: None,
+            lanes: 0,
         }
     }
 
@@ -521,7 +543,7 @@ mod tests {
                 bytes.fill(counter);
             };
             let mut peers = Peers::new(keys[at].clone(), Box::new(random));
-            peers.install(table.keys(), 1420, SEALED_NOW);
+            peers.install(table.keys(0), 1420, SEALED_NOW);
             (Tunnel::new(Arc::new(table), None), peers)
         };
         let mut hosts = [host(0), host(1)];
