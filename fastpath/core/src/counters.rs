@@ -32,9 +32,8 @@ impl Counters {
             table.index_of(id).map(|index| counters.peers[index.0].clone())
         };
         let beside = |index: PeerIndex| first.map(|first| Arc::new(first.peer(index).beside()));
-        let peer = |(index, peer): (PeerIndex, &Peer)| {
-            kept(&peer.id).or_else(|| beside(index)).unwrap_or_default()
-        };
+        let peer =
+            |(index, peer): (PeerIndex, &Peer)| kept(&peer.id).or_else(|| beside(index)).unwrap_or_default();
         Self {
             drops: previous.map(|(_, counters)| counters.drops.clone()).unwrap_or_default(),
             handed_over: previous.map(|(_, counters)| counters.handed_over.clone()).unwrap_or_default(),

@@ -71,7 +71,7 @@ impl Peer {
         prefixes.sort_unstable();
         prefixes.dedup();
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
-        check_lanes(spec, &endpoints)?;
+        check_lanes(format!("peer {}", spec.id), spec.lanes, endpoints.iter().map(SocketAddr::port))?;
         Ok(Self {
             id: spec.id.clone(),
             name: spec.name.clone(),
@@ -126,12 +126,12 @@ pub enum TableError {
         "peer {peer}: endpoint {endpoint:?} is not an address and port. write it as 192.0.2.1:6081 or [2001:db8::1]:6081"
     )]
     BadEndpoint { peer: String, endpoint: String },
-    #[error("peer {peer}: {lanes} lanes are too many. give at most {MAX_LANES}")]
-    TooManyLanes { peer: String, lanes: u32 },
+    #[error("{whose}: {lanes} lanes are too many. give at most {MAX_LANES}")]
+    TooManyLanes { whose: String, lanes: u32 },
     #[error(
-        "peer {peer}: {lanes} lanes from endpoint {endpoint} on go beyond port 65535. give a lower port or fewer lanes"
+        "{whose}: {lanes} lanes from port {port} on go beyond port 65535. give a lower port or fewer lanes"
     )]
-    LanesBeyondPorts { peer: String, lanes: u32, endpoint: SocketAddr },
+    LanesBeyondPorts { whose: String, lanes: u32, port: u16 },
     #[error("prefix {prefix} is both peer {first}'s and peer {second}'s. give it to one of them")]
     SharedPrefix { prefix: IpNet, first: String, second: String },
     #[error("peer {0} has no public key, and the network is sealed. give it its public key")]
@@ -167,21 +167,23 @@ fn parse_endpoint(peer: &str, text: &str) -> Result<SocketAddr, TableError> {
     Ok(endpoint)
 }
 
-fn check_lanes(spec: &PeerSpec, endpoints: &[SocketAddr]) -> Result<(), TableError> {
-    let (peer, lanes) = (spec.id.clone(), spec.lanes);
+/// Checks that a host can have so many lanes (0: one), from each of these ports on.
+///
+/// # Errors
+/// `TooManyLanes`, `LanesBeyondPorts`; `whose` lanes they are goes into the message.
+pub fn check_lanes(
+    whose: impl Into<String>,
+    lanes: u32,
+    ports: impl IntoIterator<Item = u16>,
+) -> Result<(), TableError> {
     if lanes > MAX_LANES {
-        return Err(TableError::TooManyLanes { peer, lanes });
+        return Err(TableError::TooManyLanes { whose: whose.into(), lanes });
     }
-    match endpoints.iter().find(|endpoint| !ports_hold(endpoint.port(), lanes)) {
-        Some(endpoint) => Err(TableError::LanesBeyondPorts { peer, lanes, endpoint: *endpoint }),
+    let beyond = |port: &u16| u32::from(*port) + lanes.saturating_sub(1) > u16::MAX.into();
+    match ports.into_iter().find(beyond) {
+        Some(port) => Err(TableError::LanesBeyondPorts { whose: whose.into(), lanes, port }),
         None => Ok(()),
     }
-}
-
-/// Whether there are ports for so many lanes (0: one) from `port` on.
-#[must_use]
-pub fn ports_hold(port: u16, lanes: u32) -> bool {
-    u32::from(port) + lanes.saturating_sub(1) <= u16::MAX.into()
 }
 
 /// The whole network as one host sees it.
@@ -529,7 +531,7 @@ pub(crate) mod tests {
         assert!(lanes(257).starts_with("peer a: 257 lanes are too many."));
         assert_eq!(
             lanes(3),
-            "peer a: 3 lanes from endpoint 192.0.2.1:65534 on go beyond port 65535. give a lower port or fewer lanes"
+            "peer a: 3 lanes from port 65534 on go beyond port 65535. give a lower port or fewer lanes"
         );
     }
 

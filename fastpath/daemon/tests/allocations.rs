@@ -5,11 +5,11 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
+use std::{io, iter};
 
 use overmesh_core::offload::virtio::{Header, Kind, Partial, Segments};
 use overmesh_core::peers::Table;
@@ -142,7 +142,7 @@ fn run(packet: Vec<u8>, offload: Header, segment_len: usize, outbound: bool) -> 
     let peers = [peer("a", "10.77.0.1/32", A), peer("b", "10.77.0.2/32", B)];
     let tunnel = Arc::new(Tunnel::new(Arc::new(Table::new(42, 1420, None, &peers).unwrap()), None));
     let events = broadcast::Sender::new(16);
-    let (lane, thread) = lane::spawn(inner, outer, tunnel, Instant::now(), events).unwrap();
+    let (lane, thread) = lane::spawn(inner, outer, tunnel, iter::empty(), Instant::now(), events).unwrap();
     let allocations = allocations.recv_timeout(PATIENCE).unwrap();
     lane.tell(Command::Stop);
     thread.join().unwrap();

@@ -137,7 +137,7 @@ impl Peer {
         self.wake = None;
     }
 
-    #[cfg(test)]
+    /// Where it is, as far as known.
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint
     }

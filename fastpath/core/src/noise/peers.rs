@@ -148,6 +148,12 @@ impl Peers {
         self.states[peer.0].sealer().filter(|_| ready)
     }
 
+    /// Whether it is known where a peer is.
+    #[must_use]
+    pub fn is_reachable(&self, peer: PeerIndex) -> bool {
+        self.states[peer.0].endpoint().is_some()
+    }
+
     /// Keeps a copy of a packet until there is a session with its peer.
     ///
     /// # Errors

@@ -6,51 +6,84 @@ use overmesh_core::drops::Dropped;
 use overmesh_core::noise::{Now, Peers};
 use overmesh_core::offload::cut::Cut;
 use overmesh_core::peers::PeerIndex;
-use overmesh_core::tunnel::Tunnel;
+use overmesh_core::tunnel::{Framing, Tunnel};
 use overmesh_io::device::{Device, Packet};
 
 use super::{Lane, Lost, lost, now_on};
 use crate::gather::Runs;
+use crate::handover::Lower;
 
 impl Lane {
     pub(super) fn carry_outbound(&mut self) -> Result<(), Lost> {
-        let Self { inner, outer, tunnel, sealed, received, runs, .. } = self;
+        let Self { inner, received, .. } = self;
         received.clear();
         inner.recv(received).map_err(lost(&**inner))?;
+        self.send_received()
+    }
+
+    /// Carries what other lanes gave: as much as fits a turn.
+    pub(super) fn carry_handed(&mut self) -> Result<(), Lost> {
+        self.received.clear();
+        if !self.inbox.drain(&mut self.received) {
+            self.waker.wake();
+        }
+        self.send_received()
+    }
+
+    fn send_received(&mut self) -> Result<(), Lost> {
+        let Self { outer, tunnel, sealed, received, runs, lower, .. } = self;
         let now = now_on(self.clock);
+        let mut departures = Departures { outer: &mut **outer, tunnel, runs, lower, now };
         for packet in received.packets() {
             let added = match sealed {
-                Some(peers) => add_sealed(packet, runs, &mut **outer, tunnel, peers, now),
-                None => add_plain(packet, runs, &mut **outer, tunnel),
+                Some(peers) => departures.add_sealed(packet, peers),
+                None => departures.add_plain(packet),
             };
-            added.map_err(lost(&**outer))?;
+            added.map_err(lost(departures.outer))?;
         }
+        lower.wake();
         runs.flush(&mut **outer, tunnel).map_err(lost(&**outer))
     }
 }
 
-fn add_plain(packet: &Packet, runs: &mut Runs, outer: &mut dyn Device, tunnel: &Tunnel) -> io::Result<()> {
-    match judge(packet, tunnel, |packet, largest| tunnel.outbound(packet, largest)) {
-        Ok((cut, mut plain)) => runs.add(&cut, &mut plain, outer, tunnel),
-        Err(_counted) => Ok(()),
-    }
+/// Where the packets of a turn go.
+struct Departures<'a> {
+    outer: &'a mut dyn Device,
+    tunnel: &'a Tunnel,
+    runs: &'a mut Runs,
+    lower: &'a mut Lower,
+    now: Now,
 }
 
-fn add_sealed(
-    packet: &Packet,
-    runs: &mut Runs,
-    outer: &mut dyn Device,
-    tunnel: &Tunnel,
-    peers: &mut Peers,
-    now: Now,
-) -> io::Result<()> {
-    let judged = judge(packet, tunnel, |packet, largest| tunnel.outbound_sealed(packet, largest));
-    let Ok((cut, peer)) = judged else { return Ok(()) };
-    if let Some(sealer) = peers.sealer(peer, now) {
-        return runs.add(&cut, &mut tunnel.seal(peer, sealer), outer, tunnel);
+impl Departures<'_> {
+    fn add_plain(&mut self, packet: &Packet) -> io::Result<()> {
+        let tunnel = self.tunnel;
+        let judged = judge(packet, tunnel, |packet, largest| tunnel.outbound(packet, largest));
+        let Ok((cut, mut plain)) = judged else { return Ok(()) };
+        match tunnel.carrier(plain.peer()) {
+            lane if lane == tunnel.lane => self.runs.add(&cut, &mut plain, self.outer, tunnel)?,
+            other => self.lower.give(other, packet, plain.peer(), tunnel),
+        }
+        Ok(())
     }
-    wait(&cut, peer, tunnel, peers, now);
-    Ok(())
+
+    fn add_sealed(&mut self, packet: &Packet, peers: &mut Peers) -> io::Result<()> {
+        let tunnel = self.tunnel;
+        let judged = judge(packet, tunnel, |packet, largest| tunnel.outbound_sealed(packet, largest));
+        let Ok((cut, peer)) = judged else { return Ok(()) };
+        let carrier = tunnel.carrier(peer);
+        if carrier != tunnel.lane {
+            self.lower.give(carrier, packet, peer, tunnel);
+        } else if let Some(sealer) = peers.sealer(peer, self.now) {
+            self.runs.add(&cut, &mut tunnel.seal(peer, sealer), self.outer, tunnel)?;
+        } else if tunnel.lane > 0 && !peers.is_reachable(peer) {
+            // The peer has yet to say where its lane of this number is; the first lane may know.
+            self.lower.give(0, packet, peer, tunnel);
+        } else {
+            wait(&cut, peer, tunnel, peers, self.now);
+        }
+        Ok(())
+    }
 }
 
 /// Keeps the segments of a packet until there is a session.

@@ -1,7 +1,7 @@
 //! A host in memory: an engine whose devices are loopbacks, with the test at their other ends.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,8 +28,10 @@ pub struct Memory {
 
 #[derive(Default)]
 struct Ends {
-    inner: Option<Loopback>,
-    outer: Option<Loopback>,
+    /// By lane.
+    inner: HashMap<usize, Loopback>,
+    /// By port.
+    outer: BTreeMap<u16, Loopback>,
     refused: HashSet<String>,
 }
 
@@ -45,14 +47,19 @@ impl Memory {
         self.ends.lock().unwrap().refused.insert(interface.into());
     }
 
-    /// The other end of the inner device opened last.
+    /// The other end of the first lane's inner device opened last.
     pub fn host(&self) -> Loopback {
-        self.ends.lock().unwrap().inner.take().expect("an inner device was opened")
+        self.queue(0)
     }
 
-    /// The other end of the outer port opened last.
+    /// The other end of a lane's inner device opened last.
+    pub fn queue(&self, lane: usize) -> Loopback {
+        self.ends.lock().unwrap().inner.remove(&lane).expect("an inner device was opened")
+    }
+
+    /// The other end of the outer port opened, the lowest first.
     pub fn underlay(&self) -> Loopback {
-        self.ends.lock().unwrap().outer.take().expect("an outer port was opened")
+        self.ends.lock().unwrap().outer.pop_first().expect("an outer port was opened").1
     }
 }
 
@@ -65,7 +72,7 @@ impl Backend for Memory {
         "a test"
     }
 
-    fn open_inner(&self, interface: &str) -> Result<Box<dyn Device>, OpenError> {
+    fn open_inner(&self, interface: &str, lane: usize) -> Result<Box<dyn Device>, OpenError> {
         let mut ends = self.ends.lock().unwrap();
         if ends.refused.contains(interface) {
             return Err(OpenError {
@@ -74,13 +81,13 @@ impl Backend for Memory {
             });
         }
         let (here, there) = pair(self.local, self.remote).unwrap();
-        ends.inner = Some(there);
+        ends.inner.insert(lane, there);
         Ok(Box::new(here))
     }
 
     fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError> {
         let (here, there) = pair(self.local, self.remote).unwrap();
-        self.ends.lock().unwrap().outer = Some(there);
+        self.ends.lock().unwrap().outer.insert(port, there);
         Ok((Box::new(here), vec![SocketAddr::new(self.local.ip(), port)]))
     }
 }
@@ -93,6 +100,7 @@ pub fn desired(peers: &[PeerSpec]) -> Desired {
         mtu: 1420,
         network_number: 42,
         port: 6081,
+        lanes: 1,
         private_key: None,
         peers: peers.to_vec(),
     }
@@ -106,6 +114,7 @@ pub fn peer(id: &str, prefix: &str, endpoint: &str) -> PeerSpec {
         prefixes: vec![prefix.into()],
         endpoints: vec![endpoint.into()],
         keys: None,
+        lanes: 1,
     }
 }
 
