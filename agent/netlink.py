@@ -182,7 +182,9 @@ def open_tun(name: str) -> Iterator[int]:
     """
     descriptor = _open_tun_device()
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_MULTI_QUEUE))
+        fcntl.ioctl(
+            descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_MULTI_QUEUE)
+        )
         yield descriptor
     except PermissionError:
         raise PermissionMissingError(
