@@ -5,11 +5,14 @@ BIN := .venv/bin
 FASTPATH := fastpath/target/release/overmesh-fastpath
 RUST := --manifest-path fastpath/Cargo.toml
 
-.PHONY: help setup demo test check bench wheels clean
+.PHONY: help setup demo test test-guest soak fuzz check bench wheels clean
 
 help:
 	@echo "make demo    three hosts, one mesh, on this machine, in a minute (HOLD=1 leaves it up)"
 	@echo "make test    all tests"
+	@echo "make test-guest  those that need a guest with another kernel, alone"
+	@echo "make soak    sealed traffic for MINUTES=60: loss, memory, sessions"
+	@echo "make fuzz    every fuzz target for MINUTES=30, one after the other"
 	@echo "make check   formatting, lints, types, generated code"
 	@echo "make bench   side by side with its peers"
 	@echo "make wheels  what installs on a host, in dist/"
@@ -25,6 +28,15 @@ demo: .venv/ready $(FASTPATH)
 test: setup
 	cargo test --locked --quiet $(RUST)
 	$(BIN)/python -m pytest
+
+test-guest: setup
+	$(BIN)/python -m pytest -v tests/interop/test_kernel_geneve.py tests/interop/test_kernel_wireguard.py
+
+soak: setup
+	@$(BIN)/python -m tests.interop.soak --minutes $(or $(MINUTES),60)
+
+fuzz:
+	@fastpath/fuzz/run $(or $(MINUTES),30)
 
 check: .venv/ready
 	$(BIN)/ruff check

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 
+from overmesh.agent.desired import Desired
 from overmesh.agent.fastpath import Fastpath
 from overmesh.agent.host import Link, Route, Underlay
 from overmesh.agent.netlink import Netlink
@@ -10,7 +11,6 @@ from overmesh.agent.plan import (
     AddAddress,
     ApplyFastpath,
     CreateTun,
-    Desired,
     Observed,
     Operation,
     RemoveAddress,

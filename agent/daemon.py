@@ -23,13 +23,13 @@ from overmesh import __version__
 from overmesh import log as logs
 from overmesh.agent import netlink as rtnetlink
 from overmesh.agent.apply import reconcile
+from overmesh.agent.desired import Desired, Own, desire
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.fastpath import Fastpath
 from overmesh.agent.host import Underlay
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.peermap import Held, Replica, View
-from overmesh.agent.plan import Desired, desire
-from overmesh.agent.preflight import check_host, host_id
+from overmesh.agent.preflight import check_host, check_ports, host_id, lanes
 from overmesh.agent.service import serve
 from overmesh.agent.state import Identity, StateDir
 from overmesh.agent.sync import Facts, Sync, leave
@@ -64,6 +64,8 @@ class Agent:
         self.replica, self._damaged = _replica(state, identity)
         self.fastpath = Fastpath(config, state.path / "fastpath.log", self.wake)
         self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
+        self._private_key = identity.keys.noise.private_bytes_raw()
+        self._lanes = lanes(config)
         self.current: Current | None = None
         self.applied = asyncio.Condition()
         self.left = False
@@ -120,7 +122,8 @@ class Agent:
             underlay = await self._netlink.underlay()
             view = self.replica.view(time.time())
             endpoints = await self._endpoints(underlay)
-            desired = desire(view.map, self.config, underlay, endpoints)
+            own = Own(endpoints, self._private_key, self._lanes)
+            desired = desire(view.map, self.config, underlay, own)
             done = await reconcile(desired, underlay, self._netlink, self.fastpath)
             self._note(Current(view, desired, endpoints, (*view.problems, *done.problems)))
             await self._report()
@@ -148,9 +151,10 @@ class Agent:
         return (*damaged, *host, *self.sync.problems)
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
+        port = self.config.port_in(self.replica.network.mode)
         if self.config.endpoints:
-            return configured(self.config.endpoints, self.config.port)
-        return candidates(underlay, self.config.port, await self._sources())
+            return configured(self.config.endpoints, port)
+        return candidates(underlay, port, await self._sources())
 
     async def _sources(self) -> list[Address]:
         """Return the addresses from which this host reaches its controllers."""
@@ -167,8 +171,9 @@ class Agent:
             return
         with suppress(FastpathError):
             stats = await self.fastpath.stats()
+            mtu = self.current.desired.mtu
             self.sync.report(
-                Facts(self.current.endpoints, stats.backend, stats.backend_reason, self.current.desired.mtu)
+                Facts(self.current.endpoints, stats.backend, stats.backend_reason, mtu, max(stats.lanes, 1))
             )
 
     async def _keep_matching(self) -> None:
@@ -262,6 +267,7 @@ async def run(config: AgentConfig) -> None:
         identity = state.identity()
         netlink = await stack.enter_async_context(Netlink.open())
         agent = Agent(config, state, identity, netlink)
+        check_ports(config, agent.replica.network.mode)
         await stack.enter_async_context(serve(agent, config.socket))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, agent.stop)

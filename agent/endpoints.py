@@ -26,8 +26,8 @@ _FORMS = [
     re.compile(form)
     for form in (
         r"(?P<address>[^\[\]]+)",
-        r"\[(?P<address>.+:.+)\](:(?P<port>\d+))?",
-        r"(?P<address>[\d.]+):(?P<port>\d+)",
+        r"\[(?P<address>.+:.+)\](:(?P<port>\d{1,5}))?",
+        r"(?P<address>[\d.]+):(?P<port>\d{1,5})",
     )
 ]
 # Interfaces of container networks whose kind (veth, mostly) does not give them away.
@@ -51,7 +51,7 @@ def candidates(underlay: Underlay, port: int, preferred: Iterable[Address] = ())
 
     Args:
         underlay: the host's interfaces and addresses.
-        port: the UDP port the fastpath listens on.
+        port: the UDP port the fastpath listens on; 0: not known yet (mesh.proto, JoinRequest).
         preferred: addresses that are known to lead out (the source of packets to a controller).
 
     """
@@ -68,6 +68,10 @@ def candidates(underlay: Underlay, port: int, preferred: Iterable[Address] = ())
 def configured(texts: Iterable[str], port: int) -> tuple[Endpoint, ...]:
     """Return the endpoints that the configuration names: "address", "address:port" or "[v6]:port".
 
+    Args:
+        texts: what it says.
+        port: where it names none, as for `candidates`.
+
     Raises:
         ConfigError: not one of these.
 
@@ -78,12 +82,12 @@ def configured(texts: Iterable[str], port: int) -> tuple[Endpoint, ...]:
 def _endpoint(text: str, port: int) -> Endpoint:
     for form in _FORMS:
         found = form.fullmatch(text)
-        number = int(found.groupdict().get("port") or port) if found else 0
-        if found and 0 < number < 1 << 16:
+        said = found.groupdict().get("port") if found else None
+        if found and (said is None or 0 < int(said) < 1 << 16):
             with suppress(ValueError):
-                return Endpoint(ip_address(found["address"]), number)
+                return Endpoint(ip_address(found["address"]), int(said or port))
     raise ConfigError(
-        f"endpoint {text!r} is not an address", "write 192.0.2.7, 192.0.2.7:6081 or [2001:db8::7]:6081"
+        f"endpoint {text!r} is not an address", "write 192.0.2.7, 192.0.2.7:51820 or [2001:db8::7]:51820"
     )
 
 

@@ -1,9 +1,11 @@
 """Joining: how a host becomes a member, told as it happens.
 
-    host     can this host carry an overlay at all? (TUN, permission, fastpath, port)
+    host     can this host carry an overlay at all? (TUN, permission, fastpath, a free port)
     reach    a TCP connection to the controller's join port
     tls      the certificate in its chain that the token's pin names becomes the only root we trust
-    token    over a new connection, verified against that root: the secret, our public keys, our endpoints
+    token    over a new connection, verified against that root: the secret, our public keys, our endpoints,
+             what we can seal with. Whether the network is sealed is not known before the answer: endpoints
+             without a port get the usual one there, and a network whose port is taken here refuses us
     address  the answer verifies, fits our keys, and no route of this host is in its way
     state    all of it is on disk
 
@@ -36,7 +38,7 @@ from overmesh import __version__, rpc
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.plan import refuse_collisions
-from overmesh.agent.preflight import check_host, host_id
+from overmesh.agent.preflight import check_host, host_id, possible_modes, suites
 from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
 from overmesh.agent.sync import leave
 from overmesh.config import JOIN_PORT, AgentConfig
@@ -51,7 +53,7 @@ from overmesh.errors import (
     UnreachableError,
     UsageError,
 )
-from overmesh.model import NETWORK_KEY, Address, Endpoint, Network, Node, node_key
+from overmesh.model import NETWORK_KEY, Address, Endpoint, Mode, Network, Node, node_key
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_message
 from overmesh.proto.signed import verify
@@ -72,6 +74,7 @@ class Joined:
     node_id: str
     name: str
     network: str
+    mode: Mode
     addresses: tuple[Address, ...]
     already_member: bool
 
@@ -102,13 +105,15 @@ async def join(config: AgentConfig, host: str, token: str, name: str, step: Step
         step("state", "this host is a member already, and its agent runs")
         return running
     check_host(config)
+    modes = possible_modes(config)
     step("host", "TUN device, permission, fastpath and port are there")
     async with Netlink.open() as netlink:
         with state.locked():
             member = _membership(state) is not None
             undecided = state.keys() is not None  # an attempt before this one ended in _Unknown
             try:
-                return await _join(config, target, parsed, name or _host_name(), state, netlink, step)
+                wanted = _Wanted(config, parsed, name or _host_name(), modes)
+                return await _join(target, wanted, state, netlink, step)
             except _Unknown as unknown:
                 raise unknown.error from None
             except OvermeshError as error:
@@ -126,19 +131,22 @@ def _member_with_agent(state: StateDir, token: JoinToken) -> Joined | None:
     if root_pin(identity.root.public_bytes(Encoding.DER)) != token.pin:
         raise _other_mesh(identity)
     mine = identity.membership
-    _, node = _records(identity.root, mine.network, mine.node_id, mine.node)
-    return _joined(node, already_member=True)
+    network, node = _records(identity.root, mine.network, mine.node_id, mine.node)
+    return _joined(network, node, already_member=True)
 
 
-async def _join(
-    config: AgentConfig,
-    target: "Target",
-    token: JoinToken,
-    name: str,
-    state: StateDir,
-    netlink: Netlink,
-    step: Step,
-) -> Joined:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What this host wants to be. modes: of the networks that it could be in."""
+
+    config: AgentConfig
+    token: JoinToken
+    name: str
+    modes: tuple[Mode, ...]
+
+
+async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Netlink, step: Step) -> Joined:
+    config, token = wanted.config, wanted.token
     before = _membership(state)
     source = await _reach(target)
     step("reach", f"{target} answers")
@@ -152,7 +160,7 @@ async def _join(
     state.save_keys(keys)
     underlay = await netlink.underlay()
     endpoints = configured(config.endpoints, config.port) or candidates(underlay, config.port, [source])
-    reply = await _redeem(target, root, _request(config, token, name, keys, endpoints))
+    reply = await _redeem(target, root, _request(wanted, keys, endpoints))
     step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
     identity, network, node = _admitted(reply, keys, root, target)
@@ -170,7 +178,7 @@ async def _join(
         state.forget_map()
     state.save_identity(identity)
     step("state", f"kept in {state.path}")
-    return _joined(node, already_member=reply.already_member)
+    return _joined(network, node, already_member=reply.already_member)
 
 
 def _membership(state: StateDir) -> Identity | None:
@@ -325,20 +333,20 @@ def _refusal(error: grpc.aio.AioRpcError, target: Target) -> Exception:
     return _Unknown(UnreachableError(raised.cause, fix))
 
 
-def _request(
-    config: AgentConfig, token: JoinToken, name: str, keys: Keys, endpoints: Sequence[Endpoint]
-) -> mesh_pb2.JoinRequest:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def _request(wanted: _Wanted, keys: Keys, endpoints: Sequence[Endpoint]) -> mesh_pb2.JoinRequest:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, wanted.name)])
     csr = x509.CertificateSigningRequestBuilder(subject).sign(keys.tls, SHA256())
     return mesh_pb2.JoinRequest(
-        token_id=token.id,
-        token_secret=token.secret_text,
-        name=name,
+        token_id=wanted.token.id,
+        token_secret=wanted.token.secret_text,
+        name=wanted.name,
         csr=csr.public_bytes(Encoding.DER),
         public_key=keys.public,
         endpoints=map(endpoint_message, endpoints),
-        host_id=host_id(config),
+        host_id=host_id(wanted.config),
         version=__version__,
+        suites=[mesh_pb2.Suite.Name(suite) for suite in suites()],
+        modes=[mesh_pb2.Mode.Name(mode) for mode in wanted.modes],
     )
 
 
@@ -390,5 +398,5 @@ def _records(root: x509.Certificate, network: bytes, node_id: str, node: bytes) 
     return network_record, node_record
 
 
-def _joined(node: Node, *, already_member: bool) -> Joined:
-    return Joined(node.id, node.name, node.network, node.addresses, already_member)
+def _joined(network: Network, node: Node, *, already_member: bool) -> Joined:
+    return Joined(node.id, node.name, network.name, network.mode, node.addresses, already_member)

@@ -228,8 +228,8 @@ class Replica:
         if held is not None and held.signed == signed:
             return held.record
         record = verify(key, signed, self._root)
-        if _network_name(record) != self._network.name:
-            raise RecordError(f"is of network {_network_name(record)}, not of {self._network.name}")
+        if _network_name(record) != self.network.name:
+            raise RecordError(f"is of network {_network_name(record)}, not of {self.network.name}")
         if held is not None and record.serial < held.record.serial:
             raise RecordError(f"serial {record.serial} is older than {held.record.serial}, which is in use")
         floor = self._floors.get(key)
@@ -262,7 +262,8 @@ class Replica:
         return Held(self.revision, self._newest, dict(self._items), good, dict(self._floors))
 
     @property
-    def _network(self) -> Network:
+    def network(self) -> Network:
+        """The network that this host is in, as the newest record that verifies says."""
         record = self._good[NETWORK_KEY].record
         assert isinstance(record, Network)
         return record
@@ -275,13 +276,13 @@ class Replica:
         """
         records = [held.record for held in self._good.values()]
         nodes = {record.id: record for record in records if isinstance(record, Node)}
-        places = {record.node_id: record.endpoints for record in records if isinstance(record, NodeEndpoints)}
+        places = {record.node_id: record for record in records if isinstance(record, NodeEndpoints)}
         me = nodes.pop(self._mine.partition("/")[2])
         problems = dict(self._refused) | self._own_problems(me, now)
         claims = dict.fromkeys(_claims(me), me)
         peers: dict[str, Peer] = {}
         for node in sorted(nodes.values(), key=lambda node: (-node.serial, node.id)):
-            reason = _unusable(node, self._network, claims, now)
+            reason = _unusable(node, self.network, claims, now)
             if reason:
                 key = node_key(node.id)
                 problems[key] = (
@@ -289,9 +290,10 @@ class Replica:
                 )
                 continue
             claims |= dict.fromkeys(_claims(node), node)
-            peers[node.id] = Peer(node, places.get(node.id, ()))
+            place = places.get(node.id, NodeEndpoints(node.id, node.network, ()))
+            peers[node.id] = Peer(node, place.endpoints, place.lanes)
         return View(
-            PeerMap(self.revision, self._network, me, tuple(peers[key] for key in sorted(peers))),
+            PeerMap(self.revision, self.network, me, tuple(peers[key] for key in sorted(peers))),
             tuple(Problem(subject, problems[subject]) for subject in sorted(problems)),
         )
 

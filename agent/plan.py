@@ -1,7 +1,6 @@
 """What has to be done so that this host matches its map. Pure: values in, operations out.
 
-    PeerMap + settings + underlay --desire--> Desired
-    Desired + Observed            --plan----> operations, in order, and what must not be done
+    Desired (desired.py) + Observed --plan--> operations, in order, and what must not be done
 
 What is missing is added before what is too much is deleted, so that a change never interrupts what
 stays. A plan for a host that is as desired is empty.
@@ -9,39 +8,11 @@ stays. A plan for a host that is as desired is empty.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 
+from overmesh.agent.desired import Desired
 from overmesh.agent.host import ROUTE_PROTOCOL, Link, LinkAddress, Route, Underlay
-from overmesh.config import AgentConfig
 from overmesh.errors import HostError, RangeCollisionError
-from overmesh.model import (
-    Address,
-    Endpoint,
-    FastpathPeer,
-    FastpathState,
-    Network,
-    Peer,
-    PeerMap,
-    Problem,
-    Range,
-)
-
-# Room for what the tunnel adds: IPv6 (40), UDP (8), Geneve (8) and options; WireGuard's 32 fit as well.
-OVERHEAD = 80
-DEFAULT_UNDERLAY_MTU = 1500
-IPV6_MINIMUM_MTU = 1280  # RFC 8200 section 5
-
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """How this host should be. routes: prefix -> our address that packets to it leave from."""
-
-    interface: str
-    mtu: int
-    mtu_reason: str
-    addresses: tuple[Address, ...]
-    routes: tuple[tuple[Range, Address | None], ...]
-    fastpath: FastpathState
+from overmesh.model import Address, FastpathState, Problem, Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,96 +111,6 @@ class Plan:
 
     operations: tuple[Operation, ...]
     problems: tuple[Problem, ...]
-
-
-# What should be.
-
-
-def desire(peer_map: PeerMap, config: AgentConfig, underlay: Underlay, own: Iterable[Endpoint]) -> Desired:
-    """Return how a host should be.
-
-    Args:
-        peer_map: verified.
-        config: this host's settings.
-        underlay: its interfaces and addresses.
-        own: the endpoints that it offers.
-
-    """
-    mtu, reason = _mtu(peer_map.network, config, underlay, own)
-    families = _families(underlay, config.interface)
-    peers = tuple(_fastpath_peer(peer, peer_map.network, families) for peer in peer_map.peers)
-    return Desired(
-        interface=config.interface,
-        mtu=mtu,
-        mtu_reason=reason,
-        addresses=peer_map.me.addresses,
-        routes=tuple((prefix, _source(prefix, peer_map.me.addresses)) for prefix in _prefixes(peer_map)),
-        fastpath=FastpathState(
-            revision=peer_map.revision,
-            tun=config.interface,
-            mtu=mtu,
-            network_number=peer_map.network.number,
-            port=config.port,
-            peers=peers,
-        ),
-    )
-
-
-def _mtu(
-    network: Network, config: AgentConfig, underlay: Underlay, own: Iterable[Endpoint]
-) -> tuple[int, str]:
-    if config.mtu:
-        return config.mtu, "set in this host's configuration"
-    if network.mtu:
-        return network.mtu, f"set for network {network.name}"
-    links = [link for link in (underlay.holder(endpoint.address) for endpoint in own) if link]
-    if not links:
-        return (
-            DEFAULT_UNDERLAY_MTU - OVERHEAD,
-            f"no underlay interface known: {DEFAULT_UNDERLAY_MTU} less {OVERHEAD}",
-        )
-    narrowest = min(links, key=lambda link: link.mtu)
-    reason = f"{narrowest.name} has {narrowest.mtu}, less {OVERHEAD} for the tunnel"
-    if narrowest.mtu - OVERHEAD < IPV6_MINIMUM_MTU:
-        return IPV6_MINIMUM_MTU, f"{reason}, but IPv6 needs {IPV6_MINIMUM_MTU}"
-    return narrowest.mtu - OVERHEAD, reason
-
-
-def _families(underlay: Underlay, overlay: str) -> set[int]:
-    """Return the IP versions in which this host can send on its underlay."""
-    without = {link.index for link in underlay.links if link.loopback or link.name == overlay}
-    return {
-        entry.address.version
-        for entry in underlay.addresses
-        if entry.link not in without and not entry.address.is_link_local
-    }
-
-
-def _fastpath_peer(peer: Peer, network: Network, families: set[int]) -> FastpathPeer:
-    # An endpoint inside the overlay would send packets in circles. Those of the wrong family go last:
-    # the peer may still be heard from there.
-    outside = [one for one in peer.endpoints if not any(one.address in cidr for cidr in network.ranges)]
-    return FastpathPeer(
-        id=peer.node.id,
-        name=peer.node.name,
-        prefixes=(*map(_host_prefix, peer.node.addresses), *peer.node.routes),
-        endpoints=tuple(sorted(outside, key=lambda one: one.address.version not in families)),
-        mode=network.mode,
-    )
-
-
-def _host_prefix(address: Address) -> Range:
-    return IPv4Network(address) if address.version == 4 else IPv6Network(address)
-
-
-def _prefixes(peer_map: PeerMap) -> Iterator[Range]:
-    """Yield what goes into the overlay: the network's ranges, and the subnets behind peers."""
-    yield from peer_map.network.ranges
-    yield from sorted({route for peer in peer_map.peers for route in peer.node.routes}, key=str)
-
-
-def _source(prefix: Range, addresses: Iterable[Address]) -> Address | None:
-    return next((address for address in addresses if address.version == prefix.version), None)
 
 
 # What is in the way of it.

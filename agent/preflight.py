@@ -2,13 +2,23 @@
 
 import errno
 import hashlib
+import os
+import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from overmesh.agent.fastpath import answers, find_binary
 from overmesh.agent.netlink import open_tun
-from overmesh.config import AgentConfig
-from overmesh.errors import PermissionMissingError, PortInUseError
+from overmesh.config import MAX_LANES, AgentConfig
+from overmesh.errors import ConfigError, PermissionMissingError, PortInUseError
+from overmesh.model import Mode, Suite
+
+# Where nothing is configured: fewer cores have enough to do with what the packets are for.
+_CORES_FOR_LANES = 4
+_AUTOMATIC_LANES = 8
+
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def check_host(config: AgentConfig) -> None:
@@ -17,15 +27,46 @@ def check_host(config: AgentConfig) -> None:
     Raises:
         TunMissingError: no TUN device.
         PermissionMissingError: interfaces may not be made.
-        PortInUseError: somebody else has the tunnel's UDP port.
         FastpathError: the fastpath is not installed.
+        ConfigError: a number of lanes that can't be.
 
     """
     find_binary(config.fastpath)
+    lanes(config)
     with open_tun("omcheck%d"):
         pass
+
+
+def check_ports(config: AgentConfig, mode: Mode) -> None:
+    """Raise when the UDP ports for packets are not free, in a network of that mode.
+
+    Raises:
+        PortInUseError: somebody else has one of them.
+        PermissionMissingError: this user may not use them.
+
+    """
     if not answers(config.fastpath_socket):
-        _check_port(config.port)
+        first = config.port_in(mode)
+        for port in range(first, first + lanes(config)):
+            _check_port(port)
+
+
+def possible_modes(config: AgentConfig) -> tuple[Mode, ...]:
+    """Return the modes of networks that this host's ports are free for.
+
+    Raises:
+        PortInUseError: none; says so of the port that was asked for, or of the usual one.
+        PermissionMissingError: this user may not use the port.
+
+    """
+    found = []
+    for mode in Mode:
+        with suppress(PortInUseError):
+            check_ports(config, mode)
+            found.append(mode)
+    if not found:
+        check_ports(config, Mode.SEALED)
+    return tuple(found)
 
 
 def _check_port(port: int) -> None:
@@ -58,3 +99,29 @@ def host_id(config: AgentConfig) -> str:
     except OSError:
         machine = socket.gethostname().encode()
     return hashlib.sha256(b"overmesh host " + machine).hexdigest()
+
+
+def suites() -> tuple[Suite, ...]:
+    """Return what this host's packets can be sealed with: AES where the processor has instructions for it."""
+    try:
+        listed = _CPU_INFO.read_text()
+    except OSError:
+        listed = ""
+    # "flags" on x86, "Features" on arm64; without such instructions ChaCha is the faster one.
+    aes = re.search(r"^(flags|Features)\s*:.*\baes\b", listed, re.MULTILINE)
+    return (Suite.CHACHA, Suite.AES) if aes else (Suite.CHACHA,)
+
+
+def lanes(config: AgentConfig) -> int:
+    """Return on how many lanes this host carries packets: as configured, or half its cores, from 4 on.
+
+    Raises:
+        ConfigError: more than there can be.
+
+    """
+    if not 0 <= config.lanes <= MAX_LANES:
+        raise ConfigError(
+            f"lanes = {config.lanes} can't be", f"say 1 to {MAX_LANES}, or 0 for what suits this host"
+        )
+    cores = len(os.sched_getaffinity(0))
+    return config.lanes or (min(cores // 2, _AUTOMATIC_LANES) if cores >= _CORES_FOR_LANES else 1)

@@ -16,7 +16,7 @@ from overmesh import __version__, rpc
 from overmesh.agent.fastpath import answers
 from overmesh.agent.icmp import echo
 from overmesh.errors import FastpathError, NotFoundError, NotYetError, OvermeshError, StateError
-from overmesh.model import Address, Peer, PeerMap
+from overmesh.model import Address, Kind, Mode, Peer, PeerMap
 from overmesh.proto import agent_pb2, agent_pb2_grpc, fastpath_pb2, mesh_pb2
 from overmesh.proto.codec import endpoint_message, problem_messages
 
@@ -27,6 +27,7 @@ T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _GRACE = 1.0
+_PATHS = {Mode.PLAIN: "plain geneve", Mode.SEALED: "sealed wireguard"}
 
 
 @asynccontextmanager
@@ -159,23 +160,24 @@ class Service(agent_pb2_grpc.AgentServicer):
         """Return whom to probe, and how.
 
         Asked for by address, the peer's host answers: the whole way, through both TUN interfaces.
-        Asked for by name, its fastpath does: the tunnel alone.
+        Asked for by name, its fastpath does: the tunnel alone. A stock WireGuard peer has none.
         """
-        now = _settled(self._agent)
-        peer, address = _find(now.view.map, request.peer)
+        peers = _settled(self._agent).view.map
+        peer, address = _find(peers, request.peer)
         timeout = request.timeout_ms / 1000
-        if address is None:
-            return peer, lambda: self._probe_fastpath(peer, timeout)
-        return peer, lambda: self._probe_host(now.view.map, address, timeout)
+        if address is None and peer.node.kind is Kind.AGENT:
+            return peer, lambda: self._probe_fastpath(peer, _PATHS[peers.network.mode], timeout)
+        asked = address or peer.node.addresses[0]
+        return peer, lambda: self._probe_host(peers, asked, timeout)
 
-    async def _probe_fastpath(self, peer: Peer, timeout: float) -> agent_pb2.PingReply:
+    async def _probe_fastpath(self, peer: Peer, path: str, timeout: float) -> agent_pb2.PingReply:
         reply = await self._agent.fastpath.probe(peer.node.id, timeout)
         how = "answered by its fastpath" if reply.answered else "not answered"
         return agent_pb2.PingReply(
             answered=reply.answered,
             rtt_ns=reply.rtt_ns,
             address=str(peer.node.addresses[0]),
-            path=f"plain geneve to {reply.endpoint}, {how}" if reply.endpoint else "no endpoint known",
+            path=f"{path} to {reply.endpoint}, {how}" if reply.endpoint else "no endpoint known",
         )
 
     async def _probe_host(self, peers: PeerMap, address: Address, timeout: float) -> agent_pb2.PingReply:
@@ -214,25 +216,35 @@ def _find(peers: PeerMap, wanted: str) -> tuple[Peer, Address | None]:
 
 def _peers(peers: PeerMap, stats: fastpath_pb2.StatsReply) -> list[agent_pb2.Peer]:
     known = {entry.id: entry for entry in stats.peers}
-    silent = fastpath_pb2.PeerStats(last_heard_ms_ago=-1)
-    mode = mesh_pb2.Mode.Name(peers.network.mode)
+    silent = fastpath_pb2.PeerStats(last_heard_ms_ago=-1, last_handshake_ms_ago=-1)
+    mode = peers.network.mode
     return [_peer(peer, mode, known.get(peer.node.id, silent)) for peer in peers.peers]
 
 
-def _peer(peer: Peer, mode: str, stats: fastpath_pb2.PeerStats) -> agent_pb2.Peer:
+def _peer(peer: Peer, mode: Mode, stats: fastpath_pb2.PeerStats) -> agent_pb2.Peer:
     return agent_pb2.Peer(
         name=peer.node.name,
         node_id=peer.node.id,
+        kind=mesh_pb2.Kind.Name(peer.node.kind),
         addresses=map(str, peer.node.addresses),
         endpoint=stats.endpoint,
-        mode=mode,
-        last_heard_seconds=-1 if stats.last_heard_ms_ago < 0 else stats.last_heard_ms_ago / 1000,
+        mode=mesh_pb2.Mode.Name(mode),
+        suite=mesh_pb2.Suite.Name(stats.suite),
+        last_handshake_seconds=_seconds(stats.last_handshake_ms_ago),
+        path_mtu=stats.path_mtu,
+        path_mtu_probed=stats.path_mtu_probed,
+        last_heard_seconds=_seconds(stats.last_heard_ms_ago),
         tx_packets=stats.tx_packets,
         tx_bytes=stats.tx_bytes,
         rx_packets=stats.rx_packets,
         rx_bytes=stats.rx_bytes,
         drops=stats.drops,
     )
+
+
+def _seconds(milliseconds: int) -> float:
+    """Return how long ago something was; negative: never."""
+    return milliseconds / 1000 if milliseconds >= 0 else -1
 
 
 async def _answered(context: Context, work: Callable[[], Awaitable[T]]) -> T:

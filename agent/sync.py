@@ -43,12 +43,13 @@ log = logging.getLogger("overmesh.agent.sync")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a host reports of itself."""
+    """What a host reports of itself. lanes: those that its fastpath has, not those that were asked for."""
 
     endpoints: tuple[Endpoint, ...]
     backend: str
     backend_reason: str
     mtu: int
+    lanes: int
 
 
 @dataclass(slots=True)
@@ -267,6 +268,7 @@ class Sync:
             backend=facts.backend,
             backend_reason=facts.backend_reason,
             mtu=facts.mtu,
+            lanes=facts.lanes,
             host_id=self._host_id,
         )
         try:

@@ -9,6 +9,7 @@ import grpc.aio
 from overmesh.config import DEFAULT_NETWORK
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Mirror, NetworkView
+from overmesh.controller.peers import Peers
 from overmesh.controller.presence import Presence
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
@@ -16,7 +17,7 @@ from overmesh.controller.watch import Agents, Behind
 from overmesh.errors import InvalidError
 from overmesh.model import Mode, Problem, endpoints_key, node_key
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2
-from overmesh.proto.codec import endpoint_message, problem_messages
+from overmesh.proto.codec import endpoint_message, endpoint_value, problem_messages
 
 DEFAULT_TTL = 86400
 # Asking all agents every so often costs less than being told of every ack.
@@ -29,7 +30,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     """Requests in, replies out; an empty network name stands for the default network.
 
     Args:
-        mirror, membership, tokens, agents, presence: the parts of this controller.
+        mirror, membership, peers, tokens, agents, presence: the parts of this controller.
         join_target: host or host:port that new hosts are told to join at.
 
     """
@@ -38,6 +39,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self,
         mirror: Mirror,
         membership: Membership,
+        peers: Peers,
         tokens: Tokens,
         agents: Agents,
         presence: Presence,
@@ -45,6 +47,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> None:
         self._mirror = mirror
         self._membership = membership
+        self._peers = peers
         self._tokens = tokens
         self._agents = agents
         self._presence = presence
@@ -104,6 +107,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         revision = await self._membership.remove(view.name, node_id)
         return admin_pb2.RemoveNodeReply(node=node, revision=revision)
 
+    async def AddPeer(self, request: admin_pb2.AddPeerRequest, _context: Context) -> admin_pb2.AddPeerReply:  # noqa: N802
+        """Make a stock WireGuard peer a member."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        endpoints = tuple(map(endpoint_value, request.endpoints))
+        added = await self._peers.add(view.name, request.name, request.public_key, endpoints)
+        return admin_pb2.AddPeerReply(
+            node=self._node_message(view, added.node_id),
+            revision=added.revision,
+            already_member=added.already_member,
+        )
+
     def _node_message(self, view: NetworkView, node_id: str) -> admin_pb2.Node:
         sighting = self._agents.sighting(view.name, node_id)
         health = self._presence.health(Identity(view.name, node_id))
@@ -128,7 +142,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def CreateNetwork(  # noqa: N802
         self, request: admin_pb2.CreateNetworkRequest, _context: Context
     ) -> admin_pb2.CreateNetworkReply:
-        """Make a network; plain unless asked otherwise."""
+        """Make a network; sealed unless asked otherwise."""
         view = await self._membership.create_network(
             request.name, request.ranges, _mode(request.mode), request.mtu
         )
@@ -190,9 +204,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
 def _mode(number: int) -> Mode:
     try:
-        return Mode(number or Mode.PLAIN)
+        return Mode(number or Mode.SEALED)
     except ValueError:
-        raise InvalidError(f"mode {number} is not one that this version knows", "use plain") from None
+        known = " or ".join(mode.name.lower() for mode in Mode)
+        raise InvalidError(f"mode {number} is not one that this version knows", f"use {known}") from None
 
 
 def _token_message(token: Token) -> admin_pb2.Token:
@@ -220,7 +235,14 @@ def _record_fields(view: NetworkView, node_id: str) -> admin_pb2.Node:
         message.tags.extend(node.tags)
         message.serial = node.serial
         message.not_after = node.not_after
+        message.MergeFrom(
+            admin_pb2.Node(
+                kind=mesh_pb2.Kind.Name(node.kind),
+                suites=[mesh_pb2.Suite.Name(suite) for suite in node.suites],
+            )
+        )
     if places:
+        message.lanes = places.lanes
         message.endpoints.extend(endpoint_message(endpoint) for endpoint in places.endpoints)
     return message
 

@@ -23,6 +23,7 @@ from overmesh.controller.join import Joins
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
+from overmesh.controller.peers import Peers
 from overmesh.controller.presence import Presence
 from overmesh.controller.reachable import own_addresses
 from overmesh.controller.server import JoinService, Listening, MeshService, Servers
@@ -120,6 +121,7 @@ async def running(
         undo.push_async_callback(presence.end)
         agents = Agents(mirror, presence.seen, clock)
         newcomers = Newcomers(mirror, membership, signer, clock)
+        peers = Peers(mirror, membership, newcomers)
         joins = Joins(mirror, membership, newcomers, tokens, root, agents.live_host, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
@@ -135,7 +137,7 @@ async def running(
         await servers.start(
             JoinService(joins, [_target(host, listening.mesh_port) for host in hosts]),
             MeshService(agents, membership, presence),
-            AdminService(mirror, membership, tokens, agents, presence, _join_target(hosts, listening)),
+            AdminService(mirror, membership, peers, tokens, agents, presence, _join_target(hosts, listening)),
         )
         undo.callback(agents.finish_all, UnreachableError("the controller is stopping", "try again"))
         undo.push_async_callback(servers.drain)

@@ -1,7 +1,8 @@
 """Joining: a token and a host's own keys become a membership.
 
 1. token      known, the secret is right, not revoked
-2. keys       the request for a certificate is signed by its key, the X25519 key is well-formed
+2. keys       the request for a certificate is signed by its key, the X25519 key is well-formed;
+              the host's port for this network is free, and fills in where an endpoint names none
 3. who        the node id follows from the X25519 key: a member already, or a new one?
 4a. new       the token lets one more in; name and addresses are free; records are signed
               (newcomers.py); then one transaction takes token use, name, addresses and node, or nothing
@@ -15,8 +16,9 @@ asking again safe when an answer was lost on the way.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from overmesh.config import DEFAULT_PORTS
 from overmesh.controller import keys
 from overmesh.controller.membership import Membership, node_id
 from overmesh.controller.mirror import Change, Mirror, NetworkView
@@ -25,15 +27,15 @@ from overmesh.controller.newcomers import Newcomers, checked_public_key
 from overmesh.controller.store.base import KeyValue, Put, unchanged
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
-from overmesh.errors import CloneError, InvalidError, StoreCorruptError
-from overmesh.model import Endpoint, Kind, Node
+from overmesh.errors import CloneError, InvalidError, PortInUseError, StoreCorruptError
+from overmesh.model import Endpoint, Kind, Mode, Node, Suite
 
 _log = logging.getLogger("overmesh.controller")
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What a host that wants to join says."""
+    """What a host that wants to join says (mesh.proto, JoinRequest)."""
 
     token_id: str
     token_secret: str
@@ -42,6 +44,8 @@ class Application:
     public_key: bytes
     endpoints: tuple[Endpoint, ...]
     host_id: str
+    suites: tuple[Suite, ...]
+    modes: tuple[Mode, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class _Applicant:
     request: CertificateRequest
     endpoints: tuple[Endpoint, ...]
     host_id: str
+    suites: tuple[Suite, ...]
 
 
 class Joins:
@@ -102,6 +107,7 @@ class Joins:
 
         Raises:
             TokenError, InvalidError, NameTakenError, PoolExhaustedError
+            PortInUseError: on the host, of the port that its packets in this network need.
             CloneError: its key is in use on another host, or with another TLS key.
             StoreUnavailableError: it may have joined or not; asking again tells.
 
@@ -126,15 +132,18 @@ class Joins:
 
     def _checked(self, application: Application, network: str) -> _Applicant:
         key = checked_public_key(application.public_key)
-        self._membership.check_endpoints(application.endpoints)
+        port = DEFAULT_PORTS[_possible_mode(application, self._mirror.view(network))]
+        endpoints = tuple(end if end.port else replace(end, port=port) for end in application.endpoints)
+        self._membership.check_endpoints(endpoints)
         return _Applicant(
             id=node_id(key),
             network=network,
             name=checked_label("node name", application.name),
             public_key=key,
             request=CertificateRequest.parse(application.csr),
-            endpoints=application.endpoints,
+            endpoints=endpoints,
             host_id=application.host_id,
+            suites=application.suites,
         )
 
     def _plan(self, application: Application, applicant: _Applicant) -> Change | None:
@@ -144,7 +153,7 @@ class Joins:
         if found:
             record, member = found
             self._check_same(view, member, applicant)
-            return self._newcomers.readmit(view, record, member, applicant.endpoints)
+            return self._newcomers.readmit(view, record, member, applicant.endpoints, applicant.suites)
         token.check_lets_in(self._clock())
         return self._admit(view, token, kv, applicant)
 
@@ -156,6 +165,7 @@ class Joins:
             public_key=applicant.public_key,
             addresses=(),
             tags=token.tags,
+            suites=applicant.suites,
         )
         admitted = self._newcomers.admit(view, node, applicant.endpoints)
         used = [token.once_more().put(self._root)] if token.uses else []
@@ -192,6 +202,18 @@ class Joins:
         """Return the operation that ties a node to the TLS key with which it joined."""
         key = keys.credential(applicant.network, applicant.id)
         return Put(key, self._root.mac(key, applicant.request.fingerprint))
+
+
+def _possible_mode(application: Application, view: NetworkView) -> Mode:
+    """Return the network's mode; raise unless the host can carry packets in it."""
+    mode = view.network.mode
+    if application.modes and mode not in application.modes:
+        raise PortInUseError(
+            f"network {view.name} is {mode.name.lower()}, and UDP port {DEFAULT_PORTS[mode]} "
+            "is in use by another program on this host",
+            "end that program (`ss -ulpn` shows it), or name another port: --port",
+        )
+    return mode
 
 
 def _event(applicant: _Applicant, token: Token) -> dict[str, str]:

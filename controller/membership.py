@@ -26,6 +26,8 @@ MAX_ENDPOINTS = 16
 # What IPv6 needs at least (RFC 8200, 5), and what an IP packet can be.
 MTU_RANGE = range(1280, 1 << 16)
 
+AGENT_ENDPOINTS = "set `endpoints` in the agent's configuration"
+
 RandomBits = Callable[[int], int]
 
 _log = logging.getLogger("overmesh.controller")
@@ -82,7 +84,7 @@ class Membership:
             await self.create_network(DEFAULT_NETWORK, ranges)
 
     async def create_network(
-        self, name: str, ranges: Sequence[str] = (), mode: Mode = Mode.PLAIN, mtu: int = 0
+        self, name: str, ranges: Sequence[str] = (), mode: Mode = Mode.SEALED, mtu: int = 0
     ) -> NetworkView:
         """Make a network and return it.
 
@@ -99,11 +101,6 @@ class Membership:
 
         """
         name = checked_label("network name", name)
-        if mode is not Mode.PLAIN:
-            raise InvalidError(
-                "this version can't carry sealed networks yet, the next release brings them",
-                "create it in plain mode",
-            )
         if mtu and mtu not in MTU_RANGE:
             raise InvalidError(
                 f"an MTU of {mtu} can't be", f"say {MTU_RANGE[0]} to {MTU_RANGE[-1]}, or 0 to derive it"
@@ -188,13 +185,15 @@ class Membership:
 
     async def leave(self, network: str, node: str) -> int:
         """Do the same at the node's own wish; nothing happens when it is gone already."""
-        gone = node not in self._mirror.held("nodes", network)
+        gone = node not in self._mirror.held("credentials", network)
         return self._mirror.revision if gone else await self.remove(network, node)
 
     # Endpoints.
 
-    async def report(self, network: str, node: str, endpoints: Sequence[Endpoint]) -> int:
-        """Take note of where a node is; return the revision. Nothing is signed when nothing changed.
+    async def report(self, network: str, node: str, endpoints: Sequence[Endpoint], lanes: int = 1) -> int:
+        """Take note of where a node is and how many lanes it has there; return the revision.
+
+        Nothing is signed when nothing changed.
 
         Raises:
             InvalidError: an endpoint that others could never reach.
@@ -202,28 +201,33 @@ class Membership:
 
         """
         self.check_endpoints(endpoints)
-        result = await self._mirror.change(lambda: self._moved(network, node, tuple(endpoints)))
+        result = await self._mirror.change(lambda: self._moved(network, node, tuple(endpoints), lanes))
         return result.revision
 
-    def _moved(self, network: str, node: str, endpoints: tuple[Endpoint, ...]) -> Change | None:
-        kv = self._mirror.held("nodes", network).get(node)
+    def _moved(self, network: str, node: str, endpoints: tuple[Endpoint, ...], lanes: int) -> Change | None:
+        # It goes with the node; only a node that runs an agent has one.
+        kv = self._mirror.held("credentials", network).get(node)
         if kv is None:
             raise removed(network)
-        ops = self.endpoints_ops(network, node, endpoints)
-        # Not `unchanged`: the record may change, but it must not have been removed.
+        ops = self.endpoints_ops(network, node, endpoints, lanes)
         return Change([Compare(kv.key, Target.CREATE, kv.create_revision)], ops) if ops else None
 
-    def endpoints_ops(self, network: str, node: str, endpoints: tuple[Endpoint, ...]) -> list[Op]:
-        """Return what to write so that a node is at these endpoints: nothing when it is known to be."""
-        known = self._mirror.view(network).endpoints(node)
-        if known and known.endpoints == endpoints:
+    def endpoints_ops(
+        self, network: str, node: str, endpoints: tuple[Endpoint, ...], lanes: int = 0
+    ) -> list[Op]:
+        """Return what to write so that a node is at these endpoints: nothing when it is known to be.
+
+        No lanes: as many as before.
+        """
+        before = self._mirror.view(network).endpoints(node)
+        known = before or NodeEndpoints(node, network, ())
+        record = replace(known, endpoints=endpoints, lanes=lanes or known.lanes)
+        if record == before:
             return []
-        record = NodeEndpoints(node, network, endpoints, known.serial if known else 0)
         return [Put(keys.endpoints(network, node), self._signer.sign(record))]
 
-    def check_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
-        """Raise InvalidError for an endpoint that no other host could reach."""
-        fix = "set `endpoints` in the agent's configuration"
+    def check_endpoints(self, endpoints: Sequence[Endpoint], fix: str = AGENT_ENDPOINTS) -> None:
+        """Raise InvalidError, with this fix, for an endpoint that no other host could reach."""
         if len(endpoints) > MAX_ENDPOINTS:
             raise InvalidError(f"{len(endpoints)} endpoints are too many", f"offer at most {MAX_ENDPOINTS}")
         overlays = [

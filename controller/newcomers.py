@@ -14,7 +14,7 @@ from overmesh.controller.mirror import Change, Mirror, NetworkView
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import MEMBERSHIP_DAYS
 from overmesh.errors import InvalidError, NameTakenError, StoreCorruptError
-from overmesh.model import Endpoint, Node
+from overmesh.model import Endpoint, Node, Suite
 from overmesh.proto.codec import PUBLIC_KEY_LENGTH
 
 _VALIDITY = MEMBERSHIP_DAYS * 86400
@@ -94,12 +94,22 @@ class Newcomers:
         return kv, node
 
     def readmit(
-        self, view: NetworkView, kv: KeyValue, member: Node, endpoints: tuple[Endpoint, ...]
+        self,
+        view: NetworkView,
+        kv: KeyValue,
+        member: Node,
+        endpoints: tuple[Endpoint, ...],
+        suites: tuple[Suite, ...] = (),
     ) -> Change | None:
-        """Return what changes when a member asks again: where it is, and how long it stays."""
+        """Return what changes when a member asks again: where it is, how long it stays, what it seals with.
+
+        No suites: as before.
+        """
         ops = self._membership.endpoints_ops(view.name, member.id, endpoints)
+        renewed = replace(member, suites=suites or member.suites)
         if member.not_after - self._clock() < _VALIDITY / 2:
-            renewed = replace(member, not_after=int(self._clock()) + _VALIDITY)
+            renewed = replace(renewed, not_after=int(self._clock()) + _VALIDITY)
+        if renewed != member:
             ops.append(Put(kv.key, self._signer.sign(renewed)))
         return Change([unchanged(kv)], ops) if ops else None
 

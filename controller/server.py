@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
 from overmesh.controller.join import Admission, Application, Joins
-from overmesh.controller.membership import Membership
+from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
 from overmesh.controller.ports import any_address, take_port, take_socket
 from overmesh.controller.presence import Health, Presence
 from overmesh.controller.trust import Identity
@@ -28,7 +28,7 @@ from overmesh.controller.watch import Agents, Watch
 from overmesh.errors import InvalidError, OvermeshError, RecordError
 from overmesh.model import Endpoint
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
-from overmesh.proto.codec import endpoint_value
+from overmesh.proto.codec import endpoint_value, lanes_value, mode_values, suite_values
 
 JOIN_SERVICE = mesh_pb2.DESCRIPTOR.services_by_name["Join"].full_name
 MESH_SERVICE = mesh_pb2.DESCRIPTOR.services_by_name["Mesh"].full_name
@@ -116,8 +116,10 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
                 name=request.name,
                 csr=request.csr,
                 public_key=request.public_key,
-                endpoints=_endpoints(request.endpoints),
+                endpoints=_endpoints(request.endpoints, unknown_port=True),
                 host_id=request.host_id,
+                suites=suite_values(request.suites),
+                modes=mode_values(request.modes),
             )
         )
         return self._reply(admission)
@@ -164,8 +166,8 @@ class MeshService:
     async def _report(self, request: mesh_pb2.ReportRequest, context: Context) -> mesh_pb2.ReportReply:
         caller = Identity.of_caller(context.auth_context())
         self._agents.check_connected(caller, request.host_id)
-        endpoints = _endpoints(request.endpoints)
-        revision = await self._membership.report(caller.network, caller.node_id, endpoints)
+        endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
+        revision = await self._membership.report(caller.network, caller.node_id, endpoints, lanes)
         self._presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
         return mesh_pb2.ReportReply(revision=revision)
 
@@ -175,11 +177,18 @@ class MeshService:
         return mesh_pb2.LeaveReply(revision=revision)
 
 
-def _endpoints(messages: Sequence[mesh_pb2.Endpoint]) -> tuple[Endpoint, ...]:
+def _endpoints(messages: Sequence[mesh_pb2.Endpoint], *, unknown_port: bool = False) -> tuple[Endpoint, ...]:
     try:
-        return tuple(endpoint_value(message) for message in messages)
+        return tuple(endpoint_value(message, unknown_port=unknown_port) for message in messages)
     except RecordError as error:
-        raise InvalidError(error.cause, "set `endpoints` in the agent's configuration") from None
+        raise InvalidError(error.cause, AGENT_ENDPOINTS) from None
+
+
+def _lanes(number: int) -> int:
+    try:
+        return lanes_value(number)
+    except RecordError as error:
+        raise InvalidError(error.cause, "set `lanes` in the agent's configuration") from None
 
 
 # Servers.

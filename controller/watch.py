@@ -114,8 +114,7 @@ class Agents:
 
         """
         view = self._mirror.view(identity.network)
-        if identity.node_id not in self._mirror.held("nodes", identity.network):
-            raise removed(identity.network)
+        self._check_member(identity)
         live = self._live.setdefault(identity.network, {})
         self._replace(live.get(identity.node_id), hello.host_id)
         session = Session(view.map, Position(hello.revision, hello.digest), now)
@@ -125,6 +124,11 @@ class Agents:
         self._on_presence(identity, True)
         _log.info("agent connected", extra=self._named(identity) | {"revision": hello.revision})
         return agent
+
+    def _check_member(self, identity: Identity) -> None:
+        # Only a node that runs an agent has one: its key may be a stock WireGuard peer's by now.
+        if identity.node_id not in self._mirror.held("credentials", identity.network):
+            raise removed(identity.network)
 
     def _replace(self, older: Agent | None, host_id: str) -> None:
         if older is None:
@@ -195,8 +199,7 @@ class Agents:
             UnreachableError: there is none.
 
         """
-        if identity.node_id not in self._mirror.held("nodes", identity.network):
-            raise removed(identity.network)
+        self._check_member(identity)
         agent = self._live.get(identity.network, {}).get(identity.node_id)
         if agent is None:
             raise UnreachableError("no stream of this node is open here", "open one first")

@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from overmesh.errors import ConfigError
+from overmesh.model import Mode
 
 JOIN_PORT = 7442
 MESH_PORT = 7443
+SEALED_PORT = 51820
 PLAIN_PORT = 6081
+# The UDP port for packets between hosts, unless a host is told another.
+DEFAULT_PORTS = {Mode.SEALED: SEALED_PORT, Mode.PLAIN: PLAIN_PORT}
+MAX_LANES = 64
 DEFAULT_NETWORK = "mesh"
 DEFAULT_IPV4_RANGE = "10.77.0.0/16"
 
@@ -53,19 +58,24 @@ class ControllerConfig:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What `meshctl agent run` and `meshctl join` can be told."""
+    """What `meshctl agent run` and `meshctl join` can be told. port, mtu, lanes: 0 leaves it to the agent."""
 
     file: ClassVar[Path] = Path("/etc/overmesh/agent.toml")
 
     state_dir: Path = Path("/var/lib/overmesh/agent")
     runtime_dir: Path = Path("/run/overmesh")
     interface: str = "om0"
-    port: int = PLAIN_PORT
+    port: int = 0
+    lanes: int = 0
     mtu: int = 0
     endpoints: tuple[str, ...] = ()
     fastpath: str = ""
     host_id: str = ""
     log_format: LogFormat = "text"
+
+    def port_in(self, mode: Mode) -> int:
+        """Return the UDP port for packets between the hosts of a network."""
+        return self.port or DEFAULT_PORTS[mode]
 
     @property
     def socket(self) -> Path:

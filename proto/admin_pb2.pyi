@@ -153,6 +153,28 @@ class RemoveNodeReply(_message.Message):
     revision: int
     def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
 
+class AddPeerRequest(_message.Message):
+    __slots__ = ("network", "name", "public_key", "endpoints")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    name: str
+    public_key: bytes
+    endpoints: _containers.RepeatedCompositeFieldContainer[_mesh_pb2.Endpoint]
+    def __init__(self, network: _Optional[str] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ...) -> None: ...
+
+class AddPeerReply(_message.Message):
+    __slots__ = ("node", "revision", "already_member")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_MEMBER_FIELD_NUMBER: _ClassVar[int]
+    node: Node
+    revision: int
+    already_member: bool
+    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., revision: _Optional[int] = ..., already_member: _Optional[bool] = ...) -> None: ...
+
 class Network(_message.Message):
     __slots__ = ("name", "number", "ranges", "mode", "mtu", "revision", "nodes")
     NAME_FIELD_NUMBER: _ClassVar[int]

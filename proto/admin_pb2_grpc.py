@@ -59,6 +59,11 @@ class AdminStub:
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.FromString,
                 _registered_method=True)
+        self.AddPeer = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/AddPeer',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.AddPeerReply.FromString,
+                _registered_method=True)
         self.CreateNetwork = channel.unary_unary(
                 '/overmesh.admin.v1.Admin/CreateNetwork',
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.CreateNetworkRequest.SerializeToString,
@@ -109,6 +114,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddPeer(self, request, context):
+        """A stock WireGuard peer: a member that runs no agent. Idempotent, as joining is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateNetwork(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -155,6 +167,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveNode,
                     request_deserializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.SerializeToString,
+            ),
+            'AddPeer': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddPeer,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.AddPeerReply.SerializeToString,
             ),
             'CreateNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateNetwork,
@@ -307,6 +324,33 @@ class Admin:
             '/overmesh.admin.v1.Admin/RemoveNode',
             overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
             overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddPeer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/AddPeer',
+            overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.AddPeerReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 
 from google.protobuf.message import DecodeError
 
+from overmesh.config import MAX_LANES
 from overmesh.errors import RecordError
 from overmesh.model import (
     NETWORK_KEY,
@@ -29,7 +30,6 @@ from overmesh.proto import fastpath_pb2, mesh_pb2
 
 PUBLIC_KEY_LENGTH = 32
 MAX_NETWORK_NUMBER = (1 << 24) - 1
-MAX_LANES = 64
 
 
 def endpoint_message(endpoint: Endpoint) -> mesh_pb2.Endpoint:
@@ -37,14 +37,14 @@ def endpoint_message(endpoint: Endpoint) -> mesh_pb2.Endpoint:
     return mesh_pb2.Endpoint(address=str(endpoint.address), port=endpoint.port)
 
 
-def endpoint_value(message: mesh_pb2.Endpoint) -> Endpoint:
-    """Return the endpoint of a message.
+def endpoint_value(message: mesh_pb2.Endpoint, *, unknown_port: bool = False) -> Endpoint:
+    """Return the endpoint of a message; with `unknown_port`, port 0 stands for one that is yet to be known.
 
     Raises:
         RecordError: no IP address, or no port.
 
     """
-    if not 0 < message.port < 1 << 16:
+    if not (0 if unknown_port else 1) <= message.port < 1 << 16:
         raise RecordError(f"endpoint port {message.port} is not between 1 and 65535")
     return Endpoint(_address(message.address), message.port)
 
@@ -188,6 +188,12 @@ def _mode(number: int) -> Mode:
         return Mode(number)
     except ValueError:
         raise RecordError(f"mode {number} is not one that this version knows") from None
+
+
+def mode_values(numbers: Iterable[int]) -> tuple[Mode, ...]:
+    """Return the modes of a message: those that this version knows."""
+    named = set(numbers)
+    return tuple(mode for mode in Mode if mode in named)
 
 
 def _kind(number: int) -> Kind:

@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=options.examples("meshctl leave", "meshctl leave --force"))(leave)
 
 
+@options.with_agent_settings
 def join(
     host: Annotated[
         str, typer.Argument(metavar="HOST", help="The controller: a name or address, with :PORT if not 7442.")
@@ -43,15 +44,7 @@ def join(
         bool, typer.Option("--no-wait", metavar="", help="Do not wait for a peer to answer.")
     ] = False,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="How long to wait for that.")] = "30s",
-    interface: options.Interface = None,
-    port: options.Port = None,
-    mtu: options.Mtu = None,
-    endpoint: options.Endpoints = None,
-    fastpath: options.Fastpath = None,
-    host_id: options.HostId = None,
-    state_dir: options.StateDir = None,
-    runtime_dir: options.RuntimeDir = None,
-    log_format: options.Log = None,
+    given: options.Given,
     config: options.Config = None,
     as_json: options.Json = False,
 ) -> None:
@@ -60,17 +53,6 @@ def join(
     The agent is started through systemd where there is one. Joining twice changes nothing and shows how
     things are. Exit code 3: joined, but no peer answers yet.
     """
-    given = {
-        "interface": interface,
-        "port": port,
-        "mtu": mtu,
-        "endpoints": options.several(endpoint),
-        "fastpath": fastpath,
-        "host_id": host_id,
-        "state_dir": state_dir,
-        "runtime_dir": runtime_dir,
-        "log_format": log_format,
-    }
     settings = load(AgentConfig, given, file=config)
     flags = options.as_flags({**given, "config": config})
     if flags and not foreground and systemd.present():

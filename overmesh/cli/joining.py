@@ -22,10 +22,10 @@ from overmesh.agent import leave as leaving
 from overmesh.agent.fastpath import answers
 from overmesh.agent.state import StateDir
 from overmesh.cli import client, output, systemd
-from overmesh.cli.status import as_dict
+from overmesh.cli.status import as_dict, packets
 from overmesh.config import AgentConfig
 from overmesh.errors import NotYetError, StateError, UnreachableError
-from overmesh.model import Node, node_key
+from overmesh.model import NETWORK_KEY, Network, Node, node_key
 from overmesh.proto import agent_pb2
 from overmesh.proto.signed import read
 
@@ -101,9 +101,10 @@ async def _member(config: AgentConfig, wanted: Wanted, steps: Steps) -> joins.Jo
 
 def _from_disk(config: AgentConfig) -> joins.Joined:
     mine = StateDir(config.state_dir).identity().membership
-    node = read(node_key(mine.node_id), mine.node)
+    network, node = read(NETWORK_KEY, mine.network), read(node_key(mine.node_id), mine.node)
+    assert isinstance(network, Network)
     assert isinstance(node, Node)
-    return joins.Joined(node.id, node.name, node.network, node.addresses, already_member=True)
+    return joins.Joined(node.id, node.name, network.name, network.mode, node.addresses, already_member=True)
 
 
 async def _be_the_agent(
@@ -146,11 +147,12 @@ class Closing:
     def _facts(self) -> Iterator[tuple[str, output.Cell]]:
         yield "node", f"{self.joined.name} in network {self.joined.network}"
         yield "addresses", ", ".join(map(str, self.joined.addresses))
+        yield "packets", packets(self.joined.mode, self.status.peers if self.status else ())
         if self.status:
             yield "interface", f"{self.status.interface}, MTU {self.status.mtu}: {self.status.mtu_reason}"
             yield "fastpath", f"{self.status.fastpath.backend}: {self.status.fastpath.reason}"
-            peers = len(self.status.peers)
-            yield "peers", f"{self.answering} of {peers} answer" if peers else "none yet"
+            hosts = len(_hosts(self.status))
+            yield "peers", f"{self.answering} of {hosts} answer" if hosts else "none yet"
         else:
             yield "agent", "started" if self.started else Text("not started", "yellow")
 
@@ -159,6 +161,7 @@ class Closing:
             "name": self.joined.name,
             "node_id": self.joined.node_id,
             "network": self.joined.network,
+            "mode": output.mode(self.joined.mode),
             "addresses": list(map(str, self.joined.addresses)),
             "already_member": self.joined.already_member,
             "steps": self.steps.done,
@@ -183,7 +186,7 @@ async def _closing(config: AgentConfig, wanted: Wanted, joined: joins.Joined, st
     except TimeoutError:
         raise NotYetError(
             f"joined, but within {wanted.seconds} s {missing[-1]}",
-            f"see meshctl status; UDP port {config.port} has to be open between the hosts",
+            f"see meshctl status; UDP port {config.port_in(joined.mode)} has to be open between the hosts",
         ) from None
 
 
@@ -195,12 +198,18 @@ async def _met(config: AgentConfig, joined: joins.Joined, steps: Steps, missing:
         await asyncio.sleep(_LOOK_EVERY)
         status = await _status(config)
     steps("first map", f"revision {status.revision}, {output.counted(len(status.peers), 'peer')}")
-    if not status.peers:
+    hosts = _hosts(status)
+    if not hosts:
         return Closing(joined, steps, True, status, 0, "let the next host in: meshctl token create")
     missing.append("no peer answers")
-    first, answering = await _answers(config, status.peers)
+    first, answering = await _answers(config, hosts)
     steps("first peer", f"{first.peer} answers in {output.milliseconds(first.rtt_ns)}")
     return Closing(joined, steps, True, status, answering, f"meshctl ping {first.peer}")
+
+
+def _hosts(status: agent_pb2.StatusReply) -> list[agent_pb2.Peer]:
+    """Return the peers that can be expected to answer: a stock WireGuard peer may be a phone that sleeps."""
+    return [peer for peer in status.peers if output.kind(peer.kind) == "agent"]
 
 
 async def _status(config: AgentConfig) -> agent_pb2.StatusReply:

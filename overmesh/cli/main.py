@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from overmesh.cli import agent, controller, join, network, node, ping, status, token, version, wait
+from overmesh.cli import agent, controller, join, network, node, peer, ping, status, token, version, wait
 from overmesh.errors import OvermeshError, UsageError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -25,6 +25,7 @@ for _module in (join, status, ping, wait, version):
     _module.register(app)
 for _name, _module in (
     ("node", node),
+    ("peer", peer),
     ("token", token),
     ("network", network),
     ("agent", agent),

@@ -15,8 +15,9 @@ app = typer.Typer(help="Make and list networks: each has its own ranges and memb
 
 
 class Mode(Enum):
-    """How packets travel; sealed (WireGuard) is to come."""
+    """How packets travel."""
 
+    SEALED = "sealed"
     PLAIN = "plain"
 
 
@@ -24,6 +25,7 @@ class Mode(Enum):
     epilog=options.examples(
         "meshctl network create lab",
         "meshctl network create lab --range 10.90.0.0/16 --range fd12:3456:789a::/64 --mtu 1400",
+        "meshctl network create rack --mode plain",
     )
 )
 def create(
@@ -36,8 +38,11 @@ def create(
         ),
     ] = None,
     mode: Annotated[
-        Mode, typer.Option(metavar="MODE", help="plain: Geneve, for networks that you trust.")
-    ] = Mode.PLAIN,
+        Mode,
+        typer.Option(
+            metavar="MODE", help="sealed: encrypted, WireGuard. plain: Geneve, where you trust the network."
+        ),
+    ] = Mode.SEALED,
     mtu: Annotated[
         int, typer.Option(min=0, metavar="BYTES", help="Inside the overlay; 0: each host derives it.")
     ] = 0,
@@ -45,7 +50,7 @@ def create(
     runtime_dir: options.RuntimeDir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a network."""
+    """Make a network. Its packets are encrypted unless you ask for plain ones."""
     settings = load(ControllerConfig, {"runtime_dir": runtime_dir}, file=config)
     from overmesh.cli import client
     from overmesh.proto import admin_pb2
@@ -58,7 +63,10 @@ def create(
         output.show_json(_as_json(reply.network))
     else:
         ranges = " and ".join(reply.network.ranges)
-        output.show(f"Made {name}: {ranges}. Let hosts in: meshctl token create --network {name}")
+        output.show(
+            f"Made {name}: {output.mode(reply.network.mode)}, {ranges}. "
+            f"Let hosts in: meshctl token create --network {name}"
+        )
 
 
 @app.command("list", epilog=options.examples("meshctl network list", "meshctl network list --json"))

@@ -28,9 +28,10 @@ def list_(
     as_json: options.Json = False,
 ) -> None:
     """List nodes: who is in, where, and whether each has applied the newest map."""
-    reply = _ask(network, "", config, runtime_dir)
+    settings = load(ControllerConfig, {"runtime_dir": runtime_dir}, file=config)
+    reply = found(settings, network, "")
     if as_json:
-        output.show_json({"revision": reply.revision, "nodes": [_as_json(node) for node in reply.nodes]})
+        output.show_json({"revision": reply.revision, "nodes": [to_json(node) for node in reply.nodes]})
         return
     columns = ("name", "addresses", "endpoint", "state", "map", "fastpath", "version")
     output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply.nodes))
@@ -47,12 +48,13 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Show all that the controller knows about one node."""
-    reply = _ask(network, node, config, runtime_dir)
-    found = reply.nodes[0]
+    settings = load(ControllerConfig, {"runtime_dir": runtime_dir}, file=config)
+    reply = found(settings, network, node)
+    one = reply.nodes[0]
     if as_json:
-        output.show_json(_as_json(found))
+        output.show_json(to_json(one))
     else:
-        output.show(output.facts(_facts(found, reply.revision)), *_problems([found]))
+        output.show(output.facts(_facts(one, reply.revision)), *_problems([one]))
 
 
 @app.command(
@@ -68,25 +70,46 @@ def remove(
 ) -> None:
     """Remove a node: every other agent cuts it off, its name and addresses are free again."""
     settings = load(ControllerConfig, {"runtime_dir": runtime_dir}, file=config)
+    reply = removed(settings, network, node)
+    if as_json:
+        output.show_json(removal_as_json(reply))
+    else:
+        output.show(*removal(reply))
+
+
+def removed(settings: ControllerConfig, network: str, node: str) -> "admin_pb2.RemoveNodeReply":
+    """Return what the controller answers once it has removed a node, by name or id."""
     from overmesh.cli import client
     from overmesh.proto import admin_pb2
 
     request = admin_pb2.RemoveNodeRequest(network=network, node=node)
-    reply = client.ask_controller(settings, lambda admin: admin.RemoveNode(request))
-    if as_json:
-        output.show_json({"node": _as_json(reply.node), "revision": reply.revision})
-        return
+    reply: admin_pb2.RemoveNodeReply = client.ask_controller(
+        settings, lambda admin: admin.RemoveNode(request)
+    )
+    return reply
+
+
+def removal(reply: "admin_pb2.RemoveNodeReply") -> tuple[str, str]:
+    """Return that answer in words."""
     addresses = ", ".join(reply.node.addresses)
-    output.show(
+    return (
         f"Removed {reply.node.name} ({addresses}) at revision {reply.revision}.",
         f"See that all agents know: meshctl wait --revision {reply.revision}",
     )
 
 
-def _ask(
-    network: str, node: str, config: options.Config, directory: options.RuntimeDir
-) -> "admin_pb2.ListNodesReply":
-    settings = load(ControllerConfig, {"runtime_dir": directory}, file=config)
+def removal_as_json(reply: "admin_pb2.RemoveNodeReply") -> dict[str, object]:
+    """Return it for machines."""
+    return {"node": to_json(reply.node), "revision": reply.revision}
+
+
+def found(settings: ControllerConfig, network: str, node: str) -> "admin_pb2.ListNodesReply":
+    """Return what the controller knows of a node, by name or id, or of all when it is empty.
+
+    Raises:
+        NotFoundError: there is no such node.
+
+    """
     from overmesh.cli import client
     from overmesh.errors import NotFoundError
     from overmesh.proto import admin_pb2
@@ -98,16 +121,20 @@ def _ask(
     return reply
 
 
-def _as_json(node: "admin_pb2.Node") -> dict[str, object]:
+def to_json(node: "admin_pb2.Node") -> dict[str, object]:
+    """Return a node for machines."""
     return {
         "id": node.id,
         "name": node.name,
         "network": node.network,
+        "kind": output.kind(node.kind),
         "public_key": node.public_key.hex(),
         "addresses": list(node.addresses),
         "routes": list(node.routes),
         "tags": list(node.tags),
         "endpoints": [{"address": end.address, "port": end.port} for end in node.endpoints],
+        "lanes": node.lanes or None,
+        "suites": [output.suite(suite) for suite in node.suites],
         "online": node.online,
         "last_seen": node.last_seen or None,
         "in_step": node.in_step,
@@ -128,16 +155,24 @@ def _row(node: "admin_pb2.Node") -> tuple[output.Cell, ...]:
         "\n".join(node.addresses),
         output.endpoint(node.endpoints[0]) if node.endpoints else "",
         _presence(node),
-        output.state(good=node.in_step, yes="in step", no=f"at {node.acked_revision}"),
+        ""
+        if _stock(node)
+        else output.state(good=node.in_step, yes="in step", no=f"at {node.acked_revision}"),
         node.backend,
         node.version,
     )
 
 
+def _stock(node: "admin_pb2.Node") -> bool:
+    """Tell whether a node runs no agent: then nothing is known but its record."""
+    return output.kind(node.kind) == "wireguard"
+
+
 def _facts(node: "admin_pb2.Node", revision: int) -> list[tuple[str, output.Cell]]:
-    in_step = output.state(
-        good=node.in_step, yes=f"in step at {revision}", no=f"at {node.acked_revision} of {revision}"
-    )
+    return [*_record_facts(node), *([] if _stock(node) else _agent_facts(node, revision))]
+
+
+def _record_facts(node: "admin_pb2.Node") -> list[tuple[str, output.Cell]]:
     return [
         ("name", node.name),
         ("id", node.id),
@@ -147,16 +182,28 @@ def _facts(node: "admin_pb2.Node", revision: int) -> list[tuple[str, output.Cell
         ("routes", "\n".join(node.routes) or "none"),
         ("tags", ", ".join(node.tags) or "none"),
         ("endpoints", "\n".join(map(output.endpoint, node.endpoints)) or "none"),
-        ("map", in_step),
-        ("fastpath", f"{node.backend}: {node.backend_reason}" if node.backend else "not reported"),
-        ("mtu", str(node.mtu or "not reported")),
+        ("seals with", ", ".join(map(output.suite, node.suites)) or "not known"),
         ("public key", node.public_key.hex()),
         ("record", _record(node)),
+    ]
+
+
+def _agent_facts(node: "admin_pb2.Node", revision: int) -> list[tuple[str, output.Cell]]:
+    in_step = output.state(
+        good=node.in_step, yes=f"in step at {revision}", no=f"at {node.acked_revision} of {revision}"
+    )
+    return [
+        ("map", in_step),
+        ("fastpath", f"{node.backend}: {node.backend_reason}" if node.backend else "not reported"),
+        ("lanes", str(node.lanes or "not reported")),
+        ("mtu", str(node.mtu or "not reported")),
         ("version", node.version),
     ]
 
 
 def _presence(node: "admin_pb2.Node") -> Text:
+    if _stock(node):
+        return Text("WireGuard peer", output.DIM)
     if node.online:
         return Text("online", output.GOOD)
     seen = f", seen {output.ago(time.time() - node.last_seen)}" if node.last_seen else ""

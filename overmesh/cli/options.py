@@ -1,14 +1,16 @@
 """Options that several verbs share, and how what was typed becomes settings."""
 
+import functools
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from overmesh.config import DEFAULT_NETWORK, LogFormat
+from overmesh.config import DEFAULT_NETWORK, MAX_LANES, PLAIN_PORT, SEALED_PORT, LogFormat
 from overmesh.errors import UsageError
 
 Json = Annotated[
@@ -29,31 +31,7 @@ Log = Annotated[
     LogFormat | None,
     typer.Option("--log-format", metavar="FORMAT", help="text: a line an event; json: for machines."),
 ]
-Interface = Annotated[str | None, typer.Option(metavar="NAME", help="The overlay's interface. Default: om0.")]
-Mtu = Annotated[
-    int | None,
-    typer.Option(
-        min=0, metavar="BYTES", help="Inside the overlay. Default: what the underlay leaves room for."
-    ),
-]
-Endpoints = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--endpoint",
-        metavar="ADDRESS",
-        help="Where peers reach this host; again for more. Default: found out.",
-    ),
-]
-Fastpath = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE", help="The fastpath binary. Default: overmesh-fastpath, beside Python or in PATH."
-    ),
-]
-HostId = Annotated[
-    str | None,
-    typer.Option(metavar="ID", help="Tells this machine from a copy of it. Default: /etc/machine-id."),
-]
+DEFAULT = DEFAULT_NETWORK
 
 
 def port(what: str) -> Any:
@@ -61,9 +39,84 @@ def port(what: str) -> Any:
     return typer.Option(min=1, max=65535, metavar="PORT", help=what)
 
 
-Port = Annotated[int | None, port("UDP, for packets between hosts. Default: 6081.")]
+# What AgentConfig can be told on a command line, by field.
+_AGENT_SETTINGS: dict[str, Any] = {
+    "interface": Annotated[
+        str | None, typer.Option(metavar="NAME", help="The overlay's interface. Default: om0.")
+    ],
+    "port": Annotated[
+        int | None,
+        port(
+            f"UDP, for packets between hosts. Default: {SEALED_PORT} in a sealed network, "
+            f"{PLAIN_PORT} in a plain one."
+        ),
+    ],
+    "lanes": Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MAX_LANES,
+            metavar="NUMBER",
+            help="Cores that carry packets, each on a port of its own, from the first one up. "
+            "Default: half of them from 4 on, else 1.",
+        ),
+    ],
+    "mtu": Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="BYTES", help="Inside the overlay. Default: what the underlay leaves room for."
+        ),
+    ],
+    "endpoints": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--endpoint",
+            metavar="ADDRESS",
+            help="Where peers reach this host; again for more. Default: found out.",
+        ),
+    ],
+    "fastpath": Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The fastpath binary. Default: overmesh-fastpath, beside Python or in PATH."
+        ),
+    ],
+    "host_id": Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Tells this machine from a copy of it. Default: /etc/machine-id."),
+    ],
+    "state_dir": StateDir,
+    "runtime_dir": RuntimeDir,
+    "log_format": Log,
+}
 
-DEFAULT = DEFAULT_NETWORK
+
+Given = dict[str, Any]
+
+
+def with_agent_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the agent's settings as options, in place of its parameter `given`.
+
+    `given` becomes what was typed: settings by name, None where nothing was.
+    """
+
+    @functools.wraps(verb)
+    def command(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in _AGENT_SETTINGS}
+        given["endpoints"] = several(given["endpoints"])
+        verb(**arguments, given=given)
+
+    option = inspect.Parameter.KEYWORD_ONLY
+    settings = [
+        inspect.Parameter(name, option, default=None, annotation=hint)
+        for name, hint in _AGENT_SETTINGS.items()
+    ]
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(verb).parameters.values():
+        parameters += settings if parameter.name == "given" else [parameter]
+    # What typer goes by, instead of the parameters that `command` has.
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def examples(*commands: str) -> str:

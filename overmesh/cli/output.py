@@ -113,6 +113,16 @@ def mode(number: int) -> str:
     return {1: "plain", 2: "sealed"}.get(number, "unknown")
 
 
+def suite(number: int) -> str:
+    """Return the word for how packets are sealed (mesh.proto, Suite); empty for not at all."""
+    return {1: "chacha", 2: "aes"}.get(number, "")
+
+
+def kind(number: int) -> str:
+    """Return the word for what runs on a member (mesh.proto, Kind)."""
+    return "wireguard" if number == 2 else "agent"
+
+
 class _Endpoint(Protocol):
     address: str
     port: int

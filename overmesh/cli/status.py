@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 NOT_WORKING = 3
 
+_SEALED = 2  # Mode of mesh.proto
+_CIPHERS = {1: "ChaCha20-Poly1305", 2: "AES-256-GCM"}  # by Suite of mesh.proto
+_SESSION_SECONDS = 180  # WireGuard's Reject-After-Time
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -57,7 +61,10 @@ def _page(reply: "agent_pb2.StatusReply") -> "Iterable[Table | output.Cell]":
     yield output.facts(_facts(reply))
     yield ""
     if reply.peers:
-        columns = ("peer", "addresses", "endpoint", "mode", "last heard", "sent", "received", "drops")
+        columns = (
+            "peer", "addresses", "endpoint", "mode", "session", "last heard", "mtu",
+            "sent", "received", "drops",
+        )  # fmt: skip
         yield output.table(columns, map(_peer_row, reply.peers), right=("sent", "received", "drops"))
     else:
         yield "No peers yet."
@@ -74,6 +81,7 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
         ("node", f"{reply.name} ({reply.node_id}) in network {reply.network}"),
         ("state", output.state(good=reply.membership == "member", yes="member", no=reply.membership)),
         ("addresses", ", ".join(reply.addresses)),
+        ("packets", packets(reply.mode, reply.peers)),
         ("interface", f"{reply.interface}, MTU {reply.mtu}: {reply.mtu_reason}"),
         ("fastpath", _fastpath(reply.fastpath)),
         ("offloads", _offloads(reply.fastpath.offloads)),
@@ -111,17 +119,44 @@ def _controller(controller: "agent_pb2.Controller") -> output.Cell:
     return Text(f"{controller.address}, not connected for {since}: {controller.error}", "yellow")
 
 
+def packets(mode: int, peers: "Iterable[agent_pb2.Peer]" = ()) -> output.Cell:
+    """Return how packets of a network travel (mesh.proto, Mode): encrypted, and if so by which ciphers."""
+    if mode != _SEALED:
+        return Text("plain: not encrypted (Geneve)", "yellow")
+    ciphers = sorted({_CIPHERS[peer.suite] for peer in peers if peer.suite in _CIPHERS})
+    return f"sealed: encrypted (WireGuard{', ' if ciphers else ''}{' and '.join(ciphers)})"
+
+
 def _peer_row(peer: "agent_pb2.Peer") -> tuple[output.Cell, ...]:
     return (
-        peer.name,
+        f"{peer.name} (WireGuard)" if output.kind(peer.kind) == "wireguard" else peer.name,
         "\n".join(peer.addresses),
-        peer.endpoint,
-        output.mode(peer.mode),
+        peer.endpoint or "not known",
+        ", ".join(filter(None, (output.mode(peer.mode), output.suite(peer.suite)))),
+        _session(peer),
         output.ago(peer.last_heard_seconds),
+        _path_mtu(peer),
         output.size(peer.tx_bytes),
         output.size(peer.rx_bytes),
         str(sum(peer.drops.values())),
     )
+
+
+def _session(peer: "agent_pb2.Peer") -> output.Cell:
+    """Return how old the keys are that packets to a peer are sealed with."""
+    if peer.mode != _SEALED:
+        return ""
+    if peer.last_handshake_seconds < 0:
+        return Text("none yet", "yellow")
+    if peer.last_handshake_seconds > _SESSION_SECONDS:
+        return f"ended ({output.span(peer.last_handshake_seconds)} old)"
+    return f"{output.span(peer.last_handshake_seconds)} old"
+
+
+def _path_mtu(peer: "agent_pb2.Peer") -> str:
+    if not peer.path_mtu:
+        return ""
+    return str(peer.path_mtu) if peer.path_mtu_probed else f"{peer.path_mtu} assumed"
 
 
 def as_dict(reply: "agent_pb2.StatusReply") -> dict[str, object]:
@@ -142,7 +177,7 @@ def as_dict(reply: "agent_pb2.StatusReply") -> dict[str, object]:
         "endpoints": [{"address": end.address, "port": end.port} for end in reply.endpoints],
         "revision": reply.revision,
         "digest": reply.digest.hex(),
-        "map_age_seconds": None if reply.map_age_seconds < 0 else reply.map_age_seconds,
+        "map_age_seconds": _or_never(reply.map_age_seconds),
         "controller": {
             "address": reply.controller.address,
             "connected": reply.controller.connected,
@@ -179,14 +214,23 @@ def _peer_dict(peer: "agent_pb2.Peer") -> dict[str, object]:
         "node_id": peer.node_id,
         "addresses": list(peer.addresses),
         "endpoint": peer.endpoint,
+        "kind": output.kind(peer.kind),
         "mode": output.mode(peer.mode),
-        "last_heard_seconds": None if peer.last_heard_seconds < 0 else peer.last_heard_seconds,
+        "suite": output.suite(peer.suite) or None,
+        "last_handshake_seconds": _or_never(peer.last_handshake_seconds),
+        "last_heard_seconds": _or_never(peer.last_heard_seconds),
+        "path_mtu": peer.path_mtu or None,
+        "path_mtu_probed": peer.path_mtu_probed,
         "tx_packets": peer.tx_packets,
         "tx_bytes": peer.tx_bytes,
         "rx_packets": peer.rx_packets,
         "rx_bytes": peer.rx_bytes,
         "drops": _counters(peer.drops),
     }
+
+
+def _or_never(seconds: float) -> float | None:
+    return None if seconds < 0 else seconds
 
 
 def _counters(drops: "Mapping[str, int]") -> dict[str, int]:

@@ -4,15 +4,15 @@
 //! stable compiler, and adds mutations. Each panics if a promise is broken.
 #![allow(clippy::missing_panics_doc)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::noise::{Now, Output, PeerKeys, Peers, PrivateKey};
+use crate::noise::fuzz::{sealed, session};
 use crate::offload::cut::Cut;
 use crate::offload::merge::{Flow, Merged, Segment};
 use crate::offload::virtio::{HEADER_LEN, Header};
-use crate::peers::{PeerIndex, PeerSpec, Table};
+use crate::peers::{PeerSpec, Table};
 use crate::tunnel::{Content, Framing, Tunnel};
 use crate::wire::{control, geneve, ip};
 
@@ -20,7 +20,7 @@ use crate::wire::{control, geneve, ip};
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: that of its file in `fuzz/fuzz_targets` and folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("geneve", geneve),
     ("ip", ip),
     ("control", control),
@@ -29,6 +29,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("cut", cut),
     ("merge", merge),
     ("sealed", sealed),
+    ("session", session),
 ];
 
 static TUNNEL: LazyLock<Tunnel> = LazyLock::new(|| {
@@ -91,19 +92,6 @@ pub fn inbound(bytes: &[u8]) {
         Content::Answer(_) => assert_eq!(datagram, bytes),
         Content::Nothing => panic!("a plain datagram holds something"),
     }
-}
-
-/// Bytes from nobody are refused by a host with one sealed peer, and change nothing that it then sends.
-pub fn sealed(bytes: &[u8]) {
-    let now = Now { time: Duration::from_secs(1), unix: Duration::from_secs(1) };
-    let mut peers = Peers::new(PrivateKey::from([1; 32]), Box::new(|bytes| bytes.fill(7)));
-    let endpoint = SocketAddr::from(([192, 0, 2, 2], 51820));
-    peers.install([(PeerKeys::new(PrivateKey::from([2; 32]).public()), Some(endpoint))], 1420, now);
-    let mut datagram = bytes.to_vec();
-    let stranger = SocketAddr::from(([192, 0, 2, 9], 51820));
-    assert!(peers.handle_datagram(&mut datagram, stranger, now).is_err());
-    let outputs: Vec<_> = std::iter::from_fn(|| peers.poll_output()).collect();
-    assert_eq!(outputs, [Output::Moved(PeerIndex(0), Some(endpoint))]);
 }
 
 /// A packet that is sent goes to whose destination address it has, and fits the MTU.

@@ -13,6 +13,7 @@ from overmesh.agent.join import Joined
 from overmesh.agent.state import StateDir
 from overmesh.config import AgentConfig, ControllerConfig
 from overmesh.controller.daemon import Controller, running
+from overmesh.model import Mode
 from overmesh.proto import admin_pb2, admin_pb2_grpc
 
 RANGES = ("10.213.0.0/16", "fd13:9::/64")
@@ -65,6 +66,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
 def capable_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let these tests run where there is neither a TUN device nor root."""
     monkeypatch.setattr(joins, "check_host", lambda _: None)
+    monkeypatch.setattr(joins, "possible_modes", lambda _: tuple(Mode))
 
 
 def host(tmp_path: Path, name: str) -> AgentConfig:

@@ -5,8 +5,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +20,7 @@ from overmesh.agent.daemon import Agent
 from overmesh.agent.fastpath import answers
 from overmesh.agent.host import Route
 from overmesh.agent.netlink import Netlink
-from overmesh.agent.preflight import check_host, host_id
+from overmesh.agent.preflight import check_host, check_ports, host_id, possible_modes
 from overmesh.agent.service import serve
 from overmesh.agent.state import StateDir
 from overmesh.config import AgentConfig
@@ -32,10 +32,11 @@ from overmesh.errors import (
     PortInUseError,
     UnreachableError,
 )
-from overmesh.proto import agent_pb2, agent_pb2_grpc, fastpath_pb2, fastpath_pb2_grpc
+from overmesh.model import Kind, Mode
+from overmesh.proto import agent_pb2, agent_pb2_grpc, fastpath_pb2, fastpath_pb2_grpc, mesh_pb2
 from tests.unit.agent.test_fastpath import alive, settings, until
 from tests.unit.agent.test_state import identity
-from tests.unit.agent.world import members, replica, snapshot
+from tests.unit.agent.world import NETWORK, members, node, replica, signed, snapshot
 
 
 @asynccontextmanager
@@ -250,12 +251,64 @@ async def test_an_interface_that_is_taken_away_is_a_problem_by_name(config: Agen
         await agent.leave(force=True)
 
 
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Have a UDP port be somebody else's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", port))
+        yield
+
+
 async def test_a_port_that_is_taken_is_named(config: AgentConfig) -> None:
     check_host(config)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("0.0.0.0", config.port))
-        with pytest.raises(PortInUseError, match=f"UDP port {config.port} is in use"):
-            check_host(config)
+    check_ports(config, Mode.SEALED)
+    with taken(51820), pytest.raises(PortInUseError, match="UDP port 51820 is in use"):
+        check_ports(config, Mode.SEALED)
+    with taken(7001), pytest.raises(PortInUseError, match="UDP port 7001 is in use"):
+        check_ports(replace(config, port=7000, lanes=2), Mode.PLAIN)
+
+
+async def test_a_host_may_be_in_those_networks_whose_port_is_free(config: AgentConfig) -> None:
+    assert possible_modes(config) == (Mode.PLAIN, Mode.SEALED)
+    with taken(51820):
+        assert possible_modes(config) == (Mode.PLAIN,)
+        with taken(6081), pytest.raises(PortInUseError, match="UDP port 51820 is in use"):
+            possible_modes(config)
+        assert possible_modes(replace(config, port=7000)) == (Mode.PLAIN, Mode.SEALED)
+
+
+async def test_a_sealed_network(config: AgentConfig) -> None:
+    """The fastpath gets this host's key, and the path says how packets travel."""
+    async with running(config) as (agent, stub):
+        items = members(2, 3) | signed(replace(NETWORK, mode=Mode.SEALED, serial=2))
+        agent.replica.receive(snapshot(6, items)[0])
+        assert await agent.apply() == ()
+        given = await agent.fastpath.applied()
+        assert given
+        assert given.private_key == agent.identity.keys.noise.private_bytes_raw()
+        assert given.port == 51820
+        by_name = agent_pb2.PingRequest(peer="host2", count=1, timeout_ms=500)
+        [reply] = [reply async for reply in stub.Ping(by_name)]
+        assert reply.path.startswith("sealed wireguard to ")
+        status = await stub.Status(agent_pb2.StatusRequest())
+        assert [(peer.mode, peer.last_handshake_seconds) for peer in status.peers] == [
+            (mesh_pb2.MODE_SEALED, -1)
+        ] * 2
+        await agent.leave(force=True)
+
+
+async def test_a_stock_wireguard_peer_is_asked_by_its_address(config: AgentConfig) -> None:
+    async with running(config) as (agent, stub):
+        phone = node(2, serial=11, kind=Kind.WIREGUARD)
+        agent.replica.receive(snapshot(6, members(2, 3) | signed(phone))[0])
+        assert await agent.apply() == ()
+        [reply] = [
+            reply async for reply in stub.Ping(agent_pb2.PingRequest(peer="host2", count=1, timeout_ms=50))
+        ]
+        assert reply.path == "ICMP echo through om0, not answered"
+        status = await stub.Status(agent_pb2.StatusRequest())
+        assert [peer.kind for peer in status.peers] == [mesh_pb2.KIND_WIREGUARD, mesh_pb2.KIND_AGENT]
+        await agent.leave(force=True)
 
 
 async def test_a_node_record_of_another_root_is_a_damaged_membership(config: AgentConfig) -> None:

@@ -13,7 +13,7 @@ import pytest
 from overmesh.agent.fastpath import BINARY, Fastpath, find_binary
 from overmesh.config import AgentConfig
 from overmesh.errors import FastpathError
-from tests.unit.agent.test_plan import desired
+from tests.unit.agent.test_desired import desired
 
 ROOT = Path(__file__).parents[3]
 FAKE = f'#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m tests.unit.agent.fake_fastpath "$@"\n'

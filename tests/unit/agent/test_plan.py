@@ -11,7 +11,6 @@ from overmesh.agent.plan import (
     AddAddress,
     ApplyFastpath,
     CreateTun,
-    Desired,
     Observed,
     Operation,
     Plan,
@@ -19,25 +18,14 @@ from overmesh.agent.plan import (
     RemoveRoute,
     SetLink,
     SetRoute,
-    desire,
     missing,
     plan,
     refuse_collisions,
 )
-from overmesh.config import AgentConfig
 from overmesh.errors import HostError, RangeCollisionError
-from overmesh.model import Endpoint, Mode, Peer, PeerMap
+from overmesh.model import Peer
+from tests.unit.agent.test_desired import ETH0, MAP, OM0, UNDERLAY, V4, desired
 from tests.unit.agent.world import ME, NETWORK, node
-
-ETH0, OM0 = Link(2, "eth0", mtu=1500), Link(9, "om0", "tun", mtu=1420)
-UNDERLAY = Underlay((ETH0, OM0), (LinkAddress(2, ip_address("192.0.2.1"), 24),))
-HERE = (Endpoint(ip_address("192.0.2.1"), 6081),)
-V4, V6 = Endpoint(ip_address("192.0.2.2"), 6081), Endpoint(ip_address("2001:db8::2"), 6081)
-MAP = PeerMap(5, NETWORK, ME, (Peer(node(2), (V6, V4)),))
-
-
-def desired(peer_map: PeerMap = MAP, underlay: Underlay = UNDERLAY, **settings: object) -> Desired:
-    return desire(peer_map, AgentConfig(**settings), underlay, HERE)  # type: ignore[arg-type]
 
 
 def text(steps: Plan) -> list[str]:
@@ -73,58 +61,6 @@ def carried_out(operations: Iterable[Operation], observed: Observed) -> Observed
 
 FRESH = Observed()
 DONE = carried_out(plan(desired(), FRESH, UNDERLAY).operations, FRESH)
-
-
-# What should be.
-
-
-def test_a_host_as_it_should_be() -> None:
-    want = desired()
-    assert (want.interface, want.mtu, want.addresses) == ("om0", 1420, ME.addresses)
-    assert want.routes == tuple(zip(NETWORK.ranges, ME.addresses, strict=True))
-    assert (want.fastpath.revision, want.fastpath.network_number, want.fastpath.port) == (5, 7, 6081)
-    [peer] = want.fastpath.peers
-    assert (peer.id, peer.name, peer.mode) == ("n2", "host2", Mode.PLAIN)
-    assert [str(prefix) for prefix in peer.prefixes] == ["10.77.0.2/32", "fd77::2/128"]
-
-
-@pytest.mark.parametrize(
-    ("network", "settings", "underlay_mtu", "mtu", "reason"),
-    [
-        (0, {}, 1500, 1420, "eth0 has 1500, less 80 for the tunnel"),
-        (0, {}, 9000, 8920, "eth0 has 9000, less 80 for the tunnel"),
-        (0, {}, 1300, 1280, "eth0 has 1300, less 80 for the tunnel, but IPv6 needs 1280"),
-        (1400, {}, 9000, 1400, "set for network mesh"),
-        (1400, {"mtu": 1300}, 9000, 1300, "set in this host's configuration"),
-    ],
-)
-def test_the_mtu_and_why(
-    network: int, settings: dict[str, object], underlay_mtu: int, mtu: int, reason: str
-) -> None:
-    underlay = Underlay((replace(ETH0, mtu=underlay_mtu),), UNDERLAY.addresses)
-    want = desired(replace(MAP, network=replace(NETWORK, mtu=network)), underlay, **settings)
-    assert (want.mtu, want.mtu_reason, want.fastpath.mtu) == (mtu, reason, mtu)
-
-
-def test_the_mtu_without_a_known_underlay() -> None:
-    want = desired(underlay=Underlay())
-    assert (want.mtu, want.mtu_reason) == (1420, "no underlay interface known: 1500 less 80")
-
-
-def test_a_peer_is_reached_where_this_host_can_send() -> None:
-    only_v4 = desired().fastpath.peers[0].endpoints
-    both = Underlay((ETH0,), (*UNDERLAY.addresses, LinkAddress(2, ip_address("2001:db8::1"), 64)))
-    assert (only_v4, desired(underlay=both).fastpath.peers[0].endpoints) == ((V4, V6), (V6, V4))
-
-
-def test_the_overlay_does_not_count_as_a_way_to_send() -> None:
-    overlaid = Underlay((ETH0, OM0), (*UNDERLAY.addresses, LinkAddress(9, ip_address("fd77::1"), 128)))
-    assert desired(underlay=overlaid).fastpath.peers[0].endpoints == (V4, V6)
-
-
-def test_an_endpoint_inside_the_overlay_is_not_used() -> None:
-    circular = replace(MAP, peers=(Peer(node(2), (Endpoint(ip_address("10.77.0.9"), 6081), V4)),))
-    assert desired(circular).fastpath.peers[0].endpoints == (V4,)
 
 
 # What to do. Golden text.

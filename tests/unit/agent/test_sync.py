@@ -22,7 +22,7 @@ from overmesh.model import Endpoint, Problem
 from overmesh.proto import admin_pb2, mesh_pb2, mesh_pb2_grpc
 from tests.unit.agent.conftest import Mesh, host, joined, state
 
-FACTS = Facts((Endpoint(ip_address("192.0.2.7"), 6081),), "tun", "because", 1420)
+FACTS = Facts((Endpoint(ip_address("192.0.2.7"), 6081),), "tun", "because", 1420, 2)
 
 
 class Member:

@@ -12,7 +12,8 @@ import pytest
 from overmesh.agent.join import Joined
 from overmesh.cli import systemd
 from overmesh.errors import NotYetError, TokenError, UnreachableError
-from overmesh.proto import agent_pb2
+from overmesh.model import Mode
+from overmesh.proto import agent_pb2, mesh_pb2
 from tests.unit.cli.conftest import Fake, Meshctl
 from tests.unit.cli.test_status import status
 
@@ -27,7 +28,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def join(config: Any, host: str, token: str, name: str, step: Any) -> Joined:
         step("reach", f"{host} answers")
         step("token", "accepted")
-        return Joined("id", name or "web1", "mesh", (ip_address("10.77.0.1"), ip_address("fd00::1")), False)
+        addresses = (ip_address("10.77.0.1"), ip_address("fd00::1"))
+        return Joined("id", name or "web1", "mesh", Mode.SEALED, addresses, already_member=False)
 
     monkeypatch.setattr("overmesh.agent.join.join", join)
     # The made-up agent answers once join has started it.
@@ -56,6 +58,7 @@ def test_without_systemd_it_says_how_to_start_the_agent(meshctl: Meshctl, made_u
         "\n"
         "node       web1 in network mesh\n"
         "addresses  10.77.0.1, fd00::1\n"
+        "packets    sealed: encrypted (WireGuard)\n"
         "agent      not started\n"
         "next       start the agent: meshctl agent run --port 7000 --endpoint 192.0.2.2 --endpoint fd00::2\n"
     )
@@ -76,6 +79,7 @@ def test_with_systemd_it_waits_for_the_first_peer(meshctl: Meshctl, agent: Fake,
         "\n"
         "node       web9 in network mesh\n"
         "addresses  10.77.0.1, fd00::1\n"
+        "packets    sealed: encrypted (WireGuard, AES-256-GCM and ChaCha20-Poly1305)\n"
         "interface  om0, MTU 1420: eth0 has 1500, less 80 for the tunnel\n"
         "fastpath   tun: the only one\n"
         "peers      2 of 2 answer\n"
@@ -93,6 +97,13 @@ def test_the_first_host_has_nobody_to_wait_for(meshctl: Meshctl, agent: Fake) ->
 
 
 @pytest.mark.usefixtures("with_systemd")
+def test_nobody_waits_for_a_stock_wireguard_peer(meshctl: Meshctl, agent: Fake) -> None:
+    phone = agent_pb2.Peer(name="phone", addresses=["10.77.0.9"], kind=mesh_pb2.KIND_WIREGUARD)
+    agent.answers["Status"] = status(peers=[phone])
+    assert "peers      none yet\n" in meshctl(*LINE).out
+
+
+@pytest.mark.usefixtures("with_systemd")
 def test_json(meshctl: Meshctl, agent: Fake) -> None:
     agent.answers = {"Status": status(), "Ping": [answer()]}
     shown = json.loads(meshctl(*LINE, "--json").out)
@@ -104,6 +115,7 @@ def test_json(meshctl: Meshctl, agent: Fake) -> None:
         "name": "web1",
         "node_id": "id",
         "network": "mesh",
+        "mode": "sealed",
         "addresses": ["10.77.0.1", "fd00::1"],
         "already_member": False,
         "peers_answering": 2,
@@ -130,7 +142,7 @@ def test_what_does_not_come_is_exit_code_3(
     assert ran.code == 3
     assert ran.err == (
         f"meshctl: joined, but within 0.3 s {missing}. "
-        "See meshctl status; UDP port 6081 has to be open between the hosts.\n"
+        "See meshctl status; UDP port 51820 has to be open between the hosts.\n"
     )
 
 

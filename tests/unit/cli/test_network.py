@@ -8,7 +8,7 @@ LAB = admin_pb2.Network(
     name="lab",
     number=2,
     ranges=["10.90.0.0/16", "fd00:90::/64"],
-    mode=mesh_pb2.MODE_PLAIN,
+    mode=mesh_pb2.MODE_SEALED,
     mtu=1400,
     revision=7,
     nodes=3,
@@ -21,13 +21,20 @@ def test_create(controller: Fake, meshctl: Meshctl) -> None:
         "network", "create", "lab", "--range", "10.90.0.0/16", "--range", "fd00:90::/64", "--mtu", "1400"
     )
     assert ran.out == (
-        "Made lab: 10.90.0.0/16 and fd00:90::/64. Let hosts in: meshctl token create --network lab\n"
+        "Made lab: sealed, 10.90.0.0/16 and fd00:90::/64. Let hosts in: meshctl token create --network lab\n"
     )
     assert controller.requests == [
         admin_pb2.CreateNetworkRequest(
-            name="lab", ranges=["10.90.0.0/16", "fd00:90::/64"], mode=mesh_pb2.MODE_PLAIN, mtu=1400
+            name="lab", ranges=["10.90.0.0/16", "fd00:90::/64"], mode=mesh_pb2.MODE_SEALED, mtu=1400
         )
     ]
+
+
+def test_plain_is_what_one_asks_for(controller: Fake, meshctl: Meshctl) -> None:
+    controller.answers["CreateNetwork"] = admin_pb2.CreateNetworkReply(network=LAB)
+    assert meshctl("network", "create", "rack", "--mode", "plain").code == 0
+    assert controller.requests == [admin_pb2.CreateNetworkRequest(name="rack", mode=mesh_pb2.MODE_PLAIN)]
+    assert meshctl("network", "create", "rack", "--mode", "open").code == 2
 
 
 def test_create_what_there_is(controller: Fake, meshctl: Meshctl) -> None:
@@ -41,16 +48,16 @@ def test_list(controller: Fake, meshctl: Meshctl) -> None:
         networks=[LAB, admin_pb2.Network(name="mesh", number=1, mode=mesh_pb2.MODE_PLAIN)]
     )
     assert meshctl("network", "list").out == (
-        "NAME  NUMBER  RANGES        MODE   MTU      NODES  REVISION\n"
-        "lab        2  10.90.0.0/16  plain  1400         3         7\n"
+        "NAME  NUMBER  RANGES        MODE    MTU      NODES  REVISION\n"
+        "lab        2  10.90.0.0/16  sealed  1400         3         7\n"
         "              fd00:90::/64\n"
-        "mesh       1                plain  by host      0         0\n"
+        "mesh       1                plain   by host      0         0\n"
     )
     assert json.loads(meshctl("network", "list", "--json").out)["networks"][0] == {
         "name": "lab",
         "number": 2,
         "ranges": ["10.90.0.0/16", "fd00:90::/64"],
-        "mode": "plain",
+        "mode": "sealed",
         "mtu": 1400,
         "nodes": 3,
         "revision": 7,

@@ -23,6 +23,8 @@ def node(name: str = "web1", **fields: Any) -> admin_pb2.Node:
         "backend_reason": "the only one",
         "mtu": 1420,
         "version": "0.1.0",
+        "suites": [mesh_pb2.SUITE_CHACHA, mesh_pb2.SUITE_AES],
+        "lanes": 2,
     }
     return admin_pb2.Node(**(defaults | fields))
 
@@ -37,20 +39,22 @@ def test_list(controller: Fake, meshctl: Meshctl) -> None:
             node(),
             node("web2", online=False, in_step=False, acked_revision=4, last_seen=NOW - 300, problems=[BAD]),
             node("web3", online=False, in_step=False, acked_revision=0, endpoints=[], backend="", version=""),
+            admin_pb2.Node(name="phone", addresses=["10.77.0.9"], kind=mesh_pb2.KIND_WIREGUARD),
         ],
     )
     ran = meshctl("node", "list")
     assert ran.code == 0
     assert ran.out == (
-        "NAME  ADDRESSES  ENDPOINT            STATE                 MAP      FASTPATH  VERSION\n"
-        "web1  10.77.0.2  [2001:db8::2]:6081  online                in step  tun       0.1.0\n"
-        "      fd00::2\n"
-        "web2  10.77.0.2  [2001:db8::2]:6081  offline, seen 5m ago  at 4     tun       0.1.0\n"
-        "      fd00::2\n"
-        "web3  10.77.0.2                      offline               at 0\n"
-        "      fd00::2\n"
+        "NAME   ADDRESSES  ENDPOINT            STATE                 MAP      FASTPATH  VERSION\n"
+        "web1   10.77.0.2  [2001:db8::2]:6081  online                in step  tun       0.1.0\n"
+        "       fd00::2\n"
+        "web2   10.77.0.2  [2001:db8::2]:6081  offline, seen 5m ago  at 4     tun       0.1.0\n"
+        "       fd00::2\n"
+        "web3   10.77.0.2                      offline               at 0\n"
+        "       fd00::2\n"
+        "phone  10.77.0.9                      WireGuard peer\n"
         "! web2: node/x: not signed by this mesh's root\n"
-        "3 nodes at revision 9\n"
+        "4 nodes at revision 9\n"
     )
     assert controller.requests == [admin_pb2.ListNodesRequest(network="mesh")]
 
@@ -64,11 +68,14 @@ def test_json_is_the_same_for_list_and_show(controller: Fake, meshctl: Meshctl) 
         "id": "id-web1",
         "name": "web1",
         "network": "mesh",
+        "kind": "agent",
         "public_key": bytes(range(32)).hex(),
         "addresses": ["10.77.0.2", "fd00::2"],
         "routes": [],
         "tags": [],
         "endpoints": [{"address": "2001:db8::2", "port": 6081}],
+        "lanes": 2,
+        "suites": ["chacha", "aes"],
         "online": True,
         "last_seen": None,
         "in_step": True,
@@ -95,11 +102,13 @@ def test_show(controller: Fake, meshctl: Meshctl) -> None:
         "routes      none\n"
         "tags        rack:7\n"
         "endpoints   [2001:db8::2]:6081\n"
-        "map         in step at 9\n"
-        "fastpath    tun: the only one\n"
-        "mtu         1420\n"
+        "seals with  chacha, aes\n"
         "public key  000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
         "record      serial 3, valid for 7d\n"
+        "map         in step at 9\n"
+        "fastpath    tun: the only one\n"
+        "lanes       2\n"
+        "mtu         1420\n"
         "version     0.1.0\n"
     )
     assert controller.requests == [admin_pb2.ListNodesRequest(network="lab", node="web1")]
@@ -122,3 +131,12 @@ def test_no_such_node(controller: Fake, meshctl: Meshctl) -> None:
     controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9)
     ran = meshctl("node", "show", "x")
     assert (ran.code, ran.err) == (1, "meshctl: no node 'x' in network mesh. See meshctl node list.\n")
+
+
+def test_a_wireguard_peer_is_not_shown_as_an_agent_that_is_away(controller: Fake, meshctl: Meshctl) -> None:
+    phone = node("phone", kind=mesh_pb2.KIND_WIREGUARD, online=False, in_step=False, endpoints=[])
+    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9, nodes=[phone])
+    shown = meshctl("node", "show", "phone").out
+    assert "state       WireGuard peer\n" in shown
+    assert "map" not in shown
+    assert json.loads(meshctl("node", "show", "phone", "--json").out)["kind"] == "wireguard"

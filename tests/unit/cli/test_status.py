@@ -18,7 +18,7 @@ def status(**fields: Any) -> agent_pb2.StatusReply:
         "node_id": "ifz7ki43",
         "network": "mesh",
         "network_number": 1,
-        "mode": mesh_pb2.MODE_PLAIN,
+        "mode": mesh_pb2.MODE_SEALED,
         "membership": "member",
         "addresses": ["10.77.0.1", "fd00::1"],
         "interface": "om0",
@@ -41,15 +41,19 @@ def status(**fields: Any) -> agent_pb2.StatusReply:
         "digest": b"\xab\xcd",
         "map_age_seconds": 4.2,
         "controller": agent_pb2.Controller(address="192.0.2.1:7443", connected=True, since_seconds=60),
-        "endpoints": [mesh_pb2.Endpoint(address="192.0.2.2", port=6081)],
+        "endpoints": [mesh_pb2.Endpoint(address="192.0.2.2", port=51820)],
         "version": "0.1.0",
         "peers": [
             agent_pb2.Peer(
                 name="web2",
                 node_id="x",
                 addresses=["10.77.0.2", "fd00::2"],
-                endpoint="[2001:db8::2]:6081",
-                mode=mesh_pb2.MODE_PLAIN,
+                endpoint="[2001:db8::2]:51820",
+                mode=mesh_pb2.MODE_SEALED,
+                suite=mesh_pb2.SUITE_AES,
+                last_handshake_seconds=72,
+                path_mtu=1420,
+                path_mtu_probed=True,
                 last_heard_seconds=2,
                 tx_packets=10,
                 tx_bytes=2048,
@@ -58,7 +62,13 @@ def status(**fields: Any) -> agent_pb2.StatusReply:
                 drops={"too_big": 2, "send_blocked": 1},
             ),
             agent_pb2.Peer(
-                name="web3", addresses=["10.77.0.3"], mode=mesh_pb2.MODE_PLAIN, last_heard_seconds=-1
+                name="web3",
+                addresses=["10.77.0.3"],
+                mode=mesh_pb2.MODE_SEALED,
+                suite=mesh_pb2.SUITE_CHACHA,
+                last_handshake_seconds=-1,
+                path_mtu=1420,
+                last_heard_seconds=-1,
             ),
         ],
         "drops": {"too_big": 2, "no_route": 0, "brand_new": 5},
@@ -74,18 +84,22 @@ def test_page(agent: Fake, meshctl: Meshctl) -> None:
         "node        web1 (ifz7ki43) in network mesh\n"
         "state       member\n"
         "addresses   10.77.0.1, fd00::1\n"
+        "packets     sealed: encrypted (WireGuard, AES-256-GCM and ChaCha20-Poly1305)\n"
         "interface   om0, MTU 1420: eth0 has 1500, less 80 for the tunnel\n"
         "fastpath    tun: the only one; up 1h 1m, pid 22, restarted 1 time\n"
         "offloads    tso, gso on; uso off: the kernel is older than 6.8.5\n"
-        "endpoints   192.0.2.2:6081\n"
+        "endpoints   192.0.2.2:51820\n"
         "map         revision 9, confirmed 4s ago\n"
         "controller  192.0.2.1:7443, connected for 1m\n"
         "version     0.1.0\n"
         "\n"
-        "PEER  ADDRESSES  ENDPOINT            MODE   LAST HEARD     SENT  RECEIVED  DROPS\n"
-        "web2  10.77.0.2  [2001:db8::2]:6081  plain  2s ago      2.0 KiB     999 B      3\n"
+        "PEER  ADDRESSES  ENDPOINT             MODE            SESSION     LAST HEARD  MTU"
+        "              SENT  RECEIVED  DROPS\n"
+        "web2  10.77.0.2  [2001:db8::2]:51820  sealed, aes     1m 12s old  2s ago      1420"
+        "          2.0 KiB     999 B      3\n"
         "      fd00::2\n"
-        "web3  10.77.0.3                      plain  never           0 B       0 B      0\n"
+        "web3  10.77.0.3  not known            sealed, chacha  none yet    never       1420 assumed"
+        "      0 B       0 B      0\n"
         "\n"
         "DROPPED    PACKETS  MEANING\n"
         "brand_new        5\n"
@@ -107,6 +121,48 @@ def test_json(agent: Fake, meshctl: Meshctl) -> None:
     assert shown["fastpath"]["pid"] == 22
     assert [peer["last_heard_seconds"] for peer in shown["peers"]] == [2, None]
     assert shown["peers"][0]["tx_bytes"] == 2048
+    assert [
+        (peer["kind"], peer["mode"], peer["suite"], peer["last_handshake_seconds"], peer["path_mtu_probed"])
+        for peer in shown["peers"]
+    ] == [("agent", "sealed", "aes", 72, True), ("agent", "sealed", "chacha", None, False)]
+
+
+def peers_line(meshctl: Meshctl) -> list[str]:
+    """Return the first peer's cells."""
+    lines = meshctl("status").out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("PEER"))
+    return re.split(r" {2,}", lines[at + 1])
+
+
+def test_a_wireguard_peer_shows_as_such(agent: Fake, meshctl: Meshctl) -> None:
+    phone = agent_pb2.Peer(
+        name="phone",
+        addresses=["10.77.0.9"],
+        mode=mesh_pb2.MODE_SEALED,
+        suite=mesh_pb2.SUITE_CHACHA,
+        kind=mesh_pb2.KIND_WIREGUARD,
+        last_handshake_seconds=400,
+        last_heard_seconds=300,
+    )
+    agent.answers["Status"] = status(peers=[phone])
+    assert peers_line(meshctl)[:6] == [
+        "phone (WireGuard)",
+        "10.77.0.9",
+        "not known",
+        "sealed, chacha",
+        "ended (6m 40s old)",
+        "5m ago",
+    ]
+    assert json.loads(meshctl("status", "--json").out)["peers"][0]["kind"] == "wireguard"
+
+
+def test_plain_says_that_it_is_not_encrypted(agent: Fake, meshctl: Meshctl) -> None:
+    peer = agent_pb2.Peer(
+        name="web2", addresses=["10.77.0.2"], endpoint="192.0.2.2:6081", mode=mesh_pb2.MODE_PLAIN
+    )
+    agent.answers["Status"] = status(mode=mesh_pb2.MODE_PLAIN, peers=[peer])
+    assert "packets     plain: not encrypted (Geneve)\n" in meshctl("status").out
+    assert peers_line(meshctl)[3:5] == ["plain", "now"]
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,14 @@ from overmesh.controller.join import Application, Joins
 from overmesh.controller.membership import Membership, Signer, node_id
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
+from overmesh.controller.peers import Peers
 from overmesh.controller.presence import Presence
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Store
 from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import MeshRoot
 from overmesh.controller.watch import Agents
-from overmesh.model import Endpoint
+from overmesh.model import Endpoint, Suite
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from overmesh.token import JoinToken
 
@@ -65,6 +66,7 @@ class Host:
     tls: EllipticCurvePrivateKey = field(default_factory=lambda: generate_private_key(SECP256R1()))
     public_key: bytes = field(default_factory=x25519_public_key)
     endpoints: tuple[Endpoint, ...] = (Endpoint(ip_address("192.0.2.7"), 6081),)
+    suites: tuple[Suite, ...] = (Suite.CHACHA, Suite.AES)
 
     @property
     def id(self) -> str:
@@ -83,6 +85,8 @@ class Host:
             public_key=self.public_key,
             endpoints=self.endpoints,
             host_id=self.host_id or f"machine of {self.name}",
+            suites=self.suites,
+            modes=(),
         )
         return replace(said, **other)
 
@@ -98,6 +102,8 @@ class Host:
                 mesh_pb2.Endpoint(address=str(place.address), port=place.port) for place in said.endpoints
             ],
             host_id=said.host_id,
+            suites=[mesh_pb2.Suite.Name(suite) for suite in said.suites],
+            modes=[mesh_pb2.Mode.Name(mode) for mode in said.modes],
         )
 
 
@@ -112,6 +118,7 @@ class Mesh:
     presence: Presence
     agents: Agents
     joins: Joins
+    peers: Peers
     clock: Clock
 
     async def token(self, *, network: str = "mesh", ttl: int = 3600, uses: int = 0) -> JoinToken:
@@ -139,10 +146,11 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     presence = Presence(store, mirror)
     agents = Agents(mirror, presence.seen, clock)
     newcomers = Newcomers(mirror, membership, signer, clock)
+    peers = Peers(mirror, membership, newcomers)
     joins = Joins(mirror, membership, newcomers, tokens, ROOT, agents.live_host, clock)
     try:
         await membership.ensure_network(ranges)
-        yield Mesh(store, mirror, membership, tokens, presence, agents, joins, clock)
+        yield Mesh(store, mirror, membership, tokens, presence, agents, joins, peers, clock)
     finally:
         following.cancel()
         await asyncio.wait({following})

@@ -23,11 +23,12 @@ from overmesh.errors import (
     NotFoundError,
     OvermeshError,
     PoolExhaustedError,
+    PortInUseError,
     StoreCorruptError,
     StoreUnavailableError,
     TokenError,
 )
-from overmesh.model import Endpoint, Node, endpoints_key, node_key
+from overmesh.model import Endpoint, Mode, Node, Suite, endpoints_key, node_key
 from overmesh.proto import mesh_pb2
 from overmesh.proto.signed import verify
 from overmesh.token import JoinToken
@@ -128,6 +129,39 @@ async def test_a_member_that_moved_joins_again_with_its_new_endpoints(lab: Mesh)
     places = lab.mirror.view("mesh").endpoints(host.id)
     assert places is not None
     assert places.endpoints == moved
+
+
+@pytest.mark.parametrize(("mode", "port"), [(Mode.SEALED, 51820), (Mode.PLAIN, 6081)])
+async def test_an_endpoint_without_a_port_gets_the_usual_one_of_the_network(
+    lab: Mesh, mode: Mode, port: int
+) -> None:
+    await lab.membership.create_network("blue", mode=mode)
+    host, token = Host("a"), await lab.token(network="blue")
+    named, open_ended = Endpoint(ip_address("192.0.2.7"), 7000), Endpoint(ip_address("192.0.2.7"), 0)
+    await lab.joins.join(host.application(token, endpoints=(named, open_ended)))
+    places = lab.mirror.view("blue").endpoints(host.id)
+    assert places is not None
+    assert places.endpoints == (named, replace(open_ended, port=port))
+
+
+async def test_what_a_host_seals_with_is_in_its_signed_record(lab: Mesh) -> None:
+    host, token = Host("a"), await lab.token()
+    with_aes = await lab.joins.join(host.application(token))
+    same = await lab.joins.join(host.application(token))
+    without = await lab.joins.join(host.application(token, suites=(Suite.CHACHA,)))
+    assert record(with_aes).suites == (Suite.CHACHA, Suite.AES)
+    assert same.node == with_aes.node
+    assert record(without).suites == (Suite.CHACHA,)
+    assert record(without).serial > record(with_aes).serial
+
+
+async def test_a_host_whose_port_is_taken_uses_no_token_up(lab: Mesh) -> None:
+    token = await lab.token(uses=1)
+    error = await refused(lab, Host("a"), token, PortInUseError, modes=(Mode.PLAIN,))
+    assert error.cause == (
+        "network mesh is sealed, and UDP port 51820 is in use by another program on this host"
+    )
+    await lab.joins.join(Host("a").application(token, modes=(Mode.SEALED,)))
 
 
 async def test_joining_again_late_in_its_life_renews_the_record(lab: Mesh) -> None:

@@ -34,7 +34,7 @@ async def test_the_first_start_makes_the_default_network_and_later_ones_do_not(t
     async with mesh(tmp_path, ranges=()) as lab:
         (view,) = lab.mirror.networks
         first = view.network
-        assert (first.name, first.number, first.mode) == ("mesh", 1, Mode.PLAIN)
+        assert (first.name, first.number, first.mode) == ("mesh", 1, Mode.SEALED)
         ipv4, ipv6 = first.ranges
         assert str(ipv4) == "10.77.0.0/16"
         assert isinstance(ipv6, IPv6Network)
@@ -90,9 +90,10 @@ async def test_ranges_that_can_not_be(lab: Mesh, ranges: list[str], message: str
     assert [view.name for view in lab.mirror.networks] == ["mesh"]
 
 
-async def test_sealed_networks_come_with_the_next_release(lab: Mesh) -> None:
-    with pytest.raises(InvalidError, match="next release"):
-        await lab.membership.create_network("blue", mode=Mode.SEALED)
+async def test_a_network_is_sealed_unless_plain_is_asked_for(lab: Mesh) -> None:
+    sealed = await lab.membership.create_network("blue")
+    plain = await lab.membership.create_network("rack", mode=Mode.PLAIN)
+    assert (sealed.network.mode, plain.network.mode) == (Mode.SEALED, Mode.PLAIN)
 
 
 @pytest.mark.parametrize("mtu", [1, 1279, 65536])
@@ -180,6 +181,18 @@ async def test_endpoints_are_signed_only_when_they_change(lab: Mesh) -> None:
     places = view.endpoints(host.id)
     assert places is not None
     assert [str(endpoint) for endpoint in places.endpoints] == ["198.51.100.1:6081", "[2001:db8::1]:6081"]
+
+
+async def test_lanes_are_signed_with_the_endpoints_and_kept_when_a_host_joins_again(lab: Mesh) -> None:
+    token = await lab.token()
+    host = await lab.joined("a", token)
+    revision = await lab.membership.report("mesh", host.id, host.endpoints, 4)
+    assert await lab.membership.report("mesh", host.id, host.endpoints, 4) == revision
+    await lab.joins.join(host.application(token))
+    places = lab.mirror.view("mesh").endpoints(host.id)
+    assert places is not None
+    assert places.lanes == 4
+    assert lab.mirror.view("mesh").map.head.revision == revision
 
 
 async def test_a_bad_report_changes_nothing(lab: Mesh) -> None:

@@ -15,6 +15,7 @@
 mod admission;
 mod aead;
 mod cookie;
+pub(crate) mod fuzz;
 mod handshake;
 mod keys;
 mod peer;
@@ -23,6 +24,7 @@ mod replay;
 mod session;
 mod tai64n;
 mod timers;
+mod world;
 
 pub use aead::Suite;
 pub use keys::{PeerKeys, PresharedKey, PrivateKey, PublicKey};

@@ -473,7 +473,6 @@ impl Peer {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn wear(&mut self, counter: u64) {
         if let Some(session) = &mut self.current {
             session.wear(counter);
