@@ -81,3 +81,34 @@ impl Lower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use overmesh_core::peers::{PeerSpec, Table};
+
+    use super::*;
+
+    #[test]
+    fn a_lane_keeps_so_many_and_the_rest_is_counted() {
+        let peer = PeerSpec { id: "b".into(), name: "b".into(), ..PeerSpec::default() };
+        let tunnel = Tunnel::new(Arc::new(Table::new(1, 1420, None, &[peer]).unwrap()), None);
+        let b = tunnel.table.index_of("b").unwrap();
+        let (outbox, inbox) = handover(Waker::new().unwrap());
+        let mut lower = Lower::new([outbox].into_iter());
+        let mut batch = Batch::new(1, 16);
+        batch.push(b"hello").unwrap();
+        for _ in 0..WAITING + 2 {
+            lower.give(0, &batch.packets()[0], b, &tunnel);
+        }
+        assert_eq!(tunnel.counters.handed_over.read(), WAITING as u64);
+        assert_eq!(tunnel.counters.peer(b).drops.read(DropReason::LaneFull), 2);
+
+        let mut turn = Batch::new(WAITING - 1, 16);
+        assert!(!inbox.drain(&mut turn), "one is left");
+        turn.clear();
+        assert!(inbox.drain(&mut turn));
+        assert_eq!(turn.packets()[0].bytes(), b"hello");
+    }
+}

@@ -32,7 +32,7 @@ struct Ends {
     inner: HashMap<usize, Loopback>,
     /// By port.
     outer: BTreeMap<u16, Loopback>,
-    refused: HashSet<String>,
+    refused: HashSet<(String, usize)>,
 }
 
 impl Memory {
@@ -44,7 +44,12 @@ impl Memory {
 
     /// From now on this interface cannot be opened.
     pub fn refuse(&self, interface: &str) {
-        self.ends.lock().unwrap().refused.insert(interface.into());
+        self.refuse_queue(interface, 0);
+    }
+
+    /// From now on a lane cannot have its queue of this interface.
+    pub fn refuse_queue(&self, interface: &str, lane: usize) {
+        self.ends.lock().unwrap().refused.insert((interface.into(), lane));
     }
 
     /// The other end of the first lane's inner device opened last.
@@ -74,7 +79,7 @@ impl Backend for Memory {
 
     fn open_inner(&self, interface: &str, lane: usize) -> Result<Box<dyn Device>, OpenError> {
         let mut ends = self.ends.lock().unwrap();
-        if ends.refused.contains(interface) {
+        if ends.refused.contains(&(interface.into(), lane)) {
             return Err(OpenError {
                 cause: format!("{interface} is refused"),
                 fix: "ask for another".into(),
