@@ -5,7 +5,7 @@ BIN := .venv/bin
 FASTPATH := fastpath/target/release/overmesh-fastpath
 RUST := --manifest-path fastpath/Cargo.toml
 
-.PHONY: help setup demo test test-guest soak fuzz check bench wheels clean
+.PHONY: help setup demo test test-guest soak fuzz check bench bench-micro wheels clean
 
 help:
 	@echo "make demo    three hosts, one mesh, on this machine, in a minute (HOLD=1 leaves it up)"
@@ -14,7 +14,8 @@ help:
 	@echo "make soak    sealed traffic for MINUTES=60: loss, memory, sessions"
 	@echo "make fuzz    every fuzz target for MINUTES=30, one after the other"
 	@echo "make check   formatting, lints, types, generated code"
-	@echo "make bench   side by side with its peers"
+	@echo "make bench   side by side with its peers (QUICK=1: the gates alone, in 10 minutes)"
+	@echo "make bench-micro  sealing, opening, lookup, cutting, merging: each by itself"
 	@echo "make wheels  what installs on a host, in dist/"
 	@echo "make setup   what the others need, by itself"
 	@echo "make clean   back to a fresh clone"
@@ -49,8 +50,12 @@ check: .venv/ready
 
 bench: .venv/ready $(FASTPATH)
 	@scripts/setup bench
+	@benchmarks/install $(if $(QUICK),gate,all)
 	cargo build --locked --release --quiet $(RUST) -p overmesh-io --example paced
 	$(BIN)/python -m benchmarks.overlay
+
+bench-micro:
+	cargo bench --locked --quiet $(RUST) -p overmesh-core --bench packets
 
 wheels: .venv/ready
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .

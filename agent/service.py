@@ -99,8 +99,8 @@ class Service(agent_pb2_grpc.AgentServicer):
     # Status.
 
     async def _status(self) -> agent_pb2.StatusReply:
-        now = _settled(self._agent)
         stats = await self._stats()
+        now = _settled(self._agent)  # after the await, or revision and peers would be of two moments
         network, me = now.view.map.network, now.view.map.me
         contact = self._agent.sync.contact
         return agent_pb2.StatusReply(
@@ -114,7 +114,7 @@ class Service(agent_pb2_grpc.AgentServicer):
             mtu=now.desired.mtu,
             mtu_reason=now.desired.mtu_reason,
             fastpath=self._fastpath(stats),
-            revision=self._agent.revision,
+            revision=now.view.map.revision,
             digest=self._agent.replica.digest.to_bytes(),
             map_age_seconds=time.time() - contact.confirmed if contact.confirmed else -1,
             controller=agent_pb2.Controller(

@@ -1,17 +1,21 @@
-"""Side by side: every contender up at once, repetitions interleaved, medians and ratios.
+"""Side by side: every contender is up, repetitions are interleaved, medians and ratios.
 
-    python -m benchmarks.overlay [--modes nic,soft,cut] [--repetitions 5] [--only NAME,NAME]
+    python -m benchmarks.overlay [--modes nic,soft,cut,routed] [--repetitions 5] [--only NAME,NAME]
 
 Absolute numbers of a small virtual machine mean little; the ratios between contenders that were
-measured in one run do. Writes benchmarks/results/latest.json.
+measured in one run do. Writes latest.json, latest.svg and machine.json in benchmarks/results; exits
+with 1 if one of those that the gates compare could not be measured, whatever their speed.
+
+With QUICK=1 in the environment: only those that the gates compare, only in wire mode nic.
 """
 
 import argparse
 import json
 import os
 import re
+import signal
 import statistics
-import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,167 +25,182 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers import CONTENDERS, ROOT, Contender, Hosts
-from benchmarks.wire import MODES, shape, wire
+from benchmarks import overmesh, peers, plot, verdict
+from benchmarks.measure import QUANTITIES, measure, warm_up
+from benchmarks.peers import Contender
+from benchmarks.wire import MODES, ROUTED, Hosts, shape, wire
 
-RESULTS = Path(__file__).parent / "results/latest.json"
-PACED = ROOT / "fastpath/target/release/examples/paced"
-BASE = "wireguard-go"
-TICKS = os.sysconf("SC_CLK_TCK")
+RESULTS = Path(__file__).parent / "results"
+BASE = verdict.WIREGUARD
 
-# Measured quantity -> heading; also the keys in the results file.
-QUANTITIES = {
-    "tcp1_gbps": "TCP 1 Gbit/s",
-    "tcp4_gbps": "TCP 4 Gbit/s",
-    "gbit_per_cpu_s": "Gbit/CPU-s",
-    "kpps_64": "kpps 64 B",
-    "kpps_1300": "kpps 1300 B",
-    "rtt_idle_us": "RTT idle us",
-    "rtt_load_us": "RTT load us",
-    "rss_mib": "RSS MiB",
-    "retransmits": "retransmits",
-}
+CONTENDERS: tuple[type[Contender], ...] = (
+    peers.Link,
+    peers.Vxlan,
+    peers.WireguardGo,
+    peers.Nebula,
+    peers.NebulaChacha,
+    peers.Boringtun,
+    peers.Gotatun,
+    peers.EasyTier,
+    overmesh.OvermeshPlain,
+    overmesh.OvermeshChacha,
+    overmesh.OvermeshAes,
+    overmesh.OvermeshPlainLanes,
+    overmesh.OvermeshChachaLanes,
+    overmesh.OvermeshAesLanes,
+)
+
+Row = dict[str, Any]
 
 
-def main() -> None:
-    """Measure, print a table, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--modes", default="nic", help=f"of {', '.join(MODES)}; default nic")
-    parser.add_argument("--repetitions", type=int, default=1 if os.environ.get("QUICK") else 5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each TCP run")
-    parser.add_argument("--only", default="", help="contenders, separated by commas")
-    options = parser.parse_args()
-    rows = measure_all(options)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-    for mode in options.modes.split(","):
+def main() -> int:
+    """Measure, print tables and verdicts, write the results."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    modes = options.modes.split(",")
+    kinds = [kind for kind in CONTENDERS if not options.only or kind.name in options.only.split(",")]
+    rows = [row for group in _groups(modes) for row in measure_all(kinds, group, options)]
+    write(rows)
+    for mode in modes:
         show([row for row in rows if row["wire_mode"] == mode], mode)
+    show_verdicts(rows)
+    lost = [row for row in rows if row["left_out"] and _in_gate(row["name"], kinds)]
+    return 1 if lost else 0
 
 
-def measure_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _options() -> argparse.Namespace:
+    quick = bool(os.environ.get("QUICK"))
+    gate = ",".join(kind.name for kind in CONTENDERS if kind.gate)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    modes = verdict.MODE if quick else ",".join(MODES)
+    parser.add_argument("--modes", default=modes, help=f"of {', '.join(MODES)}; default {modes}")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.2 if quick else 1.5, help="of each TCP run")
+    parser.add_argument("--only", default=gate if quick else "", help="contenders, separated by commas")
+    options = parser.parse_args()
+    if unknown := set(options.modes.split(",")) - set(MODES):
+        parser.error(f"no wire mode {', '.join(unknown)}. choose of {', '.join(MODES)}")
+    if unknown := set(filter(None, options.only.split(","))) - {kind.name for kind in CONTENDERS}:
+        parser.error(f"no contender {', '.join(unknown)}")
+    return options
+
+
+def _groups(modes: list[str]) -> list[list[str]]:
+    """Return the modes by the wire they need."""
+    return [group for routed in (False, True) if (group := [m for m in modes if (m == ROUTED) == routed])]
+
+
+def measure_all(kinds: Sequence[type[Contender]], modes: list[str], options: argparse.Namespace) -> list[Row]:
     """Return a row per contender and wire mode: medians and the repetitions behind them."""
     runs: dict[tuple[str, str], list[dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory() as scratch, wire() as hosts:
-        contenders = connected(hosts, Path(scratch), options.only)
-        for _ in range(options.repetitions):
-            for mode in options.modes.split(","):
+    with tempfile.TemporaryDirectory() as scratch, wire(modes[0]) as hosts:
+        contenders = [kind(number, Path(scratch)) for number, kind in enumerate(kinds, start=1)]
+        failed = {contender.name: reason for contender in contenders if (reason := connect(hosts, contender))}
+        for repetition in range(options.repetitions):
+            for mode in modes:
                 shape(hosts, mode)
                 for contender in contenders:
-                    run = measure(hosts, contender, options.seconds)
-                    runs.setdefault((contender.name, mode), []).append(run)
-    return [
-        {"name": name, "wire_mode": mode, **medians(repetitions), "repetitions": repetitions}
-        for (name, mode), repetitions in runs.items()
-    ]
+                    if contender.name in failed:
+                        continue
+                    try:
+                        run = awake(hosts, contender, options.seconds)
+                        runs.setdefault((contender.name, mode), []).append(run)
+                    except (RuntimeError, OSError) as error:
+                        failed[contender.name] = f"repetition {repetition + 1}, {mode}: {error}"
+                        print(f"left out: {contender.name}: {failed[contender.name]}", flush=True)
+                print(f"{time.strftime('%T')} {mode}: repetition {repetition + 1}", flush=True)
+        return [
+            row(contender, mode, runs.get((contender.name, mode), []), failed.get(contender.name, ""))
+            for mode in modes
+            for contender in contenders
+        ]
 
 
-def connected(hosts: Hosts, scratch: Path, only: str) -> list[Contender]:
-    """Return the contenders that are up and answer; the others are named."""
-    up = []
-    for number, kind in enumerate(CONTENDERS, start=1):
-        contender = kind(number, scratch)
-        if only and contender.name not in only.split(","):
-            continue
-        if missing := contender.missing():
-            print(f"left out: {contender.name}: {missing} not installed")
-            continue
-        contender.connect(hosts)
-        hosts[0].run("ping", "-n", "-c", "1", "-w", "10", contender.target)
-        up.append(contender)
-    return up
+def connect(hosts: Hosts, contender: Contender) -> str:
+    """Bring one up and stop it until its turn; return why that failed, or nothing."""
+    try:
+        reason = contender.missing()
+        if not reason:
+            contender.connect(hosts)
+            warm_up(hosts, contender)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().replace("\n", " ")
+    if reason:
+        print(f"left out: {contender.name}: {reason}", flush=True)
+    contender.pause()
+    return reason
 
 
-def measure(hosts: Hosts, contender: Contender, seconds: float) -> dict[str, float]:
-    """Return one repetition of every quantity."""
-    busy = busy_seconds()
-    one = transfer(hosts, contender, seconds, streams=1)
-    busy = busy_seconds() - busy
-    four = transfer(hosts, contender, seconds, streams=4)
-    loaded = subprocess.Popen(
-        hosts[0].command("ping", "-n", "-i", "0.01", "-c", str(int(seconds * 80)), contender.target),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    transfer(hosts, contender, seconds, streams=1)
-    return {
-        "tcp1_gbps": one["gbps"],
-        "tcp4_gbps": four["gbps"],
-        "gbit_per_cpu_s": one["gbit"] / busy,
-        "kpps_64": packet_rate(hosts, contender, 64),
-        "kpps_1300": packet_rate(hosts, contender, 1300),
-        "rtt_idle_us": rtt(hosts[0].run("ping", "-n", "-i", "0.003", "-c", "200", contender.target)),
-        "rtt_load_us": rtt(loaded.communicate()[0]),
-        "rss_mib": resident_mib(contender.pids),
-        "retransmits": one["retransmits"],
+def awake(hosts: Hosts, contender: Contender, seconds: float) -> dict[str, float]:
+    """Measure one while all others are stopped."""
+    contender.resume()
+    try:
+        return measure(hosts, contender, seconds)
+    finally:
+        contender.pause()
+
+
+def row(contender: Contender, mode: str, repetitions: list[dict[str, float]], reason: str) -> Row:
+    """Return what the results file has of a contender; `reason`: why nothing, or no more, was measured."""
+    version = contender.version() if repetitions else ""
+    medians = {key: median(repetitions, key) for key in QUANTITIES}
+    name = {"name": contender.name, "version": version, "wire_mode": mode}
+    return {**name, **medians, "left_out": reason, "repetitions": repetitions}
+
+
+def median(repetitions: list[dict[str, float]], key: str) -> float | None:
+    """Return the median of a quantity; None if it was not measured."""
+    values = [run[key] for run in repetitions if key in run]
+    return statistics.median(values) if values else None
+
+
+def write(rows: list[Row]) -> None:
+    """Write the results, the plot of the gates' mode, and which machine they are from."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "latest.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (RESULTS / "latest.svg").write_text(plot.draw([row for row in rows if row["wire_mode"] == verdict.MODE]))
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    machine = {
+        "date": time.strftime("%Y-%m-%d %H:%M %Z"),
+        "cpu": model[1] if model else os.uname().machine,
+        "cores": os.cpu_count(),
+        "kernel": os.uname().release,
+        "load_average": os.getloadavg()[2],
     }
+    (RESULTS / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
 
 
-def transfer(hosts: Hosts, contender: Contender, seconds: float, streams: int) -> dict[str, float]:
-    """Return what one iperf3 run from the first to the second host reached."""
-    server = subprocess.Popen(hosts[1].command("iperf3", "-s", "-1"), stdout=subprocess.DEVNULL)
-    time.sleep(0.2)
-    # Whatever the machine's default is: ratios differ with the congestion control.
-    run = ["iperf3", "-c", contender.target, "-t", str(seconds), "-P", str(streams), "-C", "cubic", "-J"]
-    end = json.loads(hosts[0].run(*run))["end"]
-    server.wait(timeout=10)
-    received, sent = end["sum_received"], end["sum_sent"]
-    return {
-        "gbps": received["bits_per_second"] / 1e9,
-        "gbit": received["bytes"] * 8 / 1e9,
-        "retransmits": sent["retransmits"],
-    }
-
-
-def packet_rate(hosts: Hosts, contender: Contender, payload: int) -> float:
-    """Return the highest rate of UDP datagrams, in thousands a second, with at most 0.5 % lost."""
-    ends = (host.namespace for host in hosts)
-    rate = subprocess.run(
-        [str(PACED), *ends, contender.target, str(payload)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        timeout=60,
-        check=True,
-    )
-    return int(rate.stdout) / 1000
-
-
-def busy_seconds() -> float:
-    """Return the CPU seconds the whole machine has worked: softirq work lands on whoever runs."""
-    user, nice, system, _idle, _iowait, irq, softirq = map(
-        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
-    )
-    return (user + nice + system + irq + softirq) / TICKS
-
-
-def resident_mib(pids: Sequence[int]) -> float:
-    """Return the memory of one end's daemon in MiB (the larger of the two); 0 for the kernel's."""
-    resident = [re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in pids]
-    return max((int(found[1]) / 1024 for found in resident if found), default=0.0)
-
-
-def rtt(ping: str) -> float:
-    """Return the median round trip in microseconds of ping's output."""
-    return statistics.median(float(found) * 1000 for found in re.findall(r"time=([\d.]+)", ping))
-
-
-def medians(repetitions: list[dict[str, float]]) -> dict[str, float]:
-    """Return the median of each quantity."""
-    return {key: statistics.median(run[key] for run in repetitions) for key in QUANTITIES}
-
-
-def show(rows: list[dict[str, Any]], mode: str) -> None:
+def show(rows: list[Row], mode: str) -> None:
     """Print one mode's table; in brackets the ratio to wireguard-go."""
-    base = next((row for row in rows if row["name"] == BASE), None)
+    base = next((row for row in rows if row["name"] == BASE), {})
     table = Table("", *QUANTITIES.values(), title=f"wire mode {mode} (x: ratio to {BASE})")
     for row in rows:
-        cells = [
-            f"{row[key]:.4g}" + (f" ({row[key] / base[key]:.2f}x)" if base and base[key] else "")
-            for key in QUANTITIES
-        ]
-        table.add_row(row["name"], *cells)
-    # Wide enough for the table wherever it goes.
-    Console(width=170).print(table)
+        table.add_row(row["name"], *(cell(row[key], base.get(key)) for key in QUANTITIES))
+    console = Console(width=190)  # enough for the table wherever it goes
+    console.print(table)
+    for row in rows:
+        if row["left_out"]:
+            console.print(f"{row['name']}: left out: {row['left_out']}", highlight=False, markup=False)
+
+
+def cell(value: float | None, base: float | None) -> str:
+    """Return a number with its ratio to the base's, if there are such."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" + (f" ({value / base:.2f}x)" if base else "")
+
+
+def show_verdicts(rows: list[Row]) -> None:
+    """Print a line per gate."""
+    table = Table("", "against", "quantity", "found", "asked", "verdict", title="gates")
+    for line in verdict.lines(rows):
+        table.add_row(*line)
+    Console(width=110).print(table)
+
+
+def _in_gate(name: str, kinds: Sequence[type[Contender]]) -> bool:
+    return any(kind.gate and kind.name == name for kind in kinds)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

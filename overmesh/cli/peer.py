@@ -220,7 +220,10 @@ def _show_qr(text: str, *, complete: bool) -> None:
         return
     drawn = StringIO()
     code.terminal(drawn, compact=True)
-    typer.echo(drawn.getvalue(), nl=False)
+    typer.echo()
+    for line in drawn.getvalue().splitlines():
+        # Said, for on a light terminal it would be a negative, which not every scanner takes.
+        typer.secho(line, fg="bright_white", bg="black")
 
 
 @app.command(

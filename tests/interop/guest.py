@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache/guest"
-PROGRAMS = ("ip", "ping", "bash")
+PROGRAMS = ("ip", "ping", "bash", "wg")
 NEEDED = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "modprobe", "apt-get", "dpkg", *PROGRAMS)
 BOOT_LIMIT = 60.0
 
@@ -73,11 +73,13 @@ def initramfs(image: Path, modules: Sequence[str], script: str, scratch: Path) -
 
 
 @contextlib.contextmanager
-def guest(namespace: str, tap: str, modules: Sequence[str], script: str, scratch: Path) -> Iterator[Path]:
+def guest(
+    enter: Sequence[str], tap: str, modules: Sequence[str], script: str, scratch: Path
+) -> Iterator[Path]:
     """Boot a guest whose eth0 is at the other end of a tap device; yield its console's log.
 
     Args:
-        namespace: the network namespace that has the tap.
+        enter: the command that runs others in the network that has the tap.
         tap: the device's name.
         modules: kernel modules that the script may load.
         script: what the guest runs; it prints READY when the host may go on.
@@ -90,7 +92,7 @@ def guest(namespace: str, tap: str, modules: Sequence[str], script: str, scratch
     image = kernel()
     archive = initramfs(image, ["virtio_pci", "virtio_net", *modules], script, scratch)
     console = scratch / "console.log"
-    command = ["ip", "netns", "exec", namespace, "qemu-system-x86_64"]
+    command = [*enter, "qemu-system-x86_64"]
     command += ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "512"]
     command += ["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"]
     command += ["-kernel", str(next(image.glob("boot/vmlinuz-*"))), "-initrd", str(archive)]

@@ -48,7 +48,9 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Sta
         (scratch / "guest").mkdir()
         with (
             StaticFastpath(host, scratch / "fastpath", VNI, addresses, peer, "10.99.1.2:6081") as fastpath,
-            guest(host, "tap0", ["geneve", "ipv6"], SCRIPT, scratch / "guest") as log,
+            guest(
+                ["ip", "netns", "exec", host], "tap0", ["geneve", "ipv6"], SCRIPT, scratch / "guest"
+            ) as log,
         ):
             yield host, fastpath, log
 

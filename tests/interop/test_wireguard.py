@@ -1,126 +1,162 @@
 """wireguard-go, the reference in user space, is the other end of a sealed network."""
 
-import shutil
+import base64
+import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.netns.lab import Host, Lab, missing, until
-
-BINARY = Path(__file__).parents[2] / "fastpath/target/release/overmesh-fastpath"
-PROGRAMS = ("wireguard-go", "wg")
+from tests.interop.sealed import End, Ours, Remote, WireguardGo, missing_programs, ping
+from tests.interop.wireguard import COOKIE_REPLY, INITIATION, Flood, Handshakes
+from tests.netns.lab import CommandError, Lab, Process, missing, until
 
 pytestmark = pytest.mark.skipif(
-    bool(missing()) or not all(shutil.which(name) for name in PROGRAMS),
-    reason=f"needs {', '.join(PROGRAMS)}; {missing()}",
+    bool(missing() or missing_programs()), reason=f"needs {missing_programs()} {missing()}"
 )
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="packet sockets in a host need root")
 
-OURS = ("10.77.0.1", "fd77::1")
-THEIRS = ("10.77.0.2", "fd77::2")
+PSK = base64.b64encode(bytes(range(32))).decode()
+# Keys are renewed after 120 seconds; both ends have the real timers.
+RENEWED_AFTER = 135
 
 
 class Pair:
     """Our fastpath on host `ours` and wireguard-go on host `theirs`, in one segment."""
 
     def __init__(self, lab: Lab) -> None:
-        self.ours, self.theirs = lab["ours"], lab["theirs"]
-        self.folder = lab.directory
-        (self.folder / "psk").write_text(self.ours.run("wg genpsk").stdout)
-        for host in (self.ours, self.theirs):
-            private = host.run("wg genkey").stdout
-            (self.folder / f"{host.name}.key").write_text(private)
-            public = host.run(f"sh -c 'echo {private.strip()} | wg pubkey'").stdout
-            (self.folder / f"{host.name}.pub").write_text(public)
+        self.lab = lab
+        self.ours = Ours(lab["ours"], 1, lab.directory)
+        self.theirs = WireguardGo(lab["theirs"], 2, lab.directory)
 
-    def key(self, name: str) -> str:
-        """Return a key by the name of its file."""
-        return (self.folder / name).read_text().strip()
+    def start(self, initiator: str, *, ours_psk: str = "", theirs_psk: str = "") -> None:
+        """Run both; who is not the initiator has no endpoint, so it can only answer."""
+        of_theirs = self.theirs.endpoint if initiator == "ours" else ""
+        of_ours = self.ours.endpoint if initiator == "theirs" else ""
+        self.theirs.start([Remote(self.ours, of_ours, theirs_psk)])
+        self.ours.start([Remote(self.theirs, of_theirs, ours_psk)])
 
-    def start_ours(self, *, endpoint: bool, psk: bool = False, psk_text: str = "") -> None:
-        """Run our fastpath; without the other's endpoint it can only answer."""
-        prefixes = ", ".join(f'"{address}/{128 if ":" in address else 32}"' for address in THEIRS)
-        lines = [
-            'interface = "om0"',
-            'private_key_file = "ours.key"',
-            f'addresses = ["{OURS[0]}/24", "{OURS[1]}/64"]',
-            "[[peer]]",
-            'name = "theirs"',
-            f"prefixes = [{prefixes}]",
-            f'public_key = "{self.key("theirs.pub")}"',
-            *(['endpoints = ["192.0.2.2:51820"]'] if endpoint else []),
-            *([f'preshared_key = "{psk_text or self.key("psk")}"'] if psk else []),
-        ]
-        (self.folder / "ours.toml").write_text("\n".join(lines) + "\n")
-        self.process = self.ours.start(f"{BINARY} --config {self.folder}/ours.toml")
-        until(lambda: "started" in self.process.log, "our fastpath")
-
-    def start_theirs(self, *, endpoint: bool, psk: bool = False) -> None:
-        """Run wireguard-go; without our endpoint it can only answer."""
-        self.theirs.start("wireguard-go -f wg0")
-        until(lambda: "wg0" in self.theirs.run("ip -o link show").stdout, "wireguard-go")
-        secret = f" preshared-key {self.folder}/psk" if psk else ""
-        where = " endpoint 192.0.2.1:51820" if endpoint else ""
-        self.theirs.run(
-            f"wg set wg0 private-key {self.folder}/theirs.key listen-port 51820 "
-            f"peer {self.key('ours.pub')}{secret}{where} allowed-ips {OURS[0]}/32,{OURS[1]}/128"
-        )
-        self.theirs.run(f"ip address add {THEIRS[0]}/24 dev wg0")
-        self.theirs.run(f"ip address add {THEIRS[1]}/64 dev wg0 nodad")
-        self.theirs.run("ip link set wg0 mtu 1420 up")
+    def in_turn(self, initiator: str) -> list[tuple[End, End]]:
+        """Return both directions, the initiator's first."""
+        both: list[tuple[End, End]] = [(self.ours, self.theirs), (self.theirs, self.ours)]
+        return both if initiator == "ours" else both[::-1]
 
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    """Two hosts with keys, nothing running."""
-    with Lab("ours", "theirs") as lab:
+    """Two hosts with keys, nothing running, and a third that has none."""
+    with Lab("ours", "theirs", "flooder") as lab:
         yield Pair(lab)
 
 
-def ping(host: Host, address: str, size: int = 56) -> None:
-    """Ping; the first may wait for the handshake."""
-    host.run(f"ping -c 3 -i 0.2 -W 3 -s {size} -M do {address}")
+class Aging:
+    """Sessions that grow old while the other tests run: one that we began, one that we answered."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.ours = Ours(lab["ours"], 1, lab.directory)
+        self.answers, self.asks = (
+            WireguardGo(lab[name], number, lab.directory) for number, name in ((2, "answers"), (3, "asks"))
+        )
+        self.ours.start([Remote(self.answers, self.answers.endpoint), Remote(self.asks)])
+        self.answers.start([Remote(self.ours)])
+        self.asks.start([Remote(self.ours, self.ours.endpoint)])
+        ping(self.ours, self.answers.addresses[0])
+        ping(self.asks, self.ours.addresses[0])
+        self.first = [end.latest_handshake() for end in (self.answers, self.asks)]
+        self.pings = [
+            self._pings(self.ours, self.answers.addresses[0]),
+            self._pings(self.asks, self.ours.addresses[1]),
+        ]
+
+    def _pings(self, end: End, target: str) -> Process:
+        return end.host.start(f"ping -q -i 0.1 -c {10 * RENEWED_AFTER} -W 5 {target}")
 
 
-@pytest.mark.parametrize("psk", [False, True], ids=["no psk", "psk"])
+@pytest.fixture(scope="module", autouse=True)
+def aging() -> Iterator[Aging]:
+    """Begins with the first test of this file, so that the last one need not wait for long."""
+    with Lab("ours", "answers", "asks") as lab:
+        yield Aging(lab)
+
+
+@pytest.mark.parametrize("psk", ["", PSK], ids=["no psk", "psk"])
 @pytest.mark.parametrize("initiator", ["ours", "theirs"])
-def test_ping(pair: Pair, initiator: str, psk: bool) -> None:
-    pair.start_theirs(endpoint=initiator == "theirs", psk=psk)
-    pair.start_ours(endpoint=initiator == "ours", psk=psk)
-    first, second = (pair.ours, THEIRS), (pair.theirs, OURS)
-    for host, addresses in (first, second) if initiator == "ours" else (second, first):
-        ping(host, addresses[0])
-        ping(host, addresses[1])
-        ping(host, addresses[0], size=1420 - 28)
+def test_ping(pair: Pair, initiator: str, psk: str) -> None:
+    pair.start(initiator, ours_psk=psk, theirs_psk=psk)
+    for source, target in pair.in_turn(initiator):
+        ping(source, target.addresses[0])
+        ping(source, target.addresses[1])
+        ping(source, target.addresses[0], size=1420 - 28)
+
+
+@pytest.mark.parametrize("initiator", ["ours", "theirs"])
+def test_over_ipv6(pair: Pair, initiator: str) -> None:
+    for end in (pair.ours, pair.theirs):
+        end.host.run("ip -4 address flush dev eth0")
+    of_theirs, of_ours = ("[2001:db8::2]:51820", "") if initiator == "ours" else ("", "[2001:db8::1]:51820")
+    pair.theirs.start([Remote(pair.ours, of_ours)])
+    pair.ours.start([Remote(pair.theirs, of_theirs)])
+    for source, target in pair.in_turn(initiator):
+        ping(source, target.addresses[0], size=1420 - 28)
+        ping(source, target.addresses[1])
+    assert "endpoint: [2001:db8::1]:51820" in pair.theirs.host.run("wg show").stdout
 
 
 def test_other_preshared_key(pair: Pair) -> None:
-    pair.start_theirs(endpoint=False, psk=True)
-    pair.start_ours(endpoint=True, psk=True, psk_text=pair.ours.run("wg genpsk").stdout.strip())
-    pair.ours.run(f"sh -c '! ping -c 1 -W 1 {THEIRS[0]}'")
-    assert "latest handshake" not in pair.theirs.run("wg show").stdout
+    pair.start("ours", ours_psk=base64.b64encode(bytes(32 * [7])).decode(), theirs_psk=PSK)
+    with pytest.raises(CommandError):
+        ping(pair.ours, pair.theirs.addresses[0], count=1)
+    assert pair.theirs.latest_handshake() == 0
 
 
 def test_roaming(pair: Pair) -> None:
     """wireguard-go changes its port, then we our address: each finds the other by what it sends."""
-    pair.start_theirs(endpoint=False)
-    pair.start_ours(endpoint=True)
-    ping(pair.ours, THEIRS[0])
-    pair.theirs.run("wg set wg0 listen-port 51999")
-    ping(pair.theirs, OURS[0])
-    ping(pair.ours, THEIRS[0])
-    pair.ours.run("ip address delete 192.0.2.1/24 dev eth0")
-    pair.ours.run("ip address add 192.0.2.99/24 dev eth0")
-    ping(pair.ours, THEIRS[0])
-    assert "endpoint: 192.0.2.99:51820" in pair.theirs.run("wg show").stdout
+    pair.start("ours")
+    ping(pair.ours, pair.theirs.addresses[0])
+    pair.theirs.host.run("wg set wg0 listen-port 51999")
+    ping(pair.theirs, pair.ours.addresses[0])
+    ping(pair.ours, pair.theirs.addresses[0])
+    pair.ours.host.run("ip address delete 192.0.2.1/24 dev eth0")
+    pair.ours.host.run("ip address add 192.0.2.99/24 dev eth0")
+    ping(pair.ours, pair.theirs.addresses[0])
+    assert "endpoint: 192.0.2.99:51820" in pair.theirs.host.run("wg show").stdout
 
 
 def test_restart(pair: Pair) -> None:
     """Who comes back with no session makes a new one; nobody has to wait for old keys to expire."""
-    pair.start_theirs(endpoint=False)
-    pair.start_ours(endpoint=True)
-    ping(pair.ours, THEIRS[0])
-    pair.process.kill()
-    pair.process.wait()
-    pair.start_ours(endpoint=True)
-    ping(pair.ours, THEIRS[0])
+    pair.start("ours")
+    ping(pair.ours, pair.theirs.addresses[0])
+    pair.ours.stop()
+    pair.ours.start([Remote(pair.theirs, pair.theirs.endpoint)])
+    ping(pair.ours, pair.theirs.addresses[0])
+
+
+@needs_root
+@pytest.mark.parametrize("initiator", ["ours", "theirs"])
+def test_cookie_under_load(pair: Pair, initiator: str) -> None:
+    """Who is under load asks for a cookie, and lets the initiator in once it has brought one."""
+    pair.start(initiator)
+    [(source, target), _] = pair.in_turn(initiator)
+    handshakes = Handshakes(source.host)
+    flood = Flood(
+        pair.lab["flooder"], (f"192.0.2.{target.number}", 51820), base64.b64decode(target.public_key)
+    )
+    try:
+        until(flood.is_answered, "load")
+        source.host.run(f"ping -c 1 -w 40 -i 0.5 {target.addresses[0]}", timeout=50)
+    finally:
+        flood.stop()
+        handshakes.stop()
+    from_source = [(kind, cookie) for at, kind, cookie in handshakes.seen if at.endswith(f".{source.number}")]
+    assert (INITIATION, False) in from_source
+    assert (INITIATION, True) in from_source
+    assert any(kind == COOKIE_REPLY for _, kind, _ in handshakes.seen)
+
+
+def test_keys_are_renewed_without_loss(aging: Aging) -> None:
+    for process in aging.pings:
+        process.wait(RENEWED_AFTER + 60)
+        sent, received = map(int, re.findall(r"(\d+) (?:packets transmitted|received)", process.output))
+        assert sent == received == 10 * RENEWED_AFTER, process.output
+    for end, first in zip((aging.answers, aging.asks), aging.first, strict=True):
+        assert 115 < end.latest_handshake() - first < RENEWED_AFTER + 60

@@ -8,16 +8,21 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import textwrap
 import time
+from typing import Any
 
 from tests.netns.lab import FASTPATH_DIR, CommandError, Lab, Process, missing, until
+from tests.netns.wire import LISTENING
 
 CONTROLLER = "ctl"
 HOSTS = ("a", "b", "c")
 UNDERLAY = "192.0.2.1"  # of a lab's first host, here the controller's
+LISTENED = {"a": "192.0.2.2", "b": "192.0.2.3"}
+PAYLOAD = "secret"  # of every ping, again and again
 
 
 def main() -> int:
@@ -76,6 +81,8 @@ class Demo:
         """
         self._begin("A controller, on its embedded store")
         controller = self._start_controller()
+        self._begin("Somebody listens to what passes between a and b")
+        listening = self._listen()
         self._begin("Three hosts join, with one line each")
         first_ping = self._join()
         self._begin("All agents hold the same map")
@@ -83,13 +90,15 @@ class Demo:
         self._type(CONTROLLER, "meshctl node list")
         self._begin("Every host reaches every other, over IPv4 and IPv6")
         pings = self._ping_all_pairs()
+        self._begin("What was there to hear: WireGuard, and nothing else")
+        self._hear_nothing(listening)
         self._begin("A TCP transfer through the overlay")
         speed = self._transfer()
         self._begin("The controller stops: traffic goes on")
         self._without(controller)
         self._begin("A node is removed: it is cut off")
         self._remove("c")
-        counted = f"{len(HOSTS)} hosts, {pings}/{pings} pings"
+        counted = f"{len(HOSTS)} hosts, {pings}/{pings} pings, sealed"
         return f"demo ok: {counted}, {speed:.2f} Gbit/s, join to first ping {first_ping:.1f} s"
 
     def _start_controller(self) -> Process:
@@ -136,8 +145,33 @@ class Demo:
             for address in self._addresses[target]
         ]
         for source, address in pairs:
-            self._ping(source, f"ping -c 1 {address}", lost=0)
+            self._ping(source, f"ping -c 1 -p {PAYLOAD.encode().hex()} {address}", lost=0)
         return len(pairs)
+
+    def _listen(self) -> Process:
+        command = ["python", "-m", "tests.netns.wire", *LISTENED.values(), PAYLOAD]
+        listening = self._start("b", shlex.join(command))
+        until(lambda: LISTENING in listening.log or not listening.running, "it listens")
+        return listening
+
+    def _hear_nothing(self, listening: Process) -> None:
+        sealed = self._heard(listening)
+        _require(not sealed["others"], "nothing but WireGuard's messages on UDP port 51820")
+        _require({"initiation", "response", "data"} <= sealed["messages"].keys(), "handshakes and data")
+        _require(not sealed["with_payload"], "no payload in the clear")
+        # The same listener does hear what is not sealed.
+        listening = self._listen()
+        self._ping("a", f"ping -c 1 -p {PAYLOAD.encode().hex()} {LISTENED['b']}", lost=0)
+        _require(self._heard(listening)["with_payload"], "the payload of a ping past the overlay")
+
+    def _heard(self, listening: Process) -> dict[str, Any]:
+        """End a listener and return what it has seen (wire.py, Seen)."""
+        listening.kill(signal.SIGINT)
+        _require(listening.wait() == 0, f"that it tells what it heard\n{listening.log}")
+        seen: dict[str, Any] = json.loads(listening.output)
+        counts = ", ".join(f"{kind} {count}" for kind, count in (seen["messages"] | seen["others"]).items())
+        _say(f"packets: {counts or 'none'}; with the pings' payload in the clear: {seen['with_payload']}")
+        return seen
 
     def _transfer(self) -> float:
         receiving = self._start("b", "python -m tests.netns.transfer receive")
@@ -189,7 +223,7 @@ class Demo:
     def _ping(self, name: str, command: str, *, lost: int) -> None:
         said = self._lab[name].run(command, check=False).stdout
         answer = re.search(r"time=(\S+ ms)", said)
-        _show(name, f"{command:<64} {answer[1] if answer else f'{lost}% lost'}")
+        _show(name, f"{command:<76} {answer[1] if answer else f'{lost}% lost'}")
         _require(f" {lost}% packet loss" in said, f"{lost}% loss\n{said}")
 
 

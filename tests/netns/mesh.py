@@ -106,7 +106,10 @@ class Mesh:
 
     def until_in_step(self) -> None:
         """Wait until all agents are connected and have the same map."""
-        until(lambda: all(node["in_step"] for node in self.nodes().values()), "all agents are in step")
+        until(
+            lambda: all(node["in_step"] for node in self.nodes().values() if node["kind"] == "agent"),
+            "all agents are in step",
+        )
 
     # Hosts.
 

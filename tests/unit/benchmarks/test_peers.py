@@ -1,0 +1,42 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from benchmarks import overmesh, peers
+from benchmarks.overlay import CONTENDERS
+
+
+def test_names_are_apart_and_the_gates_have_theirs() -> None:
+    from benchmarks.verdict import GATES
+
+    names = [kind.name for kind in CONTENDERS]
+    assert len(set(names)) == len(names)
+    gated = {kind.name for kind in CONTENDERS if kind.gate}
+    assert {name for gate in GATES for name in (gate.name, gate.base)} <= gated
+
+
+@pytest.mark.parametrize("suite", ["", "chacha", "aes"])
+def test_a_sealed_file_has_the_keys_and_a_plain_one_has_none(suite: str, tmp_path: Path) -> None:
+    contender = overmesh.Overmesh(3, tmp_path)
+    contender.suite = suite
+    config = tomllib.loads(contender.config(0, "a.key", "PUBLIC", "10.99.0.2"))
+    peer = config["peer"][0]
+    assert peer["prefixes"] == ["10.200.3.2/32", "fd00:200:3::2/128"]
+    assert ("private_key_file" in config, peer.get("suite", "")) == (bool(suite), suite)
+    assert "lanes" not in config
+
+
+def test_lanes_are_asked_for_on_both_sides_of_a_peer(tmp_path: Path) -> None:
+    contender = overmesh.OvermeshAesLanes(3, tmp_path)
+    config = tomllib.loads(contender.config(0, "a.key", "PUBLIC", "10.99.0.2"))
+    assert (config["lanes"], config["peer"][0]["lanes"]) == (2, 2)
+
+
+def test_what_could_not_be_built_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "BIN", tmp_path)
+    contender = peers.Gotatun(1, tmp_path)
+    contender.program = str(tmp_path / "gotatun")
+    assert contender.missing() == f"no {tmp_path}/gotatun"
+    (tmp_path / "gotatun.failed").write_text("not built in 600 s\n")
+    assert contender.missing() == "not built in 600 s"
