@@ -81,5 +81,9 @@ impl Backend for TunBackend {
 }
 
 fn capture_path(path: &Path, lane: usize) -> PathBuf {
-    if lane == 0 { path.into() } else { path.with_added_extension(lane.to_string()) }
+    let mut path = path.as_os_str().to_owned();
+    if lane > 0 {
+        path.push(format!(".{lane}"));
+    }
+    path.into()
 }

@@ -92,7 +92,9 @@ async fn a_lane_that_the_peer_lacks_hands_over_to_one_that_it_has() {
     for (host_a, carrier) in from_a.iter_mut().zip([0, 1, 0]) {
         // More than a lane takes in a turn.
         let packets: Vec<_> = (0..100).map(|number| to_b(&[number; 9])).collect();
-        packets.iter().for_each(|packet| send(host_a, packet));
+        for packet in &packets {
+            send(host_a, packet);
+        }
         assert_eq!(receive(&mut to_host_b[carrier], 100), packets);
     }
 }
