@@ -42,6 +42,11 @@ RECHECK = 10.0
 # Changes come in groups; one look after the last of them is enough.
 SETTLE = 0.1
 
+_COPIED = Problem(
+    "identity",
+    "another machine has this host's keys; no packets until a controller takes this one for the node",
+)
+
 log = logging.getLogger("overmesh.agent")
 
 
@@ -123,7 +128,8 @@ class Agent:
             view = self.replica.view(time.time())
             endpoints = await self._endpoints(underlay)
             own = Own(endpoints, self._private_key, self._lanes)
-            desired = desire(view.map, self.config, underlay, own)
+            usable = replace(view.map, peers=()) if self.sync.contact.copied else view.map
+            desired = desire(usable, self.config, underlay, own)
             done = await reconcile(desired, underlay, self._netlink, self.fastpath)
             self._note(Current(view, desired, endpoints, (*view.problems, *done.problems)))
             await self._report()
@@ -148,7 +154,8 @@ class Agent:
         # A map that was damaged on disk is one no more once there is another.
         damaged = () if self.replica.revision else self._damaged
         host = self.current.problems if self.current else ()
-        return (*damaged, *host, *self.sync.problems)
+        copied = (_COPIED,) if self.sync.contact.copied else ()
+        return (*damaged, *copied, *host, *self.sync.problems)
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
         port = self.config.port_in(self.replica.network.mode)

@@ -163,7 +163,7 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
     reply = await _redeem(target, root, _request(wanted, keys, endpoints))
     step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
-    identity, network, node = _admitted(reply, keys, root, target)
+    identity, network, node = _admitted(reply, keys, root, target, host_id(config))
     try:
         refuse_collisions(network.ranges, await netlink.routes(), underlay, config.interface)
     except RangeCollisionError:
@@ -370,7 +370,7 @@ def _controllers(reply: mesh_pb2.JoinReply, target: Target) -> tuple[str, ...]:
 
 
 def _admitted(
-    reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate, target: Target
+    reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate, target: Target, host: str
 ) -> tuple[Identity, Network, Node]:
     """Return what the reply makes of this host, once it is certain that all of it is right."""
     try:
@@ -379,7 +379,7 @@ def _admitted(
     except (ValueError, RecordError) as error:
         raise MeshError(f"the controller's answer can't be right: {error}") from None
     membership = Membership(
-        reply.node_id, node.name, network.name, _controllers(reply, target), reply.network, reply.node
+        reply.node_id, node.name, network.name, _controllers(reply, target), reply.network, reply.node, host
     )
     identity = Identity(keys, membership, root, certificate)
     if not issued(identity) or node.public_key != keys.public or node.network != network.name:

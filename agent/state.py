@@ -71,7 +71,10 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What the controller answered when this host joined. network and node: encoded Signed."""
+    """What the controller answered when this host joined. network and node: encoded Signed.
+
+    host_id: of the machine that joined, to tell a copy of its disk; empty when an older version joined.
+    """
 
     node_id: str
     name: str
@@ -79,6 +82,7 @@ class Membership:
     controllers: tuple[str, ...]
     network: bytes
     node: bytes
+    host_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +315,7 @@ def _membership_text(membership: Membership) -> bytes:
             "controllers": list(membership.controllers),
             "network": _text(membership.network),
             "node": _text(membership.node),
+            "host_id": membership.host_id,
         }
     )
 
@@ -324,6 +329,7 @@ def _membership(data: bytes) -> Membership:
         controllers=tuple(str(target) for target in value["controllers"]),
         network=_bytes(value["network"]),
         node=_bytes(value["node"]),
+        host_id=str(value.get("host_id", "")),
     )
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import SystemRandom
 from typing import Any
 
@@ -21,7 +21,15 @@ import grpc.aio
 from overmesh import __version__, rpc
 from overmesh.agent.peermap import Outcome, Replica
 from overmesh.agent.state import Identity, StateDir
-from overmesh.errors import InvalidError, MeshError, OvermeshError, RemovedError, StateError, UnreachableError
+from overmesh.errors import (
+    CloneError,
+    InvalidError,
+    MeshError,
+    OvermeshError,
+    RemovedError,
+    StateError,
+    UnreachableError,
+)
 from overmesh.model import Endpoint, Problem
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_message, problem_messages
@@ -54,7 +62,11 @@ class Facts:
 
 @dataclass(slots=True)
 class Contact:
-    """How this host stands with its controllers. since: monotonic; confirmed: unix seconds, 0 never."""
+    """How this host stands with its controllers. since: monotonic; confirmed: unix seconds, 0 never.
+
+    copied: another machine is, or was, this node: this one must not draw the node's packets to itself
+    before a controller has taken it for the node.
+    """
 
     address: str = ""
     connected: bool = False
@@ -62,6 +74,7 @@ class Contact:
     since: float = field(default_factory=time.monotonic)
     confirmed: float = 0.0
     removed: bool = False
+    copied: bool = False
 
     def turn(self, *, connected: bool, error: str = "") -> None:
         """Note a change for better or worse."""
@@ -142,7 +155,7 @@ class Sync:
         self._facts: Facts | None = None
         self._facts_changed = asyncio.Event()
         self._accepted = asyncio.Event()
-        self.contact = Contact()
+        self.contact = Contact(copied=identity.membership.host_id not in ("", host_id))
         self.problems: tuple[Problem, ...] = ()
 
     def report(self, facts: Facts) -> None:
@@ -170,6 +183,9 @@ class Sync:
             self.contact.turn(connected=False, error=error.cause)
             if isinstance(error, RemovedError):
                 await self._removed()
+            if isinstance(error, CloneError):
+                self.contact.copied = True
+                await self._apply()
         return REMOVED_DELAY if self.contact.removed else self._backoff.delay()
 
     async def _follow(self, address: str) -> None:
@@ -193,6 +209,8 @@ class Sync:
             if reply is grpc.aio.EOF:
                 raise UnreachableError("the controller ended the stream")
             self._alive()
+            if self.contact.copied:
+                await self._taken()
             outcome = self._replica.receive(reply)
             behind = behind + 1 if outcome is Outcome.BEHIND else 0
             if outcome is Outcome.RESYNC or behind > PATIENCE:
@@ -209,6 +227,17 @@ class Sync:
         self._accepted.set()
         self.contact.removed = False
         self.contact.turn(connected=True)
+
+    async def _taken(self) -> None:
+        """Be the node on this machine from now on: the controller knows of no other."""
+        self.contact.copied = False
+        await self._apply()
+        mine = replace(self._identity.membership, host_id=self._host_id)
+        self._identity = replace(self._identity, membership=mine)
+        try:
+            self._state.save_identity(self._identity)
+        except StateError as error:
+            log.warning("what tells this machine from a copy can't be kept", extra={"reason": error.cause})
 
     async def _take_over(self) -> None:
         """Apply the map, keep it, and have it acked: only what is in force and safe counts as held."""

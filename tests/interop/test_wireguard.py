@@ -9,7 +9,7 @@ import pytest
 
 from tests.interop.sealed import End, Ours, Remote, WireguardGo, missing_programs, ping
 from tests.interop.wireguard import COOKIE_REPLY, INITIATION, Flood, Handshakes
-from tests.netns.lab import CommandError, Lab, Process, missing, until
+from tests.netns.lab import ROOT, CommandError, Lab, Process, missing, until
 
 pytestmark = pytest.mark.skipif(
     bool(missing() or missing_programs()), reason=f"needs {missing_programs()} {missing()}"
@@ -153,6 +153,21 @@ def test_cookie_under_load(pair: Pair, initiator: str) -> None:
     assert any(kind == COOKIE_REPLY for _, kind, _ in handshakes.seen)
 
 
+@pytest.mark.timeout(600)  # it may have to be compiled
+def test_a_day_old_counter(pair: Pair) -> None:
+    """Our core seals with counters that take days and ages; wireguard-go's replay filter follows."""
+    pair.theirs.start([Remote(pair.ours)])
+    manifest = str(ROOT / "fastpath/Cargo.toml")
+    late = ["cargo", "run", "--locked", "--quiet", "--manifest-path", manifest]
+    late += ["-p", "overmesh-core", "--example", "late", "--"]
+    keys = [base64.b64decode(key).hex() for key in (pair.ours.private_key, pair.theirs.public_key)]
+    ends = [pair.theirs.endpoint, pair.ours.addresses[0], pair.theirs.addresses[0]]
+    counters = [str(counter) for counter in (2**32 - 1, 2**32, 86_400_000_000, 2**63, 2**64 - 2**13 - 2)]
+    done = pair.ours.host.run([*late, *keys, *ends, *counters], timeout=600)
+    assert done.stdout.split() == counters
+
+
+@pytest.mark.timeout(3 * RENEWED_AFTER)
 def test_keys_are_renewed_without_loss(aging: Aging) -> None:
     for process in aging.pings:
         process.wait(RENEWED_AFTER + 60)

@@ -19,10 +19,13 @@ def able() -> None:
 
 
 @pytest.fixture(scope="module")
-def mesh(able: None) -> Iterator[Mesh]:
-    """A controller, on a host of its own; tests add hosts and let them join."""
+def mesh(able: None, request: pytest.FixtureRequest) -> Iterator[Mesh]:
+    """A controller, on a host of its own; tests add hosts and let them join.
+
+    Sealed, unless a test asks for "plain" as an indirect parameter.
+    """
     with Lab("ctl") as lab:
-        yield Mesh(lab)
+        yield Mesh(lab, getattr(request, "param", "sealed"))
 
 
 @pytest.hookimpl(wrapper=True)

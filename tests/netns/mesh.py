@@ -62,13 +62,18 @@ class Member:
 
 @dataclass
 class Mesh:
-    """A lab with a controller, and the hosts that have joined."""
+    """A lab with a controller, and the hosts that have joined: the default network, or a plain one."""
 
     lab: Lab
+    mode: str = "sealed"
     members: dict[str, Member] = field(default_factory=dict)
+    network: str = "mesh"
 
     def __post_init__(self) -> None:
         self.start_controller()
+        if self.mode == "plain":
+            self.network = "rack"
+            self.ctl("network create rack --mode plain")
 
     def __getitem__(self, name: str) -> Member:
         return self.members[name]
@@ -97,12 +102,12 @@ class Mesh:
 
     def token(self, options: str = "") -> str:
         """Return a fresh token."""
-        token: str = self.ctl(f"token create {options}")["secret_token"]
+        token: str = self.ctl(f"token create --network {self.network} {options}")["secret_token"]
         return token
 
     def nodes(self) -> dict[str, Any]:
         """Return the nodes that the controller knows, by name."""
-        return {node["name"]: node for node in self.ctl("node list")["nodes"]}
+        return {node["name"]: node for node in self.ctl(f"node list --network {self.network}")["nodes"]}
 
     def until_in_step(self) -> None:
         """Wait until all agents are connected and have the same map."""

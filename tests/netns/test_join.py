@@ -38,6 +38,7 @@ def test_steps_and_closing_lines(mesh: Mesh, host: Host) -> None:
     steps = re.findall(r"^✓ (\w+)", said, re.MULTILINE)
     assert steps == ["host", "reach", "tls", "token", "address", "state"]
     assert f"node       {host.name} in network mesh" in said
+    assert "packets    sealed: encrypted (WireGuard)" in said
     assert said.splitlines()[-1] == "next       start the agent: meshctl agent run"
     assert host.run(f"stat -c %a {STATE}/tls.key {STATE}/noise.key").stdout.split() == ["600", "600"]
 
@@ -165,16 +166,29 @@ def test_port_in_use(mesh: Mesh, host: Host) -> None:
         [
             "python",
             "-c",
-            "import socket,time; s=socket.socket(type=socket.SOCK_DGRAM); s.bind(('',6081)); time.sleep(60)",
+            "import socket,time; s=socket.socket(type=socket.SOCK_DGRAM); s.bind(('',51820)); time.sleep(60)",
         ]
     )
-    host.run("sh -c 'until ss -Hlun | grep -q :6081; do sleep 0.05; done'")
-    code, said = join(host, mesh.token())
+    host.run("sh -c 'until ss -Hlun | grep -q :51820; do sleep 0.05; done'")
+    token = mesh.token()
+    code, said = join(host, token, "--port 51820")
     assert code == 1
-    assert said.startswith("meshctl: UDP port 6081 is in use by another program."), said
+    assert said.startswith("meshctl: UDP port 51820 is in use by another program."), said
+    code, said = join(host, token)
+    assert code == 1
+    assert said.startswith("meshctl: network mesh is sealed, and UDP port 51820 is in use by another"), said
     assert_nothing_left(mesh, host)
     taker.kill()
     taker.wait()
+    assert join(host, token) == (0, "")  # not used up
+    assert [end["port"] for end in mesh.nodes()[host.name]["endpoints"]] == [51820, 51820]
+
+
+def test_a_plain_network_has_a_port_of_its_own(mesh: Mesh, host: Host) -> None:
+    mesh.ctl("network create rack --mode plain")
+    assert join(host, mesh.token("--network rack")) == (0, "")
+    [node] = mesh.ctl("node list --network rack")["nodes"]
+    assert [end["port"] for end in node["endpoints"]] == [6081, 6081]
 
 
 def test_controller_port_in_use(mesh: Mesh) -> None:

@@ -1,11 +1,11 @@
-"""Traffic, and what it survives."""
+"""Traffic, and what it survives; what has to hold for plain networks as well is in test_modes.py."""
 
 import signal
 
 import pytest
 
 from tests.netns.lab import until
-from tests.netns.mesh import IPV4, IPV6, Mesh, Pinging
+from tests.netns.mesh import IPV6, Mesh, Pinging
 
 
 @pytest.fixture(autouse=True)
@@ -14,54 +14,12 @@ def three(mesh: Mesh) -> None:
     mesh.join("a", "b", "c")
 
 
-@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
-def test_ping(mesh: Mesh, family: int) -> None:
-    for source, target in (("a", "b"), ("b", "c"), ("c", "a")):
-        mesh[source].host.run(f"ping -c 1 -W 2 {mesh[target].addresses[family]}")
-
-
-@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
-def test_packets_larger_than_the_mtu(mesh: Mesh, family: int) -> None:
-    mesh["a"].host.run(f"ping -c 3 -i 0.2 -W 2 -s 8000 {mesh['b'].addresses[family]}")
-
-
-def test_ping_by_meshctl_names_the_path(mesh: Mesh) -> None:
-    by_name = mesh["a"].host.run("meshctl ping b -c 2 -i 0.1").stdout
-    assert "2 sent, 2 answered, 0% lost" in by_name
-    assert "via plain geneve to 192.0.2." in by_name
-    by_address = mesh["a"].host.run(f"meshctl ping {mesh['b'].addresses[1]} -c 2 -i 0.1").stdout
-    assert "2 sent, 2 answered, 0% lost" in by_address
-    assert "answered by its host" in by_address
-
-
 def test_host_with_ipv6_alone(mesh: Mesh) -> None:
     mesh.host("d").run("ip -4 addr flush dev eth0")
     mesh.join("d", via=IPV6)
     assert mesh["a"].reaches(mesh["d"].addresses[0])
     [peer] = [peer for peer in mesh["a"].status()["peers"] if peer["name"] == "d"]
-    assert peer["endpoint"] == "[2001:db8::5]:6081"
-
-
-def test_agent_killed(mesh: Mesh) -> None:
-    pinging = Pinging(mesh["a"], mesh["b"].addresses[0])
-    for name in ("a", "b"):
-        mesh[name].kill_agent()
-    for name in ("a", "b"):
-        mesh[name].start_agent()
-        mesh[name].until_working()
-    loss = pinging.stop()
-    assert loss.lost == 0, loss
-    assert loss.answered > 100
-
-
-def test_fastpath_killed(mesh: Mesh) -> None:
-    pinging = Pinging(mesh["a"], mesh["b"].addresses[0])
-    before = mesh["b"].kill_fastpath()
-    until(lambda: mesh["b"].status()["fastpath"]["pid"] not in (0, before), "another fastpath runs")
-    mesh["b"].until_working()
-    loss = pinging.stop()
-    assert loss.gap < 1.0, loss
-    assert mesh["b"].status()["fastpath"]["restarts"] >= 1
+    assert peer["endpoint"] == "[2001:db8::5]:51820"
 
 
 def test_controller_restarted(mesh: Mesh) -> None:
@@ -75,29 +33,6 @@ def test_controller_restarted(mesh: Mesh) -> None:
     assert {name: node["addresses"] for name, node in mesh.nodes().items()} == {
         name: node["addresses"] for name, node in nodes.items()
     }
-
-
-@pytest.mark.parametrize("command", ["agent run", "join {controller} --token {token} --foreground"])
-def test_host_rebooted_while_no_controller_answers(mesh: Mesh, command: str) -> None:
-    """Agent, fastpath and interface are gone: the host, or container, is back from its disk."""
-    addresses, fastpath = mesh["b"].addresses, mesh["b"].status()["fastpath"]["pid"]
-    command = command.format(controller=IPV4, token=mesh.token())
-    mesh.stop_controller()
-    pinging = Pinging(mesh["a"], mesh["c"].addresses[0])
-    mesh["b"].kill_agent()
-    mesh["b"].host.kill(fastpath)
-    mesh["b"].host.run("ip link delete om0", check=False)
-    mesh["b"].start_agent(command)
-    mesh["b"].until_working()
-    assert mesh["b"].addresses == addresses
-    until(lambda: mesh["b"].reaches(mesh["a"].addresses[0]), "b reaches a")
-    until(lambda: mesh["c"].reaches(addresses[1]), "c reaches b")
-    status = mesh["b"].status()
-    assert not status["controller"]["connected"]
-    loss = pinging.stop()
-    assert loss.lost == 0, loss
-    mesh.start_controller()
-    mesh.until_in_step()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Whoever can write to the store, or has copied a host's keys, still gets no packet through."""
 
 import json
+from base64 import b64encode
 from ipaddress import ip_address
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from overmesh.model import Endpoint, Node, NodeEndpoints, Record
 from overmesh.proto.signed import map_key, sign
@@ -29,9 +31,12 @@ store.commit()
 
 BY_HAND = f"""
 network_number = {{number}}
+private_key_file = "/run/evil.key"
 addresses = ["{MADE_UP}/16"]
 [[peer]]
 name = "victim"
+public_key = "{{public_key}}"
+suite = "{{suite}}"
 prefixes = ["{{victim}}/32"]
 endpoints = ["{{endpoint}}"]
 """
@@ -84,7 +89,8 @@ def test_made_up_endpoints_divert_no_packet(mesh: Mesh) -> None:
     node_id, subject = b.status()["node_id"], f"endpoints/{b.status()['node_id']}"
     pinging = Pinging(a, b.addresses[0])
     b.kill_agent()  # or its next report would replace the record at once
-    made_up = NodeEndpoints(node_id, "mesh", (Endpoint(ip_address("192.0.2.99"), 6081),), serial=1 << 62)
+    elsewhere = Endpoint(ip_address("192.0.2.99"), 51820)
+    made_up = NodeEndpoints(node_id, "mesh", (elsewhere,), serial=1 << 62)
     write_to_store(mesh, [made_up])
     assert "not signed by this mesh's root" in until_problem(a, subject)
     b.start_agent()
@@ -99,11 +105,13 @@ def test_made_up_peer_gets_no_packet_through(mesh: Mesh) -> None:
     underlay = next(
         line.split()[3].split("/")[0] for line in evil.run("ip -4 -o addr show eth0").stdout.splitlines()
     )
+    key = X25519PrivateKey.generate()
+    public_key = key.public_key().public_bytes_raw()
     write_to_store(
         mesh,
         [
-            Node("evil", "mesh", "evil", bytes(32), (ip_address(MADE_UP),), serial=1, not_after=1 << 40),
-            NodeEndpoints("evil", "mesh", (Endpoint(ip_address(underlay), 6081),), serial=1),
+            Node("evil", "mesh", "evil", public_key, (ip_address(MADE_UP),), serial=1, not_after=1 << 40),
+            NodeEndpoints("evil", "mesh", (Endpoint(ip_address(underlay), 51820),), serial=1),
         ],
     )
     for member in (a, mesh["b"]):
@@ -114,14 +122,22 @@ def test_made_up_peer_gets_no_packet_through(mesh: Mesh) -> None:
 
     # It sends all the same, with a fastpath by hand that knows all there is to know.
     number = mesh.ctl("network list")["networks"][0]["number"]
-    own = a.status()
-    target = f"{own['endpoints'][0]['address']}:6081"
-    evil.write("/run/evil.toml", BY_HAND.format(number=number, victim=own["addresses"][0], endpoint=target))
+    own, node = a.status(), mesh.nodes()["a"]
+    by_hand = BY_HAND.format(
+        number=number,
+        public_key=b64encode(bytes.fromhex(node["public_key"])).decode(),
+        suite=node["suites"][-1],
+        victim=own["addresses"][0],
+        endpoint=f"{own['endpoints'][0]['address']}:51820",
+    )
+    evil.run("install -m 600 /dev/null /run/evil.key")
+    evil.write("/run/evil.key", b64encode(key.private_bytes_raw()).decode())
+    evil.write("/run/evil.toml", by_hand)
     evil.start("overmesh-fastpath --config /run/evil.toml")
     until(lambda: "om0" in evil.run("ip -4 -o addr show").stdout, "the fastpath by hand is up")
-    before = own["drops"].get("source_unknown", 0)
+    before = own["drops"].get("key_unknown", 0)
     ping = evil.run(f"ping -c 5 -i 0.1 -W 1 -I {MADE_UP} {own['addresses'][0]}", check=False)
     assert " 0 received" in ping.stdout
-    assert a.status()["drops"]["source_unknown"] >= before + 5
+    assert a.status()["drops"]["key_unknown"] > before
     assert not a.reaches(MADE_UP)
     assert a.reaches(mesh["b"].addresses[0])

@@ -5,6 +5,7 @@ import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -33,7 +34,8 @@ from overmesh.errors import (
     UnreachableError,
     UsageError,
 )
-from overmesh.proto import mesh_pb2, mesh_pb2_grpc
+from overmesh.model import Mode, Suite
+from overmesh.proto import admin_pb2, mesh_pb2, mesh_pb2_grpc
 from overmesh.token import JoinToken
 from tests.unit.agent.conftest import RANGES, Mesh, host, joined, state
 
@@ -74,6 +76,18 @@ async def test_a_host_becomes_a_member(mesh: Mesh, tmp_path: Path) -> None:
     assert (identity.membership.name, identity.membership.network_name) == ("web1", "mesh")
     assert identity.membership.controllers == (f"127.0.0.1:{mesh.controller.listening.mesh_port}",)
     assert await mesh.nodes() == ["web1"]
+
+
+async def test_what_the_controller_learns_of_a_host(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "suites", lambda: (Suite.CHACHA, Suite.AES))
+    config = replace(host(tmp_path, "a"), endpoints=("192.0.2.7", "192.0.2.7:7000"))
+    told = await joined(mesh, config)
+    assert told.mode is Mode.SEALED
+    [node] = (await mesh.admin("ListNodes", admin_pb2.ListNodesRequest(network="mesh"))).nodes
+    assert [(end.address, end.port) for end in node.endpoints] == [("192.0.2.7", 51820), ("192.0.2.7", 7000)]
+    assert list(node.suites) == [mesh_pb2.SUITE_CHACHA, mesh_pb2.SUITE_AES]
 
 
 async def test_the_address_that_worked_is_followed_first(mesh: Mesh, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -59,6 +60,13 @@ def test_a_snapshot_counts_once_all_of_it_is_there() -> None:
     ]
     assert (here.revision, names(here)) == (5, ["n2", "n3"])
     assert here.view(SOON).map.peers[0].endpoints == (Endpoint(ip_address("192.0.2.2"), 6081),)
+
+
+def test_a_peer_has_the_lanes_that_its_endpoints_say() -> None:
+    here = replica()
+    items = members(2) | signed(replace(endpoints(2), serial=11, lanes=4))
+    here.receive(snapshot(5, items)[0])
+    assert [peer.lanes for peer in here.view(SOON).map.peers] == [4]
 
 
 def test_chunks_left_over_from_a_broken_stream_are_forgotten() -> None:

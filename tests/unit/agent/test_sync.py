@@ -218,11 +218,38 @@ async def test_a_clone_is_told_what_it_is(mesh: Mesh, tmp_path: Path) -> None:
     clone.sync.report(replace(FACTS, endpoints=(Endpoint(ip_address("192.0.2.66"), 6081),), mtu=1300))
     async with following(first):
         await until_listed(mesh, "a", mtu=FACTS.mtu)
+        assert (first.sync.contact.copied, clone.sync.contact.copied) == (False, True), "before it has asked"
         async with following(clone):
             await until(lambda: "another host is connected as this node" in clone.sync.contact.error)
         assert first.sync.contact.connected
+        assert clone.sync.contact.copied
         node = await listed(mesh, "a")
         assert (node.mtu, [one.address for one in node.endpoints]) == (FACTS.mtu, ["192.0.2.7"])
+
+
+async def test_the_original_that_finds_its_copy_connected_stays_out_of_the_way(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    original, clone = Member(config), Member(config, host_id="another machine")
+    async with following(clone):
+        await until(lambda: clone.sync.contact.connected)
+        async with following(original):
+            await until(lambda: original.sync.contact.copied)
+            assert original.applied == [0], "and the host was told so"
+
+
+async def test_a_machine_that_a_controller_takes_is_the_node_from_then_on(mesh: Mesh, tmp_path: Path) -> None:
+    """As when the machine id was made anew."""
+    config = host(tmp_path, "a")
+    await joined(mesh, config)
+    moved = Member(config, host_id="another machine")
+    assert moved.sync.contact.copied
+    async with following(moved):
+        await until(lambda: not moved.sync.contact.copied and bool(moved.applied))
+    assert moved.state.identity().membership.host_id == "another machine"
+    assert not Member(config, host_id="another machine").sync.contact.copied
 
 
 @pytest.mark.parametrize("revision", [1, 10**9])

@@ -1,9 +1,11 @@
 from ipaddress import ip_address, ip_network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overmesh.model import Endpoint, FastpathPeer, FastpathState, Mode, Problem
+from overmesh.errors import RecordError
+from overmesh.model import Endpoint, FastpathPeer, FastpathState, Mode, Problem, Suite
 from overmesh.proto import codec, fastpath_pb2, mesh_pb2
 
 items = st.dictionaries(st.text(max_size=40), st.binary(max_size=400), max_size=8)
@@ -73,3 +75,40 @@ def test_the_fastpath_gets_the_whole_state() -> None:
         ],
         lanes=1,
     )
+
+
+def test_the_fastpath_gets_what_it_seals_with() -> None:
+    peer = FastpathPeer(
+        id="p",
+        name="b",
+        prefixes=(),
+        endpoints=(),
+        mode=Mode.SEALED,
+        public_key=b"p" * 32,
+        suite=Suite.AES,
+        keepalive_s=25,
+        lanes=2,
+        stock=True,
+    )
+    request = codec.apply_request(FastpathState(5, "om0", 1420, 7, 51820, (peer,), b"k" * 32, lanes=4))
+    assert (request.private_key, request.lanes) == (b"k" * 32, 4)
+    [sent] = request.peers
+    assert (sent.mode, sent.public_key, sent.suite) == (
+        fastpath_pb2.MODE_SEALED,
+        b"p" * 32,
+        fastpath_pb2.SUITE_AES,
+    )
+    assert (sent.keepalive_s, sent.lanes, sent.stock) == (25, 2, True)
+
+
+def test_a_port_may_be_unknown_where_that_is_allowed_and_nowhere_else() -> None:
+    message = mesh_pb2.Endpoint(address="192.0.2.1")
+    assert codec.endpoint_value(message, unknown_port=True) == Endpoint(ip_address("192.0.2.1"), 0)
+    with pytest.raises(RecordError, match="port 0 is not between 1 and 65535"):
+        codec.endpoint_value(message)
+    with pytest.raises(RecordError, match="port 65536"):
+        codec.endpoint_value(mesh_pb2.Endpoint(address="192.0.2.1", port=65536), unknown_port=True)
+
+
+def test_modes_that_are_not_known_are_none() -> None:
+    assert codec.mode_values([2, 7, 0, 1, 2]) == (Mode.PLAIN, Mode.SEALED)
