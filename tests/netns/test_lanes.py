@@ -46,7 +46,7 @@ class Side:
         # The C core would send the path as :authority, which is not a valid one.
         options = (("grpc.default_authority", "localhost"),)
         self._channel = grpc.insecure_channel(f"unix:{socket}", options)
-        self._fastpath = FastpathStub(self._channel)
+        self._fastpath = FastpathStub(self._channel)  # type: ignore[no-untyped-call]
 
     @property
     def port(self) -> int:
