@@ -55,7 +55,7 @@ bench: .venv/ready $(FASTPATH)
 	$(BIN)/python -m benchmarks.overlay
 
 bench-micro:
-	cargo bench --locked --quiet $(RUST) -p overmesh-core --bench packets
+	cargo bench --locked --quiet $(RUST) -p overmesh-core --bench packets -- --quiet
 
 wheels: .venv/ready
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .

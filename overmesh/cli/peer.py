@@ -117,7 +117,7 @@ def _in(network: str) -> str:
 
 @app.command(
     epilog=options.examples(
-        "meshctl peer config phone", "meshctl peer config router > /etc/wireguard/om0.conf"
+        "meshctl peer config phone", "umask 077; meshctl peer config router > /etc/wireguard/om0.conf"
     )
 )
 def config(
@@ -149,15 +149,14 @@ def config(
 
     me, others, mtu = _members(settings, network, name)
     file = private_key_file or peerkey.place(settings, network, me.node.name)
-    known = private_key_file is not None or file.exists()
-    key = peerkey.kept(file, me.node.public_key) if known else b""
+    key = peerkey.kept(file, me.node.public_key, optional=private_key_file is None)
     text = wgquick.render(me, others, mtu=mtu, private_key=key, keepalive_s=keepalive)
     if as_json:
-        output.show_json({"name": me.node.name, "network": network, "complete": known, "config": text})
+        output.show_json({"name": me.node.name, "network": network, "complete": bool(key), "config": text})
         return
     typer.echo(text, nl=False)
     if sys.stdout.isatty():
-        _show_qr(text, complete=known)
+        _show_qr(text, complete=bool(key))
 
 
 def _members(settings: ControllerConfig, network: str, name: str) -> tuple[Peer, list[Peer], int]:

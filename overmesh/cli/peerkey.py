@@ -71,12 +71,13 @@ def _write(descriptor: int, path: Path, text: str) -> None:
         raise _unusable(path, "written", error) from None
 
 
-def kept(path: Path, public_key: bytes) -> bytes:
+def kept(path: Path, public_key: bytes, *, optional: bool) -> bytes:
     """Return the private key in a file.
 
     Args:
         path: the file.
         public_key: what has to belong to it.
+        optional: whether there need not be such a file; the key is empty then.
 
     Raises:
         CorruptStateError: it holds something else.
@@ -86,6 +87,8 @@ def kept(path: Path, public_key: bytes) -> bytes:
     try:
         private = wgquick.key_value(path.read_text().strip())
     except OSError as error:
+        if optional and isinstance(error, FileNotFoundError):
+            return b""
         raise _unusable(path, "read", error) from None
     except ValueError as error:  # UnicodeDecodeError is one
         raise CorruptStateError(f"{path} holds no private key", "it takes what `wg genkey` prints") from error
