@@ -15,6 +15,7 @@ use super::session::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSA
 use super::world::{A, B, Flight, MTU, PEER, SECOND, World, address, keys_of, private_key, random};
 use super::{admission, replay};
 use crate::drops::DropReason;
+use crate::peers::PeerIndex;
 use crate::wire::wireguard::{self, HEADER_LEN, TAG_LEN};
 
 const INITIATION: u8 = 1;
@@ -189,6 +190,20 @@ fn nobody_answers_for_90_seconds() {
     assert!((18..=19).contains(&initiations), "{initiations} initiations");
     assert_eq!(world.take_drops(A), [DropReason::HandshakeFailed]);
     assert!(world.reaches(A), "a later packet tries again");
+}
+
+#[test]
+fn a_session_is_expected_until_an_initiation_is_left_unanswered() {
+    let mut world = World::new();
+    let expected = |world: &World| world.hosts[A].peers.is_expected(PeerIndex(0));
+    world.send(A, b"x");
+    world.lose();
+    assert!(expected(&world));
+    world.pass_with(REKEY_TIMEOUT + REKEY_JITTER, |world| drop(world.lose()));
+    assert!(!expected(&world));
+    world.pass_with(2 * REKEY_ATTEMPT_TIME, |world| drop(world.lose()));
+    assert!(expected(&world), "it has given up: a later packet tries again");
+    assert!(world.reaches(A) && expected(&world));
 }
 
 #[test]

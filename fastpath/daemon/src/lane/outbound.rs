@@ -76,8 +76,8 @@ impl Departures<'_> {
             self.lower.give(carrier, packet, peer, tunnel);
         } else if let Some(sealer) = peers.sealer(peer, self.now) {
             self.runs.add(&cut, &mut tunnel.seal(peer, sealer), self.outer, tunnel)?;
-        } else if tunnel.lane > 0 && !peers.is_reachable(peer) {
-            // The peer has yet to say where its lane of this number is; the first lane may know.
+        } else if tunnel.lane > 0 && !peers.is_expected(peer) {
+            // The peer's lane of this number has yet to say where it is, or its port is shut.
             self.lower.give(0, packet, peer, tunnel);
         } else {
             wait(&cut, peer, tunnel, peers, self.now);
