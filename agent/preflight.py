@@ -28,11 +28,9 @@ def check_host(config: AgentConfig) -> None:
         TunMissingError: no TUN device.
         PermissionMissingError: interfaces may not be made.
         FastpathError: the fastpath is not installed.
-        ConfigError: a number of lanes that can't be.
 
     """
     find_binary(config.fastpath)
-    lanes(config)
     with open_tun("omcheck%d"):
         pass
 
@@ -43,11 +41,12 @@ def check_ports(config: AgentConfig, mode: Mode) -> None:
     Raises:
         PortInUseError: somebody else has one of them.
         PermissionMissingError: this user may not use them.
+        ConfigError: ports or a number of lanes that can't be.
 
     """
+    wanted = _ports(config, mode)
     if not answers(config.fastpath_socket):
-        first = config.port_in(mode)
-        for port in range(first, first + lanes(config)):
+        for port in wanted:
             _check_port(port)
 
 
@@ -55,8 +54,8 @@ def possible_modes(config: AgentConfig) -> tuple[Mode, ...]:
     """Return the modes of networks that this host's ports are free for.
 
     Raises:
-        PortInUseError: none; says so of the port that was asked for, or of the usual one.
-        PermissionMissingError: this user may not use the port.
+        PortInUseError: none; names the port that was asked for, or the usual one.
+        PermissionMissingError, ConfigError: as for `check_ports`.
 
     """
     found = []
@@ -67,6 +66,17 @@ def possible_modes(config: AgentConfig) -> tuple[Mode, ...]:
     if not found:
         check_ports(config, Mode.SEALED)
     return tuple(found)
+
+
+def _ports(config: AgentConfig, mode: Mode) -> range:
+    """Return the UDP ports of this host's lanes."""
+    first, count = config.port_in(mode), lanes(config)
+    if first < 1 or first + count > 1 << 16:
+        raise ConfigError(
+            f"port = {config.port} can't be with lanes = {count}",
+            "say 1 to 65535, and leave room for the lanes",
+        )
+    return range(first, first + count)
 
 
 def _check_port(port: int) -> None:

@@ -151,7 +151,10 @@ def as_flags(settings: dict[str, Any]) -> list[str]:
     """Return settings as they would be typed, without those that were not given."""
     flags = []
     for key, value in settings.items():
-        for one in value if isinstance(value, tuple) else (value,):
+        # A list is given by its option several times, which is named for one of its values.
+        many = isinstance(value, tuple)
+        option = f"--{(key.removesuffix('s') if many else key).replace('_', '-')}"
+        for one in value if many else (value,):
             if one is not None:
-                flags += [f"--{key.replace('_', '-').removesuffix('s')}", str(one)]
+                flags += [option, str(one)]
     return flags

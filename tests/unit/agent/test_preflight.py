@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from overmesh.agent import preflight
-from overmesh.agent.preflight import lanes, suites
+from overmesh.agent.preflight import lanes, possible_modes, suites
 from overmesh.config import AgentConfig
 from overmesh.errors import ConfigError
 from overmesh.model import Suite
@@ -48,3 +48,9 @@ def test_lanes(cores: int, configured: int, wanted: int, monkeypatch: pytest.Mon
 def test_lanes_that_can_not_be(wrong: int) -> None:
     with pytest.raises(ConfigError, match=f"lanes = {wrong} can't be"):
         lanes(AgentConfig(lanes=wrong))
+
+
+@pytest.mark.parametrize(("port", "count"), [(-5, 1), (65536, 1), (65535, 2)])
+def test_ports_that_can_not_be(port: int, count: int) -> None:
+    with pytest.raises(ConfigError, match=f"port = {port} can't be with lanes = {count}"):
+        possible_modes(AgentConfig(port=port, lanes=count))

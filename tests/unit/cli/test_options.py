@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from overmesh.cli import output
@@ -20,8 +22,8 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 def test_settings_as_they_would_be_typed() -> None:
-    given = {"port": 7000, "endpoints": ("a", "b"), "state_dir": None, "log_format": "json"}
-    assert as_flags(given) == ["--port", "7000", "--endpoint", "a", "--endpoint", "b", "--log-format", "json"]
+    given = {"port": 7000, "lanes": 2, "endpoints": ("a", "b"), "state_dir": None, "log_format": "json"}
+    assert shlex.join(as_flags(given)) == "--port 7000 --lanes 2 --endpoint a --endpoint b --log-format json"
 
 
 @pytest.mark.parametrize(
