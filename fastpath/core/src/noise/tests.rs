@@ -15,7 +15,6 @@ use super::session::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSA
 use super::world::{A, B, Flight, MTU, PEER, SECOND, World, address, keys_of, private_key, random};
 use super::{admission, replay};
 use crate::drops::DropReason;
-use crate::peers::PeerIndex;
 use crate::wire::wireguard::{self, HEADER_LEN, TAG_LEN};
 
 const INITIATION: u8 = 1;
@@ -195,7 +194,7 @@ fn nobody_answers_for_90_seconds() {
 #[test]
 fn a_session_is_expected_until_an_initiation_is_left_unanswered() {
     let mut world = World::new();
-    let expected = |world: &World| world.hosts[A].peers.is_expected(PeerIndex(0));
+    let expected = |world: &World| world.hosts[A].peers.is_expected(PEER);
     world.send(A, b"x");
     world.lose();
     assert!(expected(&world));
