@@ -63,7 +63,8 @@ def main() -> int:
     write(rows)
     for mode in modes:
         show([row for row in rows if row["wire_mode"] == mode], mode)
-    show_verdicts(rows)
+    if verdict.MODE in modes:
+        show_verdicts(rows)
     lost = [row for row in rows if row["left_out"] and _in_gate(row["name"], kinds)]
     return 1 if lost else 0
 
@@ -74,7 +75,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     modes = verdict.MODE if quick else ",".join(MODES)
     parser.add_argument("--modes", default=modes, help=f"of {', '.join(MODES)}; default {modes}")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=5, help="in wire mode nic; default 5")
+    parser.add_argument("--bounds", type=int, default=3, help="repetitions in the other modes; default 3")
     parser.add_argument("--seconds", type=float, default=1.2 if quick else 1.5, help="of each TCP run")
     parser.add_argument("--only", default=gate if quick else "", help="contenders, separated by commas")
     options = parser.parse_args()
@@ -90,25 +92,29 @@ def _groups(modes: list[str]) -> list[list[str]]:
     return [group for routed in (False, True) if (group := [m for m in modes if (m == ROUTED) == routed])]
 
 
+def _rounds(modes: list[str], options: argparse.Namespace) -> list[tuple[int, str]]:
+    """Return each repetition and its mode, in the order in which they are measured."""
+    times = {mode: options.repetitions if mode == verdict.MODE else options.bounds for mode in modes}
+    return [(turn, mode) for turn in range(max(times.values())) for mode in modes if turn < times[mode]]
+
+
 def measure_all(kinds: Sequence[type[Contender]], modes: list[str], options: argparse.Namespace) -> list[Row]:
     """Return a row per contender and wire mode: medians and the repetitions behind them."""
     runs: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch, wire(modes[0]) as hosts:
         contenders = [kind(number, Path(scratch)) for number, kind in enumerate(kinds, start=1)]
         failed = {contender.name: reason for contender in contenders if (reason := connect(hosts, contender))}
-        for repetition in range(options.repetitions):
-            for mode in modes:
-                shape(hosts, mode)
-                for contender in contenders:
-                    if contender.name in failed:
-                        continue
-                    try:
-                        run = awake(hosts, contender, options.seconds)
-                        runs.setdefault((contender.name, mode), []).append(run)
-                    except (RuntimeError, OSError) as error:
-                        failed[contender.name] = f"repetition {repetition + 1}, {mode}: {error}"
-                        print(f"left out: {contender.name}: {failed[contender.name]}", flush=True)
-                print(f"{time.strftime('%T')} {mode}: repetition {repetition + 1}", flush=True)
+        for repetition, mode in _rounds(modes, options):
+            shape(hosts, mode)
+            for contender in [contender for contender in contenders if contender.name not in failed]:
+                try:
+                    run = awake(hosts, contender, options.seconds)
+                    runs.setdefault((contender.name, mode), []).append(run)
+                except (RuntimeError, OSError) as error:
+                    failed[contender.name] = left_out(
+                        contender, f"{mode}, repetition {repetition + 1}: {error}"
+                    )
+            print(f"{time.strftime('%T')} {mode}: repetition {repetition + 1}", flush=True)
         return [
             row(contender, mode, runs.get((contender.name, mode), []), failed.get(contender.name, ""))
             for mode in modes
@@ -124,18 +130,27 @@ def connect(hosts: Hosts, contender: Contender) -> str:
             contender.connect(hosts)
             warm_up(hosts, contender)
     except (RuntimeError, OSError) as error:
-        reason = str(error).strip().replace("\n", " ")
-    if reason:
-        print(f"left out: {contender.name}: {reason}", flush=True)
+        reason = str(error)
     contender.pause()
+    return left_out(contender, reason) if reason else ""
+
+
+def left_out(contender: Contender, reason: str) -> str:
+    """Say why a contender is not measured any more, and return it in one line."""
+    reason = " ".join(reason.split())
+    print(f"left out: {contender.name}: {reason}", flush=True)
     return reason
 
 
 def awake(hosts: Hosts, contender: Contender, seconds: float) -> dict[str, float]:
-    """Measure one while all others are stopped."""
+    """Measure one while all others are stopped; once more if something went wrong."""
     contender.resume()
     try:
-        return measure(hosts, contender, seconds)
+        try:
+            return measure(hosts, contender, seconds)
+        except RuntimeError as error:
+            print(f"again: {contender.name}: {error}", flush=True)
+            return measure(hosts, contender, seconds)
     finally:
         contender.pause()
 

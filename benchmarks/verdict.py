@@ -90,7 +90,7 @@ def _found(gate: Gate | NoMore, rows: Mapping[str, Row]) -> str:
         ratio = gate.ratio(rows)
         return "-" if ratio is None else f"{ratio:.2f}"
     ours, theirs = (rows.get(name, {}).get(gate.quantity) for name in (gate.name, gate.base))
-    return f"{ours} / {theirs}"
+    return "-" if ours is None or theirs is None else f"{ours:g} : {theirs:g}"
 
 
 def _asked(gate: Gate | NoMore) -> str:

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::noise::fuzz::{sealed, session};
+pub use crate::noise::fuzz::{sealed, session};
 use crate::offload::cut::Cut;
 use crate::offload::merge::{Flow, Merged, Segment};
 use crate::offload::virtio::{HEADER_LEN, Header};

@@ -1,7 +1,9 @@
+import argparse
+
 import pytest
 
 from benchmarks.measure import busy_seconds, resident_mib, rtt
-from benchmarks.overlay import cell, median
+from benchmarks.overlay import _rounds, cell, median
 
 PING = """PING 10.0.0.2 (10.0.0.2) 56(84) bytes of data.
 64 bytes from 10.0.0.2: icmp_seq=1 ttl=64 time=9.500 ms
@@ -38,3 +40,9 @@ def test_a_median_is_of_the_runs_that_have_the_quantity() -> None:
 def test_a_cell_has_its_ratio_where_there_is_a_base() -> None:
     assert cell(3.0, 2.0) == "3 (1.50x)"
     assert (cell(3.0, 0), cell(3.0, None), cell(None, 2.0)) == ("3", "3", "-")
+
+
+def test_the_gates_mode_is_measured_most_often_and_all_modes_by_turns() -> None:
+    options = argparse.Namespace(repetitions=3, bounds=1)
+    assert _rounds(["nic", "soft"], options) == [(0, "nic"), (0, "soft"), (1, "nic"), (2, "nic")]
+    assert _rounds(["routed"], options) == [(0, "routed")]

@@ -289,6 +289,9 @@ impl Cipher for HandshakeCipher {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     //! `snow` against the formulas of the WireGuard paper, section 5.4, written out here once more.
 
