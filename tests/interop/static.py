@@ -49,7 +49,7 @@ class StaticFastpath:
         prefixes = ", ".join(f'"{prefix}"' for prefix in peer)
         (scratch / "fastpath.toml").write_text(
             f'interface = "{DEVICE}"\nmtu = 1420\nnetwork_number = {vni}\nport = 6081\n\n'
-            f'[[peer]]\nname = "peer"\nprefixes = [{prefixes}]\nendpoints = ["{endpoint}"]\n'
+            f'[[peer]]\nname = "peer"\nprefixes = [{prefixes}]\nendpoints = ["{endpoint}"]\nstock = true\n'
         )
 
     def __enter__(self) -> Self:

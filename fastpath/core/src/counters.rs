@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::drops::{DropReason, Dropped};
 use crate::peers::{Peer, PeerIndex, Table};
+use crate::pmtu::Path;
 
 /// The counters of one lane, in the order of the table they were made for.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ pub struct PeerCounters {
     pub rx_bytes: Counter,
     /// Packets dropped on the way to the peer or from it.
     pub drops: Drops,
+    /// How large a packet to it may be.
+    pub path: Path,
     heard: Moment,
     connected: Moment,
     /// Written when the peer moves, which is rare.

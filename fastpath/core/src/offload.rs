@@ -9,7 +9,7 @@
 //! One walk through the kernel's stack costs about the same for a packet of 1400 bytes as for one
 //! of 64 KiB; this is where most of the speed comes from.
 
-mod checksum;
+pub(crate) mod checksum;
 pub mod cut;
 pub mod merge;
 mod transport;
@@ -152,7 +152,58 @@ pub(crate) mod tests {
         (prop::collection::vec(any::<u8>(), 1..20_000), 1000..1500_u16)
     }
 
+    /// The segments that a packet is cut to which has to fit `most` bytes.
+    fn shrunk(packet: &[u8], header: Header, most: usize) -> Option<Vec<Vec<u8>>> {
+        let cut = Cut::new(packet, header).unwrap().shrink(most)?;
+        let segment = |at| {
+            let mut segment = vec![0xaa; cut.len(at)];
+            cut.write(at, &mut segment);
+            segment
+        };
+        Some((0..cut.count()).map(segment).collect())
+    }
+
+    #[test]
+    fn only_whole_tcp_segments_with_data_are_cut_smaller() {
+        let single = |packet: &[u8]| shrunk(packet, Header::default(), 576);
+        let good = packet(true, Some((1, ACK)), &[7; 1000]);
+        assert!(single(&good).is_some());
+        for flags in [2, 4 | ACK, 32 | ACK] {
+            assert!(single(&packet(true, Some((1, flags)), &[7; 1000])).is_none(), "flags {flags:#x}");
+        }
+        assert!(single(&packet(true, None, &[7; 1000])).is_none(), "a UDP datagram");
+        let (datagrams, header) = super_packet(false, None, &[7; 3000], 1000);
+        assert!(shrunk(&datagrams, header, 576).is_none(), "UDP datagrams");
+        let mut fragment = good.clone();
+        fragment[6] |= 0x20;
+        assert!(single(&fragment).is_none(), "a fragment");
+        let mut spoilt = good;
+        spoilt[100] ^= 1;
+        assert!(single(&spoilt).is_none(), "what was spoilt is not made whole");
+    }
+
     proptest! {
+        #[test]
+        fn tcp_is_cut_to_what_a_path_takes((payload, size) in payloads(), most in 576..1500_usize, v4: bool, sequence: u32) {
+            let fields = Some((sequence, ACK | PSH));
+            let (whole, header) = super_packet(v4, fields, &payload, size);
+            let partial = packet(v4, fields, &payload[..payload.len().min(1400)]);
+            let headers = usize::from(header.headers_len);
+            for (whole, header) in [(whole, header), (partial, Header::default())] {
+                let segments = shrunk(&whole, header, most).unwrap();
+                let mut carried = vec![];
+                for segment in &segments {
+                    prop_assert!(intact(segment) && segment.len() <= most);
+                    let expected = sequence.wrapping_add(u32::try_from(carried.len()).unwrap());
+                    let at = ip_len(segment);
+                    prop_assert_eq!(&segment[at + 4..at + 8], expected.to_be_bytes());
+                    carried.extend_from_slice(&segment[headers..]);
+                }
+                prop_assert_eq!(&carried, &whole[headers..]);
+                prop_assert_eq!(segments.len(), carried.len().div_ceil(most - headers));
+            }
+        }
+
         #[test]
         fn segments_are_whole_and_intact((payload, size) in payloads(), v4: bool, tcp: bool, sequence: u32) {
             let fields = tcp.then_some((sequence, ACK | PSH | FIN | CWR));

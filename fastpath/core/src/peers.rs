@@ -41,6 +41,8 @@ pub struct PeerSpec {
     pub keys: Option<PeerKeys>,
     /// How many lanes it has; lane i is i ports above its endpoints. 0: one.
     pub lanes: u32,
+    /// No Overmesh: it knows WireGuard or Geneve only, and answers no echoes.
+    pub stock: bool,
 }
 
 /// A peer as the table holds it, checked.
@@ -58,6 +60,8 @@ pub struct Peer {
     pub keys: Option<PeerKeys>,
     /// See [`PeerSpec::lanes`]; at least one.
     pub lanes: usize,
+    /// See [`PeerSpec::stock`].
+    pub stock: bool,
 }
 
 impl Peer {
@@ -79,6 +83,7 @@ impl Peer {
             endpoints,
             keys: spec.keys.clone(),
             lanes: spec.lanes.max(1) as usize,
+            stock: spec.stock,
         })
     }
 
@@ -317,6 +322,9 @@ fn write_canonical(text: &mut String, peer: &Peer) -> std::fmt::Result {
     match &peer.keys {
         None => writeln!(text, "mode plain")?,
         Some(keys) => write_keys(text, keys)?,
+    }
+    if peer.stock {
+        writeln!(text, "stock")?;
     }
     for prefix in &peer.prefixes {
         writeln!(text, "prefix {prefix}")?;

@@ -17,7 +17,9 @@ use std::time::Duration;
 use crate::counters::{Counters, Load, PeerCounters};
 use crate::drops::{DropReason, Dropped};
 use crate::noise::{Now, Peers, Received, Sealer, message_len};
+use crate::offload::cut::Cut;
 use crate::peers::{PeerIndex, Table};
+use crate::pmtu::Known;
 use crate::wire::{control, geneve, ip, wireguard};
 
 /// The tunnel of one lane: a table and the lane's counters for it.
@@ -134,7 +136,7 @@ impl Tunnel {
     /// A tunnel for `table` that goes on with the counters of the tunnel it replaces.
     #[must_use]
     pub fn new(table: Arc<Table>, previous: Option<&Self>) -> Self {
-        Self { counters: Counters::new(&table, previous.map(Self::accounts), None), table, lane: 0 }
+        Self::with_counters(table.clone(), 0, Counters::new(&table, previous.map(Self::accounts), None))
     }
 
     /// The tunnel of another lane for the same table; this one is the first lane's.
@@ -142,6 +144,13 @@ impl Tunnel {
     pub fn beside(&self, lane: usize, previous: Option<&Self>) -> Self {
         let table = self.table.clone();
         let counters = Counters::new(&table, previous.map(Self::accounts), Some(&self.counters));
+        Self::with_counters(table, lane, counters)
+    }
+
+    fn with_counters(table: Arc<Table>, lane: usize, counters: Counters) -> Self {
+        for (index, peer) in table.entries() {
+            counters.peer(index).path.assume(peer.stock.then(|| table.mtu()));
+        }
         Self { table, lane, counters }
     }
 
@@ -156,21 +165,43 @@ impl Tunnel {
         if self.lane == 0 { 0 } else { self.table.peer(peer).lane_facing(self.lane) }
     }
 
-    /// Judges a packet that the host wants to send in a plain network, of which `largest` bytes at most
-    /// go in one piece.
-    pub fn outbound(&self, packet: &[u8], largest: usize) -> Result<Plain, Dropped> {
-        self.counted(self.judge_outbound(packet, largest))
+    /// Judges a packet that the host wants to send in a plain network.
+    pub fn outbound(&self, packet: &[u8]) -> Result<Plain, Dropped> {
+        self.counted(self.judge_outbound(packet))
     }
 
     /// The same in a sealed one: whom the packet is for.
-    pub fn outbound_sealed(&self, packet: &[u8], largest: usize) -> Result<PeerIndex, Dropped> {
-        self.counted(self.judge_route(packet, largest)).map(|(peer, _)| peer)
+    pub fn outbound_sealed(&self, packet: &[u8]) -> Result<PeerIndex, Dropped> {
+        self.counted(self.judge_route(packet)).map(|(peer, _)| peer)
     }
 
-    /// Frames what goes to a peer with a session.
+    /// How large a packet to a peer may be.
     #[must_use]
-    pub fn seal<'a>(&self, peer: PeerIndex, sealer: Sealer<'a>) -> Sealed<'a> {
-        Sealed { peer, mtu: self.table.mtu() as usize, sealer }
+    pub fn path(&self, peer: PeerIndex) -> Known {
+        self.counters.peer(peer).path.known(self.table.mtu())
+    }
+
+    /// Cuts a packet to what the path to its peer takes. What cannot be cut is refused, once it is known
+    /// that it would not arrive: `too_big`.
+    pub fn fit<'a>(&self, cut: Cut<'a>, peer: PeerIndex, path: Known) -> Result<Cut<'a>, Dropped> {
+        if cut.len(0) <= usize::from(path.sure) {
+            return Ok(cut);
+        }
+        if let Some(smaller) = cut.shrink(path.sure.into()) {
+            return Ok(smaller);
+        }
+        if cut.len(0) <= usize::from(path.most) {
+            return Ok(cut);
+        }
+        let dropped = DropReason::TooBig.by(peer);
+        self.counters.dropped_many(dropped, cut.count() as u64);
+        Err(dropped)
+    }
+
+    /// Frames what goes to a peer with a session. Padding does not go beyond `mtu`.
+    #[must_use]
+    pub fn seal<'a>(&self, peer: PeerIndex, mtu: u16, sealer: Sealer<'a>) -> Sealed<'a> {
+        Sealed { peer, mtu: mtu.into(), sealer }
     }
 
     /// Judges a datagram that came from `underlay` at `now`, a clock of the caller's choice.
@@ -209,6 +240,9 @@ impl Tunnel {
 
     /// Counts what became of packets to `peer`: sent, or refused by the outer port.
     pub fn sent(&self, peer: Option<PeerIndex>, load: Load, refused: Option<DropReason>) {
+        if let (Some(DropReason::TooBig), Some(peer)) = (refused, peer) {
+            self.counters.peer(peer).path.doubt();
+        }
         self.account(peer, load, refused, |counters| counters.sent(load));
     }
 
@@ -217,21 +251,18 @@ impl Tunnel {
         self.account(peer, load, refused, |counters| counters.delivered(load));
     }
 
-    fn judge_outbound(&self, packet: &[u8], largest: usize) -> Result<Plain, Dropped> {
-        let (peer, protocol) = self.judge_route(packet, largest)?;
+    fn judge_outbound(&self, packet: &[u8]) -> Result<Plain, Dropped> {
+        let (peer, protocol) = self.judge_route(packet)?;
         let endpoint = self.table.peer(peer).endpoint(self.carrier(peer));
         let endpoint = endpoint.ok_or(DropReason::NoEndpoint.by(peer))?;
         Ok(Plain { peer, endpoint, header: geneve::emit(self.table.network_number(), protocol) })
     }
 
     /// Whom a packet is for, and its `EtherType`.
-    fn judge_route(&self, packet: &[u8], largest: usize) -> Result<(PeerIndex, u16), Dropped> {
+    fn judge_route(&self, packet: &[u8]) -> Result<(PeerIndex, u16), Dropped> {
         let packet = ip::Packet::new_checked(packet).map_err(|reason| reason.by(None))?;
         let destination = packet.destination();
         let peer = self.table.owner_of(destination).ok_or_else(|| nobody(destination).by(None))?;
-        if largest > self.table.mtu() as usize {
-            return Err(DropReason::TooBig.by(peer));
-        }
         Ok((peer, packet.protocol()))
     }
 
@@ -264,10 +295,7 @@ impl Tunnel {
                 let (owner, len) = self.judge_inner(&outer, underlay)?;
                 Ok((Some(owner), Content::Packet(start..start + len)))
             }
-            (true, control::PROTOCOL) => {
-                let answer = judge_echo(&mut datagram[start..])?;
-                Ok((sender, answer.unwrap_or(Content::Reply(0..datagram.len()))))
-            }
+            (true, control::PROTOCOL) => Ok((sender, judge_echo(datagram, 0..datagram.len(), start)?)),
             _ => Err(DropReason::ProtocolUnknown),
         }
     }
@@ -281,7 +309,7 @@ impl Tunnel {
         let packet = &mut datagram[at.clone()];
         match packet.first().map(|byte| byte >> 4) {
             None => return Ok(Content::Nothing),
-            Some(0) => return Ok(self.judge_control(packet)?.unwrap_or(Content::Reply(at))),
+            Some(0) => return self.judge_control(datagram, at),
             Some(_) => {}
         }
         let inner = ip::Packet::new_checked(packet)?;
@@ -291,9 +319,9 @@ impl Tunnel {
         Ok(Content::Packet(at.start..at.start + inner.total_len()))
     }
 
-    /// The answer that a sealed echo is; `None`: it was a request and is its reply now.
-    fn judge_control(&self, packet: &mut [u8]) -> Result<Option<Content>, DropReason> {
-        let geneve = geneve::Datagram::new_checked(packet)?;
+    /// The sealed echo at this range.
+    fn judge_control(&self, datagram: &mut [u8], at: Range<usize>) -> Result<Content, DropReason> {
+        let geneve = geneve::Datagram::new_checked(&datagram[at.clone()])?;
         if geneve.vni() != self.table.network_number() {
             return Err(DropReason::NetworkUnknown);
         }
@@ -301,7 +329,7 @@ impl Tunnel {
             return Err(DropReason::ProtocolUnknown);
         }
         let start = geneve.header_len();
-        judge_echo(&mut packet[start..])
+        judge_echo(datagram, at, start)
     }
 
     /// Who sent the inner packet and how long it is. A peer may only send from inner addresses that
@@ -341,15 +369,17 @@ impl Tunnel {
     }
 }
 
-/// The answer that an echo is; `None`: it was a request and is its reply now.
-fn judge_echo(payload: &mut [u8]) -> Result<Option<Content>, DropReason> {
+/// The echo behind a Geneve header of `header_len` bytes, both at this range: an answer, or what is to be
+/// answered and is its answer now.
+fn judge_echo(datagram: &mut [u8], at: Range<usize>, header_len: usize) -> Result<Content, DropReason> {
+    let payload = &mut datagram[at.start + header_len..at.end];
     let echo = control::Echo::new_checked(payload)?;
     Ok(match echo.kind {
-        control::Kind::Request => {
-            control::into_reply(payload);
-            None
+        control::Kind::Reply => Content::Answer(echo.token),
+        control::Kind::Request | control::Kind::Probe => {
+            let len = header_len + control::into_reply(payload);
+            Content::Reply(at.start..at.start + len)
         }
-        control::Kind::Reply => Some(Content::Answer(echo.token)),
     })
 }
 
@@ -362,6 +392,7 @@ fn nobody(destination: IpAddr) -> DropReason {
 mod tests {
     use super::*;
     use crate::noise::{Output, PeerKeys, PrivateKey};
+    use crate::offload::virtio::Header;
     use crate::peers::PeerSpec;
     use proptest::prelude::*;
 
@@ -374,8 +405,7 @@ mod tests {
             name: id.into(),
             prefixes: owned(prefixes),
             endpoints: owned(endpoints),
-            keys: None,
-            lanes: 0,
+            ..PeerSpec::default()
         }
     }
 
@@ -418,7 +448,7 @@ mod tests {
         for (packet, protocol) in
             [(packet("10.77.0.1", "10.77.0.2"), geneve::IPV4), (packet("fd00::1", "fd00::2"), geneve::IPV6)]
         {
-            let outbound = tunnel.outbound(&packet, packet.len()).unwrap();
+            let outbound = tunnel.outbound(&packet).unwrap();
             assert_eq!(Some(outbound.peer), tunnel.table.index_of("b"));
             assert_eq!(outbound.endpoint.to_string(), "192.0.2.2:6081");
             assert_eq!(outbound.header, geneve::emit(42, protocol));
@@ -428,14 +458,11 @@ mod tests {
     #[test]
     fn outbound_refusals_have_names() {
         let tunnel = tunnel();
-        let refused = |packet: &[u8]| tunnel.outbound(packet, packet.len()).unwrap_err().reason;
+        let refused = |packet: &[u8]| tunnel.outbound(packet).unwrap_err().reason;
         assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9")), DropReason::NoRoute);
         assert_eq!(refused(&packet("fe80::1", "ff02::2")), DropReason::Multicast);
         assert_eq!(refused(&packet("10.77.0.1", "10.77.0.5")), DropReason::NoEndpoint);
         assert_eq!(refused(b"not ip"), DropReason::InnerMalformed);
-        let big = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &[0; 1401]);
-        assert_eq!(refused(&big), DropReason::TooBig);
-        assert!(tunnel.outbound(&big, 1420).is_ok(), "what is cut to fit is not too big");
         assert_eq!(refused(&[]), DropReason::InnerMalformed);
     }
 
@@ -504,7 +531,7 @@ mod tests {
     #[test]
     fn an_echo_is_answered_and_its_answer_recognised() {
         let tunnel = tunnel();
-        let mut bytes = control::emit_request(42, 99, 100);
+        let mut bytes = control::emit(control::Kind::Request, 42, 99, 100);
         let request = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
         assert_eq!(request.content, Content::Reply(0..bytes.len()));
         let reply = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
@@ -513,15 +540,26 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_is_answered_in_short() {
+        let tunnel = tunnel();
+        let mut bytes = control::emit(control::Kind::Probe, 42, 99, 1400);
+        let probe = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
+        assert_eq!(probe.content, Content::Reply(0..geneve::HEADER_LEN + control::MIN_SIZE));
+        bytes.truncate(geneve::HEADER_LEN + control::MIN_SIZE);
+        let reply = tunnel.inbound(&mut bytes, address("192.0.2.2"), NOW).unwrap();
+        assert_eq!(reply.content, Content::Answer(99));
+    }
+
+    #[test]
     fn an_echo_from_a_shared_address_is_nobodys_word() {
-        let mut bytes = control::emit_request(42, 99, 0);
+        let mut bytes = control::emit(control::Kind::Request, 42, 99, 0);
         let inbound = tunnel().inbound(&mut bytes, address("192.0.2.3"), NOW).unwrap();
         assert_eq!((inbound.peer, inbound.first), (None, false));
     }
 
     #[test]
     fn a_control_packet_of_another_kind_is_refused() {
-        let mut bytes = control::emit_request(42, 99, 0);
+        let mut bytes = control::emit(control::Kind::Request, 42, 99, 0);
         bytes[geneve::HEADER_LEN] ^= 1;
         assert_eq!(refused(bytes), DropReason::ControlMalformed);
     }
@@ -575,7 +613,7 @@ mod tests {
     /// What b makes of `packet`, sealed by a.
     fn through_a_seal(packet: &[u8]) -> (Result<Inbound, Dropped>, Vec<u8>) {
         let [(here, peers), (there, remote)] = &mut sealed_pair();
-        let mut framing = here.seal(PeerIndex(0), peers.sealer(PeerIndex(0), SEALED_NOW).unwrap());
+        let mut framing = here.seal(PeerIndex(0), 1420, peers.sealer(PeerIndex(0), SEALED_NOW).unwrap());
         let mut bytes = vec![0xaa; framing.datagram_len(packet.len())];
         bytes[framing.room_before()..][..packet.len()].copy_from_slice(packet);
         framing.frame(&mut bytes, packet.len());
@@ -608,26 +646,54 @@ mod tests {
 
     #[test]
     fn an_echo_goes_through_a_seal() {
-        let echo = control::emit_request(42, 99, 100);
+        let echo = control::emit(control::Kind::Request, 42, 99, 100);
         let (inbound, bytes) = through_a_seal(&echo);
         let Content::Reply(range) = inbound.unwrap().content else { panic!("no reply") };
         let (inbound, _) = through_a_seal(&bytes[range]);
         assert_eq!(inbound.unwrap().content, Content::Answer(99));
 
-        let other_network = control::emit_request(43, 99, 100);
+        let other_network = control::emit(control::Kind::Request, 43, 99, 100);
         assert_eq!(through_a_seal(&other_network).0.unwrap_err().reason, DropReason::NetworkUnknown);
         let data = datagram(42, geneve::IPV4, &packet("10.77.0.1", "10.77.0.2"));
         assert_eq!(through_a_seal(&data).0.unwrap_err().reason, DropReason::ProtocolUnknown);
     }
 
     #[test]
-    fn a_sealed_packet_is_routed_and_bounded_as_a_plain_one() {
+    fn a_sealed_packet_is_routed_as_a_plain_one() {
         let [(tunnel, _), _] = sealed_pair();
         let inner = packet("10.77.0.1", "10.77.0.2");
-        assert_eq!(tunnel.outbound_sealed(&inner, inner.len()), Ok(PeerIndex(0)));
-        let refused = |packet: &[u8], largest| tunnel.outbound_sealed(packet, largest).unwrap_err().reason;
-        assert_eq!(refused(&inner, 1421), DropReason::TooBig);
-        assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9"), 20), DropReason::NoRoute);
+        assert_eq!(tunnel.outbound_sealed(&inner), Ok(PeerIndex(0)));
+        let refused = |packet: &[u8]| tunnel.outbound_sealed(packet).unwrap_err().reason;
+        assert_eq!(refused(&packet("10.77.0.1", "10.77.0.9")), DropReason::NoRoute);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_sent_until_it_is_known_not_to_arrive() {
+        let tunnel = tunnel();
+        let fits = |len: usize, path: Known| {
+            let packet = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &vec![0; len - 20]);
+            tunnel.fit(Cut::new(&packet, Header::default()).unwrap(), PeerIndex(0), path).is_ok()
+        };
+        let unknown = tunnel.path(PeerIndex(0));
+        assert_eq!(unknown, Known { sure: 1280, most: 1420, probed: false, watched: false });
+        assert!(fits(1280, unknown) && fits(1420, unknown) && !fits(1421, unknown));
+        let settled = Known { sure: 1350, most: 1350, probed: true, watched: true };
+        assert!(fits(1350, settled) && !fits(1351, settled));
+        assert_eq!(tunnel.counters.peer(PeerIndex(0)).drops.read(DropReason::TooBig), 2);
+    }
+
+    #[test]
+    fn a_stock_peer_is_taken_at_the_networks_word() {
+        let stock = PeerSpec { stock: true, ..spec("b", &["10.77.0.2/32"], &["192.0.2.2:6081"]) };
+        let table =
+            |stock: &PeerSpec| Arc::new(Table::new(42, 1420, None, std::slice::from_ref(stock)).unwrap());
+        let tunnel = Tunnel::new(table(&stock), None);
+        let path = tunnel.path(PeerIndex(0));
+        assert_eq!(path, Known { sure: 1420, most: 1420, probed: false, watched: true });
+        tunnel.sent(Some(PeerIndex(0)), Load::of_one(1420), Some(DropReason::TooBig));
+        assert_eq!(tunnel.path(PeerIndex(0)), path);
+        let no_more = Tunnel::new(table(&PeerSpec { stock: false, ..stock }), Some(&tunnel));
+        assert!(!no_more.path(PeerIndex(0)).watched);
     }
 
     proptest! {
@@ -635,7 +701,7 @@ mod tests {
         fn what_one_side_sends_the_other_accepts(payload in prop::collection::vec(any::<u8>(), 0..1400)) {
             let here = tunnel();
             let inner = ip::emit(address("10.77.0.1"), address("10.77.0.2"), &payload);
-            let mut sent = here.outbound(&inner, inner.len()).unwrap();
+            let mut sent = here.outbound(&inner).unwrap();
             let mut bytes = [vec![0; sent.room_before()], inner.clone()].concat();
             prop_assert_eq!(sent.datagram_len(inner.len()), bytes.len());
             sent.frame(&mut bytes, inner.len());

@@ -105,7 +105,7 @@ fn write_the_seeds() {
     let v4 = [&geneve::emit(42, geneve::IPV4), from_two[0].as_slice()].concat();
     let v6 = [&geneve::emit(42, geneve::IPV6), from_two[1].as_slice()].concat();
     let options = [&[1], &v4[1..geneve::HEADER_LEN], &[0; 4], &v4[geneve::HEADER_LEN..]].concat();
-    let request = control::emit_request(42, 7, 32);
+    let request = control::emit(control::Kind::Request, 42, 7, 32);
     let mut reply = request.clone();
     control::into_reply(&mut reply[geneve::HEADER_LEN..]);
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use overmesh_core::noise::{PeerKeys, PresharedKey, PrivateKey, Suite};
 use overmesh_core::peers::{PeerSpec, TableError};
+use overmesh_core::pmtu::Pace;
 use overmesh_core::wire::{geneve, wireguard};
 use overmesh_io::offloads::Offload;
 use serde::Deserialize;
@@ -35,6 +36,8 @@ pub struct Config {
     pub private_key_file: Option<PathBuf>,
     /// What the interface gets, each as `address/length`. None: left to the user.
     pub addresses: Vec<String>,
+    /// Seconds after which it is tried at the latest whether a path takes more by now.
+    pub path_mtu_raise: u64,
     /// Offloads of the kernel to do without.
     #[serde(deserialize_with = "offloads")]
     pub no_offload: Vec<Offload>,
@@ -66,6 +69,9 @@ pub struct Peer {
     /// How many lanes it has.
     #[serde(default = "one")]
     pub lanes: u32,
+    /// No Overmesh, but a WireGuard or Geneve of another make.
+    #[serde(default)]
+    pub stock: bool,
 }
 
 /// A suite, as the file names it.
@@ -111,6 +117,7 @@ impl Default for Config {
             lanes: 1,
             private_key_file: None,
             addresses: vec![],
+            path_mtu_raise: Pace::default().raise.as_secs(),
             no_offload: vec![],
             peers: vec![],
         }
@@ -143,6 +150,12 @@ impl Config {
             private_key,
             peers: self.peers.iter().map(spec).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// How often paths are tried again.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        Pace { raise: Duration::from_secs(self.path_mtu_raise), ..Pace::default() }
     }
 
     /// Gives the interface its MTU and addresses and brings it up, with the commands that a user
@@ -178,6 +191,7 @@ fn spec(peer: &Peer) -> Result<PeerSpec, ConfigError> {
         endpoints: peer.endpoints.clone(),
         keys: peer.public_key.as_deref().map(|key| keys(peer, key)).transpose()?,
         lanes: peer.lanes,
+        stock: peer.stock,
     })
 }
 

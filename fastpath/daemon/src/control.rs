@@ -128,8 +128,8 @@ fn peer(peer: Peer) -> Result<PeerSpec, Status> {
             return Err(Status::invalid_argument(cause));
         }
     };
-    let Peer { id, name, prefixes, endpoints, lanes, .. } = peer;
-    Ok(PeerSpec { id, name, prefixes, endpoints, keys, lanes })
+    let Peer { id, name, prefixes, endpoints, lanes, stock, .. } = peer;
+    Ok(PeerSpec { id, name, prefixes, endpoints, keys, lanes, stock })
 }
 
 fn peer_keys(peer: &Peer) -> Result<PeerKeys, Status> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use overmesh_core::noise::PrivateKey;
 use overmesh_core::peers::{PeerSpec, Table, TableError, check_lanes};
+use overmesh_core::pmtu::Pace;
 use overmesh_core::wire::control;
 use overmesh_io::device::OpenError;
 use thiserror::Error;
@@ -103,6 +104,7 @@ pub struct Engine {
     backend: Box<dyn Backend>,
     /// Zero of the uptime and of the times at which peers are heard.
     clock: Instant,
+    pace: Pace,
     events: broadcast::Sender<Event>,
     running: Running,
 }
@@ -122,16 +124,23 @@ impl Engine {
         Self {
             backend,
             clock: Instant::now(),
+            pace: Pace::default(),
             events: broadcast::Sender::new(EVENTS),
             running: Running::default(),
         }
+    }
+
+    /// The same, trying settled paths again at this pace.
+    #[must_use]
+    pub fn with_pace(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     /// Makes `desired` so. On an error, what was there before goes on as it was.
     pub async fn apply(&mut self, desired: &Desired) -> Result<Applied, EngineError> {
         let table = desired.table()?;
         let peers = table.peers().len();
-        let site = Site { backend: &*self.backend, clock: self.clock, events: &self.events };
+        let site = Site { backend: &*self.backend, clock: self.clock, pace: self.pace, events: &self.events };
         let changed = self.running.change(&site, desired, table).await?;
         if changed {
             info!(revision = desired.revision, peers, lanes = desired.lanes.max(1), "applied");

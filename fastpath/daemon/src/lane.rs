@@ -24,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use overmesh_core::noise::{Now, Peers};
 use overmesh_core::peers::Table;
+use overmesh_core::pmtu::{BASE, Notices, Pace, Paths};
 use overmesh_core::tunnel::Tunnel;
 use overmesh_io::device::{Batch, Device};
 use overmesh_io::poll::{Poller, Waker};
@@ -45,13 +46,14 @@ const BUDGET: usize = 256 << 10;
 /// Starts a lane on a thread of its own; which one it is, `tunnel` says.
 ///
 /// `lower` are all lanes below it; they must outlive it. `clock` is the zero of the times at which
-/// peers are heard.
+/// peers are heard; `pace`, how often settled paths are tried again.
 pub fn spawn<'a>(
     inner: Box<dyn Device>,
     outer: Box<dyn Device>,
     tunnel: Arc<Tunnel>,
     lower: impl Iterator<Item = &'a LaneHandle>,
     clock: Instant,
+    pace: Pace,
     events: broadcast::Sender<Event>,
 ) -> io::Result<(LaneHandle, JoinHandle<()>)> {
     let (handle, LaneEnds { commands, waker, poller, inbox }) = LaneHandle::new()?;
@@ -70,6 +72,8 @@ pub fn spawn<'a>(
         probes: Probes::default(),
         lower: Lower::new(lower.map(LaneHandle::outbox)),
         inbox,
+        paths: Paths::new(pace, Box::new(random_u64)),
+        notices: Notices::new(),
         poller,
         waker,
         commands,
@@ -96,6 +100,9 @@ struct Lane {
     lower: Lower,
     /// Packets given by higher lanes.
     inbox: Inbox,
+    /// How large packets to each peer may be.
+    paths: Paths,
+    notices: Notices,
     poller: Arc<Poller>,
     waker: Waker,
     commands: Receiver<Command>,
@@ -140,7 +147,8 @@ impl Lane {
 
     /// How long to wait for packets.
     fn patience(&self) -> Option<Duration> {
-        let due = self.sealed.as_ref()?.poll_timeout()?;
+        let sessions = self.sealed.as_ref().and_then(Peers::poll_timeout);
+        let due = sessions.into_iter().chain(self.paths.poll_timeout()).min()?;
         Some(due.saturating_sub(self.clock.elapsed()))
     }
 }
@@ -158,10 +166,24 @@ fn new_batch(inner: &dyn Device, outer: &dyn Device) -> Batch {
 
 /// Sessions with nobody yet; `None` in a plain network.
 fn new_sealed(table: &Table, lane: usize, now: Now) -> Option<Peers> {
-    let random = |bytes: &mut [u8]| getrandom::fill(bytes).expect("Linux gives random bytes after boot");
     let mut peers = Peers::new(table.private_key()?.clone(), Box::new(random));
-    peers.install(table.keys(lane), table.mtu() as usize, now);
+    peers.install(table.keys(lane), padded_to(table), now);
     Some(peers)
+}
+
+/// Up to where packets are padded that wait for a session: what reaches a peer of whom nothing is known.
+fn padded_to(table: &Table) -> usize {
+    table.mtu().min(BASE.into()) as usize
+}
+
+fn random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("Linux gives random bytes after boot");
+}
+
+fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    random(&mut bytes);
+    u64::from_ne_bytes(bytes)
 }
 
 fn lost(device: &dyn Device) -> impl FnOnce(io::Error) -> Lost {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
+use overmesh_core::pmtu::Pace;
 use overmesh_fastpath::backend::TunBackend;
 use overmesh_fastpath::command::Event;
 use overmesh_fastpath::config::{Config, ConfigError, SetupError};
@@ -114,7 +115,8 @@ async fn serve(options: Options, config: Option<Config>) -> Result<(), Error> {
     let unwanted = config.as_ref().map_or(&[][..], |config| &config.no_offload);
     let offloads = Arc::new(Offloads::without(&[&options.no_offload, unwanted].concat()));
     let backend = TunBackend { capture: options.pcap, faults: options.fault, offloads };
-    let mut engine = Engine::new(Box::new(backend));
+    let pace = config.as_ref().map_or_else(Pace::default, Config::pace);
+    let mut engine = Engine::new(Box::new(backend)).with_pace(pace);
     let events = engine.events();
     if let Some(config) = config {
         engine.apply(&config.desired()?).await?;

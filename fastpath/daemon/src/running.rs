@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use overmesh_core::peers::Table;
+use overmesh_core::pmtu::Pace;
 use overmesh_core::tunnel::Tunnel;
 use overmesh_io::device::{Device, OpenError};
 use tokio::sync::{broadcast, oneshot};
@@ -19,6 +20,7 @@ use crate::lane;
 pub(crate) struct Site<'a> {
     pub(crate) backend: &'a dyn Backend,
     pub(crate) clock: Instant,
+    pub(crate) pace: Pace,
     pub(crate) events: &'a broadcast::Sender<Event>,
 }
 
@@ -167,7 +169,7 @@ impl Running {
             let (outer, listening) = open_outer(site, desired, tunnel.lane)?;
             let lower = self.lanes.iter().chain(&added).map(|lane| &lane.handle);
             let (handle, thread) =
-                lane::spawn(inner, outer, tunnel.clone(), lower, site.clock, site.events.clone())?;
+                lane::spawn(inner, outer, tunnel.clone(), lower, site.clock, site.pace, site.events.clone())?;
             added.push(Lane { handle, thread: Some(thread), listening });
         }
         Ok(added)

@@ -58,6 +58,7 @@ fn peer_stats(running: &Running, index: PeerIndex, peer: &Peer, now: Duration) -
     let sum = |counter: fn(&PeerCounters) -> &Counter| lanes.iter().map(|lane| counter(lane).read()).sum();
     let latest =
         |moment: fn(&PeerCounters) -> Option<Duration>| lanes.iter().filter_map(|lane| moment(lane)).max();
+    let path = running.first().path(index);
     let ago = |then: Option<Duration>| then.map_or(-1, |then| millis(now.saturating_sub(then)));
     let (mode, suite) = match peer.keys.as_ref().map(|keys| keys.suite) {
         None => (Mode::Plain, proto::Suite::Unspecified),
@@ -76,8 +77,8 @@ fn peer_stats(running: &Running, index: PeerIndex, peer: &Peer, now: Duration) -
         mode: mode.into(),
         suite: suite.into(),
         last_handshake_ms_ago: ago(latest(PeerCounters::last_connected)),
-        path_mtu: running.first().table.mtu(),
-        path_mtu_probed: false,
+        path_mtu: path.sure.into(),
+        path_mtu_probed: path.probed,
     }
 }
 

@@ -16,6 +16,7 @@ use overmesh_core::noise::{Now, Output, PeerKeys, Peers, PrivateKey, Suite, mess
 use overmesh_core::offload::cut::Cut;
 use overmesh_core::offload::virtio::{Header, Kind, Partial, Segments};
 use overmesh_core::peers::{PeerIndex, PeerSpec, Table};
+use overmesh_core::pmtu::Pace;
 use overmesh_core::tunnel::Tunnel;
 use overmesh_core::wire::wireguard::HEADER_LEN;
 use overmesh_core::wire::{geneve, ip};
@@ -154,18 +155,24 @@ fn run(
 ) -> u64 {
     let tunnel = Arc::new(Tunnel::new(Arc::new(table), None));
     let events = broadcast::Sender::new(16);
-    let (lane, thread) = lane::spawn(inner, outer, tunnel, iter::empty(), Instant::now(), events).unwrap();
+    let (lane, thread) =
+        lane::spawn(inner, outer, tunnel, iter::empty(), Instant::now(), Pace::default(), events).unwrap();
     let allocations = allocations.recv_timeout(PATIENCE).unwrap();
     lane.tell(Command::Stop);
     thread.join().unwrap();
     allocations
 }
 
+/// A peer to whom no probes of the path are sent that would be among what is counted.
+fn unprobed(peer: PeerSpec) -> PeerSpec {
+    PeerSpec { stock: true, ..peer }
+}
+
 /// How often the lane allocated in a plain network, and how much was sent in one piece.
 fn run_plain(packet: Vec<u8>, offload: Header, segment_len: usize, outbound: bool) -> (u64, u64) {
     let (source, sink, allocations, taken) = source_and_sink(packet, offload, segment_len);
     let (inner, outer) = if outbound { (source, sink) } else { (sink, source) };
-    let peers = [peer("a", "10.77.0.1/32", A), peer("b", "10.77.0.2/32", B)];
+    let peers = [peer("a", "10.77.0.1/32", A), peer("b", "10.77.0.2/32", B)].map(unprobed);
     let table = Table::new(42, 1420, None, &peers).unwrap();
     (run(inner, outer, table, &allocations), taken.load(Relaxed))
 }
@@ -327,7 +334,7 @@ fn now_on(clock: Instant) -> Now {
 
 fn sealed_table(suite: Suite) -> Table {
     let far = PeerSpec { keys: Some(keys(1, suite)), ..peer("b", "10.77.0.2/32", B) };
-    Table::new(42, 1420, Some(PrivateKey::from(SECRETS[0])), &[far]).unwrap()
+    Table::new(42, 1420, Some(PrivateKey::from(SECRETS[0])), &[unprobed(far)]).unwrap()
 }
 
 #[test]

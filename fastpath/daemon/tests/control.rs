@@ -271,7 +271,10 @@ async fn events_begin_with_started_and_end_with_the_process() {
     assert_eq!((started.revision, started.pid.unsigned_abs()), (3, std::process::id()));
 
     let mut underlay = host.memory.underlay();
-    send(&mut underlay, &overmesh_core::wire::control::emit_request(42, 1, 0));
+    send(
+        &mut underlay,
+        &overmesh_core::wire::control::emit(overmesh_core::wire::control::Kind::Request, 42, 1, 0),
+    );
     let Some(Body::PeerHeard(heard)) = events.message().await.unwrap().unwrap().body else {
         panic!("the second event is not PeerHeard");
     };

@@ -93,11 +93,30 @@ pub(crate) fn probe_gso(socket: &OwnedFd) -> io::Result<()> {
     set_udp_option(socket, libc::UDP_SEGMENT, 0)
 }
 
+/// Has what is sent arrive whole or not at all: no fragments, here or along the way. What routers say
+/// of the path is not listened to, as anyone can say it; only the device's own MTU counts. `IP_MTU_DISCOVER`
+/// in ip(7), `IPV6_MTU_DISCOVER` in ipv6(7), RFC 3542 section 11.2.
+pub(crate) fn forbid_fragments(socket: &OwnedFd, is_ipv4: bool) -> io::Result<()> {
+    if is_ipv4 {
+        return set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
+    }
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+    set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)
+}
+
 fn set_udp_option(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, option, value)
+}
+
+fn set_option(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the kernel reads one int; `value` is one and lives through the call.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, option, (&raw const value).cast(), c::INT_LEN)
-    };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), c::INT_LEN) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -14,7 +14,7 @@ use rustix::net::{
 };
 
 use crate::device::{Batch, Capabilities, Device, OpenError, Packet};
-use crate::messages::{Messages, enable_gro, probe_gso};
+use crate::messages::{Messages, enable_gro, forbid_fragments, probe_gso};
 use crate::offloads::{Offload, Offloads};
 
 /// Runs of datagrams a system call: each may be 64 KiB, and all should fit the cache.
@@ -120,6 +120,7 @@ impl Socket {
             sockopt::set_ipv6_v6only(&fd, true)?;
         }
         enlarge_buffers(&fd)?;
+        forbid_fragments(&fd, local.is_ipv4()).map_err(|error| errno_of(&error))?;
         bind(&fd, &local)?;
         let local = getsockname(&fd)?.try_into()?;
         Ok(Self { fd, local, messages: Messages::new(MESSAGES), apart: vec![] })
@@ -167,7 +168,8 @@ impl Socket {
     }
 
     /// A run that was refused may get through in pieces: the device out there may not make the
-    /// checksums that cutting needs (EIO, udp(7)), or the path's MTU may be less than a datagram.
+    /// checksums that cutting needs (EIO, udp(7)). If its MTU is less than a datagram, nothing helps but
+    /// smaller ones.
     fn send_otherwise(
         &mut self,
         run: &Packet,
@@ -178,7 +180,11 @@ impl Socket {
         match errno {
             Some(Errno::IO) if is_run => self.set_apart(run.address.ip(), offloads),
             Some(errno @ (Errno::INVAL | Errno::MSGSIZE)) if is_run => {
-                offloads.failed(Offload::Gso, format!("toward {}: {errno}", run.address.ip()));
+                let refused = self.send_apart(run);
+                if refused != Some(DropReason::TooBig) {
+                    offloads.failed(Offload::Gso, format!("toward {}: {errno}", run.address.ip()));
+                }
+                return refused;
             }
             errno => return Some(refusal(errno)),
         }
@@ -234,6 +240,10 @@ fn enlarge_buffers(fd: &OwnedFd) -> rustix::io::Result<()> {
         );
     }
     Ok(())
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 fn refuse(packets: &mut [Packet], reason: DropReason) {

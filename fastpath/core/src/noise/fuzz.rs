@@ -1,4 +1,5 @@
 //! What must hold for sealed datagrams, whatever they are: targets of the crate's `fuzz`.
+#![allow(clippy::missing_panics_doc, reason = "to panic is how a target says that a promise is broken")]
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

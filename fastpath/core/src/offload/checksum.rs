@@ -3,11 +3,11 @@
 /// A one's complement sum under way, of 16-bit words in memory order: section 2(B) shows that the
 /// byte order does not matter as long as it is the same on the way in and out.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sum(u64);
+pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Adds bytes; all but the last added must be even in number. Takes up to 2^32 words.
-    pub(super) fn add(self, bytes: &[u8]) -> Self {
+    pub(crate) fn add(self, bytes: &[u8]) -> Self {
         let (blocks, rest) = bytes.as_chunks::<64>();
         // Independent lanes, which the compiler turns into vector instructions.
         let mut lanes = [0_u64; 16];
@@ -25,14 +25,14 @@ impl Sum {
 
     /// Adds the pseudo-header of TCP and UDP: addresses, protocol, length (RFC 9293 section 3.1,
     /// RFC 8200 section 8.1).
-    pub(super) fn add_pseudo(self, addresses: &[u8], protocol: u8, length: usize) -> Self {
+    pub(crate) fn add_pseudo(self, addresses: &[u8], protocol: u8, length: usize) -> Self {
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         self.add(addresses).add(&[0, protocol]).add(&length.to_be_bytes())
     }
 
     /// The sum in 16 bits, as it goes into a packet that leaves the rest to someone else.
     #[allow(clippy::cast_possible_truncation, reason = "folded until it fits")]
-    pub(super) fn fold(self) -> [u8; 2] {
+    pub(crate) fn fold(self) -> [u8; 2] {
         let mut sum = self.0;
         while sum > 0xffff {
             sum = (sum >> 16) + (sum & 0xffff);
@@ -41,12 +41,12 @@ impl Sum {
     }
 
     /// The checksum: the complement of the sum.
-    pub(super) fn complement(self) -> [u8; 2] {
+    pub(crate) fn complement(self) -> [u8; 2] {
         self.fold().map(|byte| !byte)
     }
 
     /// Whether the bytes added, a checksum among them, are what they were when it was made.
-    pub(super) fn is_intact(self) -> bool {
+    pub(crate) fn is_intact(self) -> bool {
         self.fold() == [0xff; 2]
     }
 }

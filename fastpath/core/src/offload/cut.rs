@@ -2,9 +2,9 @@
 
 use super::checksum::Sum;
 use super::transport::{
-    CWR, FIN, PSH, TCP, TCP_CHECKSUM, TCP_FLAGS, TCP_HEADER_LEN, TCP_SEQUENCE, UDP, UDP_CHECKSUM,
-    UDP_HEADER_LEN, UDP_LEN, V4_ID, V6_HEADER_LEN, is_v4, pseudo, put_len, sequence, set_len, tcp_header_len,
-    v4_header_len,
+    CWR, FIN, PSH, RST, SYN, TCP, TCP_CHECKSUM, TCP_FLAGS, TCP_HEADER_LEN, TCP_SEQUENCE, UDP, UDP_CHECKSUM,
+    UDP_HEADER_LEN, UDP_LEN, URG, V4_DONT_FRAGMENT, V4_FRAGMENT, V4_ID, V4_PROTOCOL, V6_HEADER_LEN,
+    V6_NEXT_HEADER, is_v4, pseudo, put_len, sequence, set_len, tcp_header_len, v4_header_len,
 };
 use super::virtio::{Header, Kind, Partial, Segments};
 use crate::drops::DropReason;
@@ -80,6 +80,21 @@ impl<'a> Cut<'a> {
         }
     }
 
+    /// The same packet cut so that no segment has more than `most` bytes; `None`: only TCP can be cut
+    /// anywhere.
+    #[must_use]
+    pub fn shrink(&self, most: usize) -> Option<Self> {
+        let plan = match self.work {
+            Work::Segments(plan) => Some(plan).filter(|plan| plan.protocol == TCP),
+            Work::Checksum { start, field } => Plan::of_tcp(self.packet)
+                .filter(|plan| plan.transport == start && field == start + TCP_CHECKSUM),
+            // What was spoilt on its way to this host is to stay so.
+            Work::Nothing => Plan::of_tcp(self.packet).filter(|plan| plan.is_intact(self.packet)),
+        }?;
+        let size = most.checked_sub(plan.payload).filter(|size| *size > 0)?;
+        Some(Self { work: Work::Segments(Plan { size, ..plan }), ..*self })
+    }
+
     /// Writes segment `at` into `to`, which has its length. This is the only copy on the way out.
     ///
     /// # Panics
@@ -128,6 +143,25 @@ impl Plan {
         };
         let payload = transport + header_len;
         (payload <= packet.len()).then_some(Self { protocol, transport, payload, size: segments.size.into() })
+    }
+
+    /// For a whole TCP segment with nothing but data: no fragment, and no other extension of IPv6.
+    fn of_tcp(packet: &[u8]) -> Option<Self> {
+        let transport = if is_v4(packet) {
+            let fragment = u16::from_be_bytes(field(packet, V4_FRAGMENT));
+            let is_whole = fragment & !V4_DONT_FRAGMENT == 0;
+            (is_whole && packet[V4_PROTOCOL] == TCP).then(|| v4_header_len(packet))?
+        } else {
+            (packet[V6_NEXT_HEADER] == TCP).then_some(V6_HEADER_LEN)?
+        };
+        let header = packet.get(transport..transport + TCP_HEADER_LEN)?;
+        let payload = transport + tcp_header_len(header).max(TCP_HEADER_LEN);
+        let is_data = header[TCP_FLAGS] & (SYN | RST | URG) == 0 && payload < packet.len();
+        is_data.then_some(Self { protocol: TCP, transport, payload, size: packet.len() - payload })
+    }
+
+    fn is_intact(self, packet: &[u8]) -> bool {
+        pseudo(packet, self.protocol, self.transport).add(&packet[self.transport..]).is_intact()
     }
 
     fn write(self, packet: &[u8], at: usize, to: &mut [u8]) {

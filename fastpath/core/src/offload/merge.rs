@@ -7,8 +7,8 @@
 use super::checksum::Sum;
 use super::transport::{
     ACK, PORTS, PSH, TCP, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_FLAGS, TCP_HEADER_LEN, UDP, UDP_CHECKSUM,
-    UDP_HEADER_LEN, UDP_LEN, V4_FRAGMENT, V4_HEADER_LEN, V4_ID, V4_PROTOCOL, V6_HEADER_LEN, V6_NEXT_HEADER,
-    addresses, is_v4, pseudo, put_len, sequence, set_len, tcp_header_len, v4_header_len,
+    UDP_HEADER_LEN, UDP_LEN, V4_DONT_FRAGMENT, V4_FRAGMENT, V4_HEADER_LEN, V4_ID, V4_PROTOCOL, V6_HEADER_LEN,
+    V6_NEXT_HEADER, addresses, is_v4, pseudo, put_len, sequence, set_len, tcp_header_len, v4_header_len,
 };
 use super::virtio::{Header, Kind, Partial, Segments};
 use crate::wire::field;
@@ -20,7 +20,6 @@ pub const MIN_UDP_PAYLOAD: usize = 1000;
 const MAX_LEN: usize = 65_535;
 
 const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
-const DONT_FRAGMENT: u16 = 0x4000;
 
 /// Addresses, ports and protocol. Packets of one flow must not overtake each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +191,7 @@ impl Merged {
     /// Identifiers of packets that may not be fragmented mean nothing (RFC 6864 section 4.1).
     fn is_next_id(&self, merged: &[u8], packet: &[u8]) -> bool {
         let id = |packet| u16::from_be_bytes(field(packet, V4_ID));
-        u16::from_be_bytes(field(packet, V4_FRAGMENT)) & DONT_FRAGMENT != 0
+        u16::from_be_bytes(field(packet, V4_FRAGMENT)) & V4_DONT_FRAGMENT != 0
             || id(packet) == id(merged).wrapping_add(self.count)
     }
 

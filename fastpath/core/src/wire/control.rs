@@ -12,6 +12,9 @@
 //! |                      (8 bytes, opaque)                        |
 //! |                    Zeros, up to the size                      |
 //! ```
+//!
+//! The reply to a request is as long as the request; that to a probe has no padding, so that it
+//! arrives whatever the way back takes.
 
 use std::ops::Range;
 
@@ -35,14 +38,16 @@ const TOKEN: Range<usize> = 8..16;
 pub enum Kind {
     /// Please send this back.
     Request = 1,
-    /// Sent back, token and size unchanged.
+    /// Sent back, token unchanged.
     Reply = 2,
+    /// Please say that this came.
+    Probe = 3,
 }
 
 /// An echo, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Echo {
-    /// Request or reply.
+    /// Request, reply or probe.
     pub kind: Kind,
     /// Chosen by who asks; the reply repeats it.
     pub token: u64,
@@ -60,29 +65,33 @@ impl Echo {
         let kind = match payload[KIND] {
             1 => Kind::Request,
             2 => Kind::Reply,
+            3 => Kind::Probe,
             _ => return Err(DropReason::ControlMalformed),
         };
         Ok(Self { kind, token: u64::from_be_bytes(field(payload, TOKEN)) })
     }
 }
 
-/// Writes a whole request datagram, Geneve header included.
+/// Writes a whole datagram with a request or a probe, Geneve header included.
 ///
 /// `size` counts the bytes after the Geneve header and is brought into
 /// [`MIN_SIZE`]`..=`[`MAX_SIZE`].
 #[must_use]
-pub fn emit_request(vni: u32, token: u64, size: usize) -> Vec<u8> {
+pub fn emit(kind: Kind, vni: u32, token: u64, size: usize) -> Vec<u8> {
     let mut datagram = geneve::emit_control(vni, PROTOCOL).to_vec();
     datagram.extend(MAGIC);
-    datagram.extend([Kind::Request as u8, 0, 0, 0]);
+    datagram.extend([kind as u8, 0, 0, 0]);
     datagram.extend(token.to_be_bytes());
     datagram.resize(geneve::HEADER_LEN + size.clamp(MIN_SIZE, MAX_SIZE), 0);
     datagram
 }
 
-/// Turns a checked request payload into its reply, in place.
-pub fn into_reply(payload: &mut [u8]) {
+/// Turns the checked payload of a request or probe into its reply, in place; returns the bytes of it that
+/// are to be sent.
+pub fn into_reply(payload: &mut [u8]) -> usize {
+    let is_probe = payload[KIND] == Kind::Probe as u8;
     payload[KIND] = Kind::Reply as u8;
+    if is_probe { MIN_SIZE } else { payload.len() }
 }
 
 #[cfg(test)]
@@ -93,8 +102,8 @@ mod tests {
 
     #[test]
     fn foreign_payloads_are_malformed() {
-        let request = &emit_request(1, 2, 0)[geneve::HEADER_LEN..];
-        for (at, value) in [(0, b'X'), (KIND, 0), (KIND, 3)] {
+        let request = &emit(Kind::Request, 1, 2, 0)[geneve::HEADER_LEN..];
+        for (at, value) in [(0, b'X'), (KIND, 0), (KIND, 4)] {
             let mut payload = request.to_vec();
             payload[at] = value;
             assert_eq!(Echo::new_checked(&payload), Err(DropReason::ControlMalformed));
@@ -105,7 +114,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_reply_repeats_token_and_size(token: u64, size in 0..9000_usize) {
-            let mut bytes = emit_request(3, token, size);
+            let mut bytes = emit(Kind::Request, 3, token, size);
             prop_assert_eq!(bytes.len(), geneve::HEADER_LEN + size.max(MIN_SIZE));
 
             let datagram = Datagram::new_checked(&bytes).unwrap();
@@ -115,8 +124,17 @@ mod tests {
             prop_assert_eq!(Echo::new_checked(datagram.payload()), Ok(request));
 
             let payload = &mut bytes[geneve::HEADER_LEN..];
-            into_reply(payload);
+            prop_assert_eq!(into_reply(payload), payload.len());
             prop_assert_eq!(Echo::new_checked(payload), Ok(Echo { kind: Kind::Reply, token }));
+        }
+
+        #[test]
+        fn the_answer_to_a_probe_is_short(token: u64, size in 0..9000_usize) {
+            let mut bytes = emit(Kind::Probe, 3, token, size);
+            let payload = &mut bytes[geneve::HEADER_LEN..];
+            let len = into_reply(payload);
+            prop_assert_eq!(len, MIN_SIZE);
+            prop_assert_eq!(Echo::new_checked(&payload[..len]), Ok(Echo { kind: Kind::Reply, token }));
         }
     }
 }

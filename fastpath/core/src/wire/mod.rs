@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod geneve;
+pub mod icmp;
 pub mod ip;
 pub mod wireguard;
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use overmesh_core::peers::Table;
 use overmesh_core::wire::{control, geneve};
 
-use super::{Lane, Lost, new_batch, new_sealed, now_on};
+use super::{Lane, Lost, new_batch, new_sealed, now_on, padded_to};
 use crate::command::{Command, Devices, Install, Replaced};
 use crate::probe::Probe;
 
@@ -28,6 +28,7 @@ impl Lane {
     fn install(&mut self, install: Install) {
         let Install { tunnel, devices, done } = install;
         let devices = self.replace_devices(devices);
+        self.paths.install(&self.tunnel, &tunnel);
         self.replace_sealed(&tunnel.table);
         let _ = done.send(Replaced { devices, tunnel: mem::replace(&mut self.tunnel, tunnel) });
     }
@@ -48,7 +49,7 @@ impl Lane {
         let now = now_on(self.clock);
         match &mut self.sealed {
             Some(peers) if table.private_key() == self.tunnel.table.private_key() => {
-                peers.install(table.keys(self.tunnel.lane), table.mtu() as usize, now);
+                peers.install(table.keys(self.tunnel.lane), padded_to(table), now);
             }
             sealed => *sealed = new_sealed(table, self.tunnel.lane, now),
         }
@@ -61,10 +62,11 @@ impl Lane {
         if let (Some(peers), Some(peer)) = (sealed, peer) {
             // As long as a sealed packet of that size: the Geneve header is part of it here.
             let size = probe.size.saturating_sub(geneve::HEADER_LEN);
-            let echo = control::emit_request(network_number, probe.token, size);
-            replies.put_sealed(&echo, peer, tunnel, peers, now_on(self.clock));
+            let echo = control::emit(control::Kind::Request, network_number, probe.token, size);
+            let mtu = tunnel.path(peer).sure;
+            replies.put_sealed(&echo, peer, mtu, tunnel, peers, now_on(self.clock));
         } else {
-            let echo = control::emit_request(network_number, probe.token, probe.size);
+            let echo = control::emit(control::Kind::Request, network_number, probe.token, probe.size);
             replies.put(&echo, probe.endpoint, peer);
         }
         self.probes.begin(probe, Instant::now());

@@ -1,11 +1,12 @@
 //! The way in: datagrams judged, their packets delivered to the host; echoes answered and taken.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
+use std::{io, slice};
 
 use overmesh_core::noise::{Now, Peers};
 use overmesh_core::peers::{PeerIndex, Table};
+use overmesh_core::pmtu::Paths;
 use overmesh_core::tunnel::{Content, Inbound, Tunnel};
 use overmesh_io::device::Device;
 use tokio::sync::broadcast;
@@ -18,13 +19,22 @@ use crate::probe::Probes;
 
 impl Lane {
     pub(super) fn carry_inbound(&mut self) -> Result<(), Lost> {
-        let Self { inner, outer, tunnel, sealed, received, deliveries, replies, probes, .. } = self;
+        let Self { inner, outer, tunnel, sealed, received, deliveries, replies, probes, paths, .. } = self;
         received.clear();
         outer.recv(received).map_err(lost(&**outer))?;
         let (instant, now) = (Instant::now(), now_on(self.clock));
         let events = &self.events;
-        let mut arrivals =
-            Arrivals { inner: &mut **inner, tunnel, deliveries, replies, probes, events, instant, now };
+        let mut arrivals = Arrivals {
+            inner: &mut **inner,
+            tunnel,
+            deliveries,
+            replies,
+            probes,
+            paths,
+            events,
+            instant,
+            now,
+        };
         for run in received.packets_mut() {
             let from = run.address;
             for at in 0..run.datagram_count() {
@@ -48,6 +58,7 @@ struct Arrivals<'a> {
     deliveries: &'a mut Deliveries,
     replies: &'a mut Replies,
     probes: &'a mut Probes,
+    paths: &'a mut Paths,
     events: &'a broadcast::Sender<Event>,
     instant: Instant,
     now: Now,
@@ -62,7 +73,8 @@ impl Arrivals<'_> {
             Content::Reply(range) => self.replies.put(&datagram[range], from, inbound.peer),
             Content::Answer(token) => {
                 let table = &self.tunnel.table;
-                self.answered(token, inbound.peer, |asked| is_at(table, asked, from));
+                let there = table.at_underlay(from.ip());
+                self.answered(token, there, inbound.peer, |asked| is_at(table, asked, from));
             }
             Content::Nothing => {}
         }
@@ -75,13 +87,15 @@ impl Arrivals<'_> {
         match (inbound.content, inbound.peer) {
             (Content::Packet(range), peer) => return self.deliver(&datagram[range], peer),
             (Content::Reply(range), Some(peer)) => {
-                self.replies.put_sealed(&datagram[range], peer, self.tunnel, peers, self.now);
+                let mtu = self.tunnel.path(peer).sure;
+                self.replies.put_sealed(&datagram[range], peer, mtu, self.tunnel, peers, self.now);
             }
-            (Content::Answer(token), peer) => {
+            (Content::Answer(token), Some(peer)) => {
                 let table = &self.tunnel.table;
-                self.answered(token, peer, |asked| table.index_of(asked) == peer);
+                let is_by = |asked: &str| table.index_of(asked) == Some(peer);
+                self.answered(token, slice::from_ref(&peer), Some(peer), is_by);
             }
-            (Content::Reply(_) | Content::Nothing, _) => {}
+            (Content::Reply(_) | Content::Answer(_) | Content::Nothing, _) => {}
         }
         Ok(())
     }
@@ -96,7 +110,18 @@ impl Arrivals<'_> {
         self.deliveries.add(packet, from, self.inner, self.tunnel)
     }
 
-    fn answered(&mut self, token: u64, by: Option<PeerIndex>, is_by: impl FnOnce(&str) -> bool) {
+    /// Takes the answer to an echo from one of the peers `there`: of the path's, or one that was asked for.
+    fn answered(
+        &mut self,
+        token: u64,
+        there: &[PeerIndex],
+        by: Option<PeerIndex>,
+        is_by: impl FnOnce(&str) -> bool,
+    ) {
+        let Self { paths, tunnel, now, .. } = self;
+        if there.iter().any(|peer| paths.answered(*peer, token, tunnel, now.time)) {
+            return;
+        }
         if let Err(reason) = self.probes.answered(token, self.instant, is_by) {
             self.tunnel.counters.dropped(reason.by(by));
         }

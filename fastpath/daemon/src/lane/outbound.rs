@@ -6,10 +6,12 @@ use overmesh_core::drops::Dropped;
 use overmesh_core::noise::{Now, Peers};
 use overmesh_core::offload::cut::Cut;
 use overmesh_core::peers::PeerIndex;
+use overmesh_core::pmtu::{Notices, Paths};
 use overmesh_core::tunnel::{Framing, Tunnel};
 use overmesh_io::device::{Device, Packet};
 
 use super::{Lane, Lost, lost, now_on};
+use crate::deliver::Deliveries;
 use crate::gather::Runs;
 use crate::handover::Lower;
 
@@ -31,9 +33,11 @@ impl Lane {
     }
 
     fn send_received(&mut self) -> Result<(), Lost> {
-        let Self { outer, tunnel, sealed, received, runs, lower, .. } = self;
+        let Self { inner, outer, tunnel, sealed, received, runs, lower, paths, notices, deliveries, .. } =
+            self;
         let now = now_on(self.clock);
-        let mut departures = Departures { outer: &mut **outer, tunnel, runs, lower, now };
+        let mut departures =
+            Departures { outer: &mut **outer, tunnel, runs, lower, paths, notices, returned: vec![], now };
         for packet in received.packets() {
             let added = match sealed {
                 Some(peers) => departures.add_sealed(packet, peers),
@@ -41,70 +45,109 @@ impl Lane {
             };
             added.map_err(lost(departures.outer))?;
         }
+        let returned = departures.returned;
         lower.wake();
-        runs.flush(&mut **outer, tunnel).map_err(lost(&**outer))
+        runs.flush(&mut **outer, tunnel).map_err(lost(&**outer))?;
+        give_back(&returned, deliveries, &mut **inner, tunnel).map_err(lost(&**inner))
     }
 }
 
-/// Where the packets of a turn go.
+/// The packets of a turn and where they go.
 struct Departures<'a> {
     outer: &'a mut dyn Device,
     tunnel: &'a Tunnel,
     runs: &'a mut Runs,
     lower: &'a mut Lower,
+    paths: &'a mut Paths,
+    notices: &'a mut Notices,
+    /// What the host is told of its packets.
+    returned: Vec<Vec<u8>>,
     now: Now,
 }
 
 impl Departures<'_> {
     fn add_plain(&mut self, packet: &Packet) -> io::Result<()> {
-        let tunnel = self.tunnel;
-        let judged = judge(packet, tunnel, |packet, largest| tunnel.outbound(packet, largest));
-        let Ok((cut, mut plain)) = judged else { return Ok(()) };
-        match tunnel.carrier(plain.peer()) {
-            lane if lane == tunnel.lane => self.runs.add(&cut, &mut plain, self.outer, tunnel)?,
-            other => self.lower.give(other, packet, plain.peer(), tunnel),
+        let Ok(cut) = self.parse(packet) else { return Ok(()) };
+        let Ok(mut plain) = self.tunnel.outbound(cut.packet()) else { return Ok(()) };
+        let carrier = self.tunnel.carrier(plain.peer());
+        if carrier != self.tunnel.lane {
+            self.lower.give(carrier, packet, plain.peer(), self.tunnel);
+            return Ok(());
         }
-        Ok(())
+        self.watch(plain.peer());
+        let Ok(cut) = self.fit(cut, plain.peer()) else { return Ok(()) };
+        self.runs.add(&cut, &mut plain, self.outer, self.tunnel)
     }
 
     fn add_sealed(&mut self, packet: &Packet, peers: &mut Peers) -> io::Result<()> {
-        let tunnel = self.tunnel;
-        let judged = judge(packet, tunnel, |packet, largest| tunnel.outbound_sealed(packet, largest));
-        let Ok((cut, peer)) = judged else { return Ok(()) };
-        let carrier = tunnel.carrier(peer);
-        if carrier != tunnel.lane {
-            self.lower.give(carrier, packet, peer, tunnel);
-        } else if let Some(sealer) = peers.sealer(peer, self.now) {
-            self.runs.add(&cut, &mut tunnel.seal(peer, sealer), self.outer, tunnel)?;
-        } else if tunnel.lane > 0 && !peers.is_expected(peer) {
+        let Ok(cut) = self.parse(packet) else { return Ok(()) };
+        let Ok(peer) = self.tunnel.outbound_sealed(cut.packet()) else { return Ok(()) };
+        let carrier = self.tunnel.carrier(peer);
+        if carrier != self.tunnel.lane {
+            self.lower.give(carrier, packet, peer, self.tunnel);
+            return Ok(());
+        }
+        let Ok(cut) = self.fit(cut, peer) else { return Ok(()) };
+        if let Some(sealer) = peers.sealer(peer, self.now) {
+            let mtu = self.tunnel.path(peer).sure;
+            self.watch(peer);
+            return self.runs.add(&cut, &mut self.tunnel.seal(peer, mtu, sealer), self.outer, self.tunnel);
+        }
+        if self.tunnel.lane > 0 && !peers.is_expected(peer) {
             // The peer's lane of this number has yet to say where it is, or its port is shut.
-            self.lower.give(0, packet, peer, tunnel);
+            self.lower.give(0, packet, peer, self.tunnel);
         } else {
-            wait(&cut, peer, tunnel, peers, self.now);
+            self.wait(&cut, peer, peers);
         }
         Ok(())
     }
-}
 
-/// Keeps the segments of a packet until there is a session.
-fn wait(cut: &Cut, peer: PeerIndex, tunnel: &Tunnel, peers: &mut Peers, now: Now) {
-    for at in 0..cut.count() {
-        let mut segment = vec![0; cut.len(at)];
-        cut.write(at, &mut segment);
-        if let Err(reason) = peers.wait(peer, &segment, now) {
-            tunnel.counters.dropped(reason.by(peer));
+    /// What the host wants to send, checked.
+    fn parse<'p>(&self, packet: &'p Packet) -> Result<Cut<'p>, Dropped> {
+        let cut = Cut::new(packet.bytes(), packet.offload).map_err(|reason| reason.by(None));
+        cut.inspect_err(|dropped| self.tunnel.counters.dropped(*dropped))
+    }
+
+    /// Sees to it that the path is tried.
+    fn watch(&mut self, peer: PeerIndex) {
+        if !self.tunnel.path(peer).watched {
+            self.paths.begin(peer, self.tunnel, self.now.time);
+        }
+    }
+
+    /// Cuts a packet to what the path takes, or tells the host what that is.
+    fn fit<'p>(&mut self, cut: Cut<'p>, peer: PeerIndex) -> Result<Cut<'p>, Dropped> {
+        let path = self.tunnel.path(peer);
+        self.tunnel.fit(cut, peer, path).inspect_err(|_| {
+            let first = segment(&cut, 0);
+            self.returned.extend(self.notices.too_big(&first, path.most, self.now.time));
+        })
+    }
+
+    /// Keeps the segments of a packet until there is a session.
+    fn wait(&self, cut: &Cut, peer: PeerIndex, peers: &mut Peers) {
+        for at in 0..cut.count() {
+            if let Err(reason) = peers.wait(peer, &segment(cut, at), self.now) {
+                self.tunnel.counters.dropped(reason.by(peer));
+            }
         }
     }
 }
 
-/// How a packet of the host is cut and what `tunnel` says of it; what goes nowhere is counted.
-fn judge<'a, T>(
-    packet: &'a Packet,
+fn segment(cut: &Cut, at: usize) -> Vec<u8> {
+    let mut segment = vec![0; cut.len(at)];
+    cut.write(at, &mut segment);
+    segment
+}
+
+fn give_back(
+    messages: &[Vec<u8>],
+    deliveries: &mut Deliveries,
+    inner: &mut dyn Device,
     tunnel: &Tunnel,
-    outbound: impl FnOnce(&[u8], usize) -> Result<T, Dropped>,
-) -> Result<(Cut<'a>, T), Dropped> {
-    let cut = Cut::new(packet.bytes(), packet.offload).map_err(|reason| reason.by(None));
-    let cut = cut.inspect_err(|dropped| tunnel.counters.dropped(*dropped))?;
-    let outbound = outbound(cut.packet(), cut.len(0))?;
-    Ok((cut, outbound))
+) -> io::Result<()> {
+    for message in messages {
+        deliveries.add(message, None, inner, tunnel)?;
+    }
+    if messages.is_empty() { Ok(()) } else { deliveries.flush(inner, tunnel) }
 }

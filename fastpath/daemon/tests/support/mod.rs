@@ -118,8 +118,7 @@ pub fn peer(id: &str, prefix: &str, endpoint: &str) -> PeerSpec {
         name: id.into(),
         prefixes: vec![prefix.into()],
         endpoints: vec![endpoint.into()],
-        keys: None,
-        lanes: 1,
+        ..PeerSpec::default()
     }
 }
 
