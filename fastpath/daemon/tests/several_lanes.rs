@@ -68,7 +68,7 @@ fn to_a(payload: &[u8]) -> Vec<u8> {
 }
 
 fn is_closed(end: &mut Loopback) -> bool {
-    end.recv(&mut Batch::new(1, 65_535)).is_err()
+    end.recv(&mut Batch::new(64, 65_535)).is_err()
 }
 
 #[tokio::test]
