@@ -114,7 +114,7 @@ def test_name_taken(mesh: Mesh, host: Host) -> None:
     assert join(mesh.host("taken"), token) == (0, "")
     code, said = join(host, token, "--name taken")
     assert code == 1
-    assert re.match(r"meshctl: .*taken.*\. .*--name", said), said
+    assert re.match(r"meshctl: .*taken.*\. Take another name", said), said
     assert_nothing_left(mesh, host)
     assert join(host, token) == (0, "")  # the refused attempt took no use of the token
 
