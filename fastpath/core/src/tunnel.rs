@@ -136,7 +136,8 @@ impl Tunnel {
     /// A tunnel for `table` that goes on with the counters of the tunnel it replaces.
     #[must_use]
     pub fn new(table: Arc<Table>, previous: Option<&Self>) -> Self {
-        Self::with_counters(table.clone(), 0, Counters::new(&table, previous.map(Self::accounts), None))
+        let counters = Counters::new(&table, previous.map(Self::accounts), None);
+        Self::with_counters(table, 0, counters)
     }
 
     /// The tunnel of another lane for the same table; this one is the first lane's.
