@@ -23,6 +23,7 @@ TUN_DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
 _IFF_TUN = 0x0001
+_IFF_MULTI_QUEUE = 0x0100
 _IFF_NO_PI = 0x1000
 _IFREQ = struct.Struct("16sH22x")
 
@@ -100,6 +101,8 @@ class Netlink:
 
     def create_tun(self, name: str) -> None:
         """Make a TUN interface that stays when nobody has it open, so that addresses and routes stay too.
+
+        It takes a queue for every lane of the fastpath, however many there will be.
 
         Raises:
             TunMissingError: the host has no TUN device.
@@ -179,7 +182,9 @@ def open_tun(name: str) -> Iterator[int]:
     """
     descriptor = _open_tun_device()
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI))
+        fcntl.ioctl(
+            descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_MULTI_QUEUE)
+        )
         yield descriptor
     except PermissionError:
         raise PermissionMissingError(

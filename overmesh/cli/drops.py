@@ -6,6 +6,7 @@ _MEANINGS = {
     "multicast": "the inner destination is a multicast address, which the overlay does not carry",
     "no_endpoint": "the peer has no underlay endpoint yet",
     "too_big": "larger than the network's MTU, or than the underlay takes",
+    "lane_full": "the lane that the peer is reached on has more packets from other lanes than it keeps",
     "send_blocked": "the UDP socket's send buffer is full",
     "send_failed": "the host could not send to the endpoint (no underlay route, firewall)",
     "handshake_backlog": "more packets wait for a handshake than are kept; the oldest goes",

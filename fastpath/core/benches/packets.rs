@@ -203,7 +203,7 @@ impl Pair {
                 bytes.fill(counter);
             };
             let mut peers = Peers::new(keys[at].clone(), Box::new(random));
-            peers.install(table(at).keys(), MTU, NOW);
+            peers.install(table(at).keys(0), MTU, NOW);
             peers
         };
         let peer = table(0).index_of("far").expect("the only one");

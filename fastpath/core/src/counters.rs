@@ -5,12 +5,12 @@
 //! peer stays.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::drops::{DropReason, Dropped};
-use crate::peers::{PeerIndex, Table};
+use crate::peers::{Peer, PeerIndex, Table};
 use crate::pmtu::Path;
 
 /// The counters of one lane, in the order of the table they were made for.
@@ -18,21 +18,27 @@ use crate::pmtu::Path;
 pub struct Counters {
     /// Drops of all packets, by reason, those blamed on a peer included.
     pub drops: Arc<Drops>,
+    /// Packets that were given to another lane, which has the peer they are for.
+    pub handed_over: Arc<Counter>,
     peers: Vec<Arc<PeerCounters>>,
 }
 
 impl Counters {
     /// Counters for `table`. `previous` is the table before it and its counters; peers in both
-    /// keep theirs.
+    /// keep theirs. `first` are those of the first lane for the same table, unless these are they.
     #[must_use]
-    pub fn new(table: &Table, previous: Option<(&Table, &Self)>) -> Self {
+    pub fn new(table: &Table, previous: Option<(&Table, &Self)>, first: Option<&Self>) -> Self {
         let kept = |id: &str| {
             let (table, counters) = previous?;
             table.index_of(id).map(|index| counters.peers[index.0].clone())
         };
+        let beside = |index: PeerIndex| first.map(|first| Arc::new(first.peer(index).beside()));
+        let peer =
+            |(index, peer): (PeerIndex, &Peer)| kept(&peer.id).or_else(|| beside(index)).unwrap_or_default();
         Self {
             drops: previous.map(|(_, counters)| counters.drops.clone()).unwrap_or_default(),
-            peers: table.peers().iter().map(|peer| kept(&peer.id).unwrap_or_default()).collect(),
+            handed_over: previous.map(|(_, counters)| counters.handed_over.clone()).unwrap_or_default(),
+            peers: table.entries().map(peer).collect(),
         }
     }
 
@@ -45,6 +51,11 @@ impl Counters {
     /// Counts a drop, in total and against the peer to blame.
     pub fn dropped(&self, dropped: Dropped) {
         self.dropped_many(dropped, 1);
+    }
+
+    /// Counts a packet given to another lane.
+    pub fn handed_over(&self) {
+        self.handed_over.add(1);
     }
 
     /// Counts drops of several packets for one reason.
@@ -75,9 +86,16 @@ pub struct PeerCounters {
     connected: Moment,
     /// Written when the peer moves, which is rare.
     endpoint: Mutex<Option<SocketAddr>>,
+    /// Whether any lane has heard the peer; looked at once by each.
+    known: Arc<AtomicBool>,
 }
 
 impl PeerCounters {
+    /// Counters of the same peer for another lane.
+    fn beside(&self) -> Self {
+        Self { known: self.known.clone(), ..Self::default() }
+    }
+
     /// Counts packets sent.
     pub fn sent(&self, load: Load) {
         self.tx_packets.add(load.packets);
@@ -90,9 +108,9 @@ impl PeerCounters {
         self.rx_bytes.add(load.bytes);
     }
 
-    /// Notes that the peer was heard at `now`; true the first time.
+    /// Notes that the peer was heard at `now`; true the first time on any lane.
     pub fn heard(&self, now: Duration) -> bool {
-        self.heard.note(now)
+        self.heard.note(now) && !self.known.swap(true, Relaxed)
     }
 
     /// Notes that a handshake with the peer was complete at `now`.
@@ -217,12 +235,12 @@ mod tests {
     #[test]
     fn counters_outlive_a_table_in_which_the_peer_stays() {
         let before = table(&[peer("a"), peer("b")]);
-        let counters = Counters::new(&before, None);
+        let counters = Counters::new(&before, None, None);
         counters.peer(before.index_of("b").unwrap()).sent(Load::of_one(100));
         counters.dropped(DropReason::NoRoute.by(None));
 
         let after = table(&[peer("b"), peer("c")]);
-        let counters = Counters::new(&after, Some((&before, &counters)));
+        let counters = Counters::new(&after, Some((&before, &counters)), None);
         assert_eq!(counters.peer(after.index_of("b").unwrap()).tx_bytes.read(), 100);
         assert_eq!(counters.peer(after.index_of("c").unwrap()).tx_bytes.read(), 0);
         assert_eq!(counters.drops.read(DropReason::NoRoute), 1);
@@ -231,12 +249,25 @@ mod tests {
     #[test]
     fn a_blamed_drop_counts_twice_an_unblamed_once() {
         let table = table(&[peer("a")]);
-        let counters = Counters::new(&table, None);
+        let counters = Counters::new(&table, None, None);
         let a = table.index_of("a").unwrap();
         counters.dropped(DropReason::TooBig.by(a));
         counters.dropped(DropReason::TooBig.by(None));
         assert_eq!(counters.drops.occurred().collect::<Vec<_>>(), [(DropReason::TooBig, 2)]);
         assert_eq!(counters.peer(a).drops.read(DropReason::TooBig), 1);
+    }
+
+    #[test]
+    fn a_peer_heard_on_one_lane_is_not_new_on_another() {
+        let table = table(&[peer("a")]);
+        let a = table.index_of("a").unwrap();
+        let first = Counters::new(&table, None, None);
+        let second = Counters::new(&table, None, Some(&first));
+        assert!(second.peer(a).heard(Duration::ZERO));
+        assert!(!first.peer(a).heard(Duration::ZERO));
+        let third = Counters::new(&table, None, Some(&first));
+        assert!(!third.peer(a).heard(Duration::ZERO));
+        assert_eq!(third.peer(a).last_heard(), Some(Duration::ZERO));
     }
 
     #[test]

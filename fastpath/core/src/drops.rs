@@ -38,6 +38,7 @@ drop_reasons! {
     Multicast            "multicast"              "the inner destination is a multicast address, which the overlay does not carry"
     NoEndpoint           "no_endpoint"            "the peer has no underlay endpoint yet"
     TooBig               "too_big"                "larger than the network's MTU, or than the underlay takes"
+    LaneFull             "lane_full"              "the lane that the peer is reached on has more packets from other lanes than it keeps"
     SendBlocked          "send_blocked"           "the UDP socket's send buffer is full"
     SendFailed           "send_failed"            "the host could not send to the endpoint (no underlay route, firewall)"
     HandshakeBacklog     "handshake_backlog"      "more packets wait for a handshake than are kept; the oldest goes"

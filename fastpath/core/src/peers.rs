@@ -19,6 +19,8 @@ use crate::wire::geneve;
 pub const MIN_MTU: u32 = 576;
 /// Largest MTU: what IPv4 and UDP leave beside the Geneve header.
 pub const MAX_MTU: u32 = 65_507 - 8;
+/// Most lanes of a host: as many queues as the kernel gives a TUN interface.
+pub const MAX_LANES: u32 = 256;
 
 /// Position of a peer in one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +39,8 @@ pub struct PeerSpec {
     pub endpoints: Vec<String>,
     /// Its keys, in a sealed network.
     pub keys: Option<PeerKeys>,
+    /// How many lanes it has; lane i is i ports above its endpoints. 0: one.
+    pub lanes: u32,
     /// No Overmesh: it knows WireGuard or Geneve only, and answers no echoes.
     pub stock: bool,
 }
@@ -54,6 +58,8 @@ pub struct Peer {
     pub endpoints: Vec<SocketAddr>,
     /// See [`PeerSpec::keys`].
     pub keys: Option<PeerKeys>,
+    /// See [`PeerSpec::lanes`]; at least one.
+    pub lanes: usize,
     /// See [`PeerSpec::stock`].
     pub stock: bool,
 }
@@ -68,20 +74,31 @@ impl Peer {
         let mut prefixes: Vec<_> = prefixes.collect::<Result<_, _>>()?;
         prefixes.sort_unstable();
         prefixes.dedup();
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        check_lanes(format!("peer {}", spec.id), spec.lanes, endpoints.iter().map(SocketAddr::port))?;
         Ok(Self {
             id: spec.id.clone(),
             name: spec.name.clone(),
             prefixes,
-            endpoints: endpoints.collect::<Result<_, _>>()?,
+            endpoints,
             keys: spec.keys.clone(),
+            lanes: spec.lanes.max(1) as usize,
             stock: spec.stock,
         })
     }
 
-    /// Where packets to it go; `None` while it has no endpoint.
+    /// Where packets to one of its lanes go; `None` while it has no endpoint, or not that lane.
     #[must_use]
-    pub fn endpoint(&self) -> Option<SocketAddr> {
-        self.endpoints.first().copied()
+    pub fn endpoint(&self, lane: usize) -> Option<SocketAddr> {
+        let mut endpoint = self.endpoints.first().copied().filter(|_| lane < self.lanes)?;
+        endpoint.set_port(endpoint.port().checked_add(u16::try_from(lane).ok()?)?);
+        Some(endpoint)
+    }
+
+    /// Which of its lanes a lane of this host talks to: that of the same number, if there is one.
+    #[must_use]
+    pub fn lane_facing(&self, lane: usize) -> usize {
+        if lane < self.lanes { lane } else { lane % self.lanes }
     }
 
     /// Whether it may send from this underlay address. Ports are not compared: RFC 8926 section 3.3
@@ -114,6 +131,12 @@ pub enum TableError {
         "peer {peer}: endpoint {endpoint:?} is not an address and port. write it as 192.0.2.1:6081 or [2001:db8::1]:6081"
     )]
     BadEndpoint { peer: String, endpoint: String },
+    #[error("{whose}: {lanes} lanes are too many. give at most {MAX_LANES}")]
+    TooManyLanes { whose: String, lanes: u32 },
+    #[error(
+        "{whose}: {lanes} lanes from port {port} on go beyond port 65535. give a lower port or fewer lanes"
+    )]
+    LanesBeyondPorts { whose: String, lanes: u32, port: u16 },
     #[error("prefix {prefix} is both peer {first}'s and peer {second}'s. give it to one of them")]
     SharedPrefix { prefix: IpNet, first: String, second: String },
     #[error("peer {0} has no public key, and the network is sealed. give it its public key")]
@@ -147,6 +170,25 @@ fn parse_endpoint(peer: &str, text: &str) -> Result<SocketAddr, TableError> {
     // An IPv4 peer is seen under its IPv4 address, so ::ffff:192.0.2.1 would never match.
     endpoint.set_ip(endpoint.ip().to_canonical());
     Ok(endpoint)
+}
+
+/// Checks that a host can have so many lanes (0: one), from each of these ports on.
+///
+/// # Errors
+/// `TooManyLanes`, `LanesBeyondPorts`; `whose` lanes they are goes into the message.
+pub fn check_lanes(
+    whose: impl Into<String>,
+    lanes: u32,
+    ports: impl IntoIterator<Item = u16>,
+) -> Result<(), TableError> {
+    if lanes > MAX_LANES {
+        return Err(TableError::TooManyLanes { whose: whose.into(), lanes });
+    }
+    let beyond = |port: &u16| u32::from(*port) + lanes.saturating_sub(1) > u16::MAX.into();
+    match ports.into_iter().find(beyond) {
+        Some(port) => Err(TableError::LanesBeyondPorts { whose: whose.into(), lanes, port }),
+        None => Ok(()),
+    }
 }
 
 /// The whole network as one host sees it.
@@ -209,9 +251,14 @@ impl Table {
         self.private_key.as_ref()
     }
 
-    /// Keys and endpoints of all peers, in the order asked for; none in a plain network.
-    pub fn keys(&self) -> impl Iterator<Item = (PeerKeys, Option<SocketAddr>)> {
-        self.peers.iter().filter_map(|peer| Some((peer.keys.clone()?, peer.endpoint())))
+    /// Keys and endpoints of all peers as a lane of this host uses them, in the order asked for; none
+    /// in a plain network. A peer that has no such lane is not spoken to from here.
+    pub fn keys(&self, lane: usize) -> impl Iterator<Item = (PeerKeys, Option<SocketAddr>)> {
+        self.peers.iter().filter_map(move |peer| {
+            let mut keys = peer.keys.clone()?;
+            keys.keepalive = keys.keepalive.filter(|_| lane < peer.lanes);
+            Some((keys, peer.endpoint(lane)))
+        })
     }
 
     /// All peers, in the order asked for.
@@ -284,6 +331,9 @@ fn write_canonical(text: &mut String, peer: &Peer) -> std::fmt::Result {
     }
     for endpoint in &peer.endpoints {
         writeln!(text, "endpoint {endpoint}")?;
+    }
+    if peer.lanes > 1 {
+        writeln!(text, "lanes {}", peer.lanes)?;
     }
     Ok(())
 }
@@ -418,7 +468,7 @@ pub(crate) mod tests {
 
     #[test]
     fn in_a_sealed_network_everyone_has_a_key_of_their_own() {
-        assert_eq!(sealed(&[Some(2), Some(3)]).unwrap().keys().count(), 2);
+        assert_eq!(sealed(&[Some(2), Some(3)]).unwrap().keys(0).count(), 2);
         assert_eq!(sealed(&[Some(2), None]).unwrap_err(), TableError::NoKey("b".into()));
         assert_eq!(sealed(&[Some(1)]).unwrap_err(), TableError::OwnKey("a".into()));
         let shared = TableError::SharedKey { first: "a".into(), second: "c".into() };
@@ -474,12 +524,42 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_lane_is_as_many_ports_above_and_meets_the_one_of_its_number() {
+        let table = table(&[PeerSpec { lanes: 2, ..with("a", &[], &["192.0.2.1:65534"]) }, peer("b")]);
+        let [a, b] = table.peers() else { unreachable!() };
+        let port = |lane| a.endpoint(lane).map(|endpoint| endpoint.port());
+        assert_eq!([0, 1, 2].map(port), [Some(65534), Some(65535), None]);
+        assert_eq!([0, 1, 2, 3].map(|lane| a.lane_facing(lane)), [0, 1, 0, 1]);
+        assert_eq!((b.lanes, b.lane_facing(3), b.endpoint(0)), (1, 0, None));
+    }
+
+    #[test]
+    fn lanes_are_bounded_by_queues_and_ports() {
+        let lanes = |lanes| refused(&[PeerSpec { lanes, ..with("a", &[], &["192.0.2.1:65534"]) }]);
+        assert!(lanes(257).starts_with("peer a: 257 lanes are too many."));
+        assert_eq!(
+            lanes(3),
+            "peer a: 3 lanes from port 65534 on go beyond port 65535. give a lower port or fewer lanes"
+        );
+    }
+
+    #[test]
+    fn a_lane_that_the_peer_lacks_does_not_speak_to_it() {
+        let mut keys = PeerKeys::new([9; 32].into());
+        keys.keepalive = Some(std::time::Duration::from_secs(25));
+        let spec = PeerSpec { keys: Some(keys), ..with("a", &[], &["192.0.2.1:51820"]) };
+        let table = Table::new(42, 1420, Some(PrivateKey::from([1; 32])), &[spec]).unwrap();
+        let of = |lane| table.keys(lane).map(|(keys, to)| (keys.keepalive.is_some(), to.is_some())).next();
+        assert_eq!([of(0), of(1)], [Some((true, true)), Some((false, false))]);
+    }
+
+    #[test]
     fn the_canonical_form_is_as_documented() {
         let peer = PeerSpec { name: "two".into(), ..with("b", &["10.0.0.2/32"], &["192.0.2.2:6081"]) };
-        assert_eq!(
-            table(&[peer]).canonical(),
-            "overmesh table v1\nnetwork 42 mtu 1420\npeer b\nname two\nmode plain\n\
-             prefix 10.0.0.2/32\nendpoint 192.0.2.2:6081\n"
-        );
+        let one_lane = "overmesh table v1\nnetwork 42 mtu 1420\npeer b\nname two\nmode plain\n\
+                        prefix 10.0.0.2/32\nendpoint 192.0.2.2:6081\n";
+        assert_eq!(table(std::slice::from_ref(&peer)).canonical(), one_lane);
+        let two_lanes = table(&[PeerSpec { lanes: 2, ..peer }]).canonical();
+        assert_eq!(two_lanes, format!("{one_lane}lanes 2\n"));
     }
 }

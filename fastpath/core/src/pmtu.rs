@@ -187,7 +187,9 @@ impl Paths {
             let Some(at) = new.table.index_of(&before.id).filter(|at| !new.table.peer(*at).stock) else {
                 continue;
             };
-            if old.table.mtu() == new.table.mtu() && before.endpoint() == new.table.peer(at).endpoint() {
+            if old.table.mtu() == new.table.mtu()
+                && before.endpoint(new.lane) == new.table.peer(at).endpoint(new.lane)
+            {
                 self.searches.insert(at, search);
                 self.publish(at, new);
             } else {

@@ -27,6 +27,8 @@ use crate::wire::{control, geneve, ip, wireguard};
 pub struct Tunnel {
     /// Who is where.
     pub table: Arc<Table>,
+    /// Which lane of this host it is.
+    pub lane: usize,
     /// What this lane has carried.
     pub counters: Counters,
 }
@@ -134,12 +136,34 @@ impl Tunnel {
     /// A tunnel for `table` that goes on with the counters of the tunnel it replaces.
     #[must_use]
     pub fn new(table: Arc<Table>, previous: Option<&Self>) -> Self {
-        let previous = previous.map(|tunnel| (tunnel.table.as_ref(), &tunnel.counters));
-        let counters = Counters::new(&table, previous);
+        let counters = Counters::new(&table, previous.map(Self::accounts), None);
+        Self::with_counters(table, 0, counters)
+    }
+
+    /// The tunnel of another lane for the same table; this one is the first lane's.
+    #[must_use]
+    pub fn beside(&self, lane: usize, previous: Option<&Self>) -> Self {
+        let table = self.table.clone();
+        let counters = Counters::new(&table, previous.map(Self::accounts), Some(&self.counters));
+        Self::with_counters(table, lane, counters)
+    }
+
+    fn with_counters(table: Arc<Table>, lane: usize, counters: Counters) -> Self {
         for (index, peer) in table.entries() {
             counters.peer(index).path.assume(peer.stock.then(|| table.mtu()));
         }
-        Self { table, counters }
+        Self { table, lane, counters }
+    }
+
+    fn accounts(&self) -> (&Table, &Counters) {
+        (&self.table, &self.counters)
+    }
+
+    /// Which lane of this host carries packets to a peer: this one, if the peer has one of its number.
+    #[must_use]
+    pub fn carrier(&self, peer: PeerIndex) -> usize {
+        // Every peer has lane 0, which need not look.
+        if self.lane == 0 { 0 } else { self.table.peer(peer).lane_facing(self.lane) }
     }
 
     /// Judges a packet that the host wants to send in a plain network.
@@ -207,7 +231,7 @@ impl Tunnel {
     /// Where packets to a peer go now; `None`: nowhere yet.
     #[must_use]
     pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
-        let mapped = self.table.peer(peer).endpoint();
+        let mapped = self.table.peer(peer).endpoint(self.lane);
         match self.table.private_key() {
             // The lane says so a moment after it has taken the table over.
             Some(_) => self.counters.peer(peer).endpoint().or(mapped),
@@ -230,7 +254,8 @@ impl Tunnel {
 
     fn judge_outbound(&self, packet: &[u8]) -> Result<Plain, Dropped> {
         let (peer, protocol) = self.judge_route(packet)?;
-        let endpoint = self.table.peer(peer).endpoint().ok_or(DropReason::NoEndpoint.by(peer))?;
+        let endpoint = self.table.peer(peer).endpoint(self.carrier(peer));
+        let endpoint = endpoint.ok_or(DropReason::NoEndpoint.by(peer))?;
         Ok(Plain { peer, endpoint, header: geneve::emit(self.table.network_number(), protocol) })
     }
 
@@ -557,7 +582,7 @@ mod tests {
                 bytes.fill(counter);
             };
             let mut peers = Peers::new(keys[at].clone(), Box::new(random));
-            peers.install(table.keys(), 1420, SEALED_NOW);
+            peers.install(table.keys(0), 1420, SEALED_NOW);
             (Tunnel::new(Arc::new(table), None), peers)
         };
         let mut hosts = [host(0), host(1)];

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overmesh_io::device::{Device, OpenError};
@@ -26,8 +26,8 @@ pub trait Backend: Send + Sync {
         vec![]
     }
 
-    /// Opens the host's side.
-    fn open_inner(&self, interface: &str) -> Result<Box<dyn Device>, OpenError>;
+    /// Opens the host's side for a lane; the first, 0, is opened first.
+    fn open_inner(&self, interface: &str, lane: usize) -> Result<Box<dyn Device>, OpenError>;
 
     /// Opens the underlay's side; also tells the addresses it listens on.
     fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError>;
@@ -36,7 +36,8 @@ pub trait Backend: Send + Sync {
 /// The kernel's TUN and UDP, which every Linux host has.
 #[derive(Debug, Default)]
 pub struct TunBackend {
-    /// Write inner packets to this file; it begins anew when the interface changes.
+    /// Write inner packets to this file, those of further lanes to `file.1` and so on; they begin anew
+    /// when the interface changes.
     pub capture: Option<PathBuf>,
     /// Spoil what is sent to the underlay.
     pub faults: Option<Faults>,
@@ -57,10 +58,11 @@ impl Backend for TunBackend {
         self.offloads.report()
     }
 
-    fn open_inner(&self, interface: &str) -> Result<Box<dyn Device>, OpenError> {
-        let tun = Tun::open(interface, self.offloads.clone())?;
+    fn open_inner(&self, interface: &str, lane: usize) -> Result<Box<dyn Device>, OpenError> {
+        let tun = Tun::open(interface, lane, self.offloads.clone())?;
         let Some(path) = &self.capture else { return Ok(Box::new(tun)) };
-        let captured = File::create(path).and_then(|file| Captured::new(tun, BufWriter::new(file)));
+        let path = capture_path(path, lane);
+        let captured = File::create(&path).and_then(|file| Captured::new(tun, BufWriter::new(file)));
         let unwritable = |error| OpenError {
             cause: format!("capture file {} cannot be written: {error}", path.display()),
             fix: "choose another with --pcap".into(),
@@ -76,4 +78,12 @@ impl Backend for TunBackend {
             None => Ok((Box::new(udp), listening)),
         }
     }
+}
+
+fn capture_path(path: &Path, lane: usize) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    if lane > 0 {
+        path.push(format!(".{lane}"));
+    }
+    path.into()
 }

@@ -1,15 +1,22 @@
 //! What passes between a lane and the thread that rules it: commands in, events out.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use overmesh_core::tunnel::Tunnel;
 use overmesh_io::device::Device;
-use overmesh_io::poll::Waker;
+use overmesh_io::poll::{Poller, Waker};
 use tokio::sync::oneshot;
 
+use crate::handover::{Inbox, Outbox, handover};
 use crate::probe::Probe;
+
+/// What a lane waits for: commands and packets of other lanes, and packets of its devices.
+pub(crate) const COMMANDS: u32 = 0;
+pub(crate) const INNER: u32 = 1;
+pub(crate) const OUTER: u32 = 2;
 
 /// What the lane tells the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +51,7 @@ pub struct Install {
     /// The devices to go on with; `None` leaves the lane the one it has.
     pub devices: Devices,
     /// Gets what was replaced, once it is out of use.
-    pub done: oneshot::Sender<io::Result<Replaced>>,
+    pub done: oneshot::Sender<Replaced>,
 }
 
 /// Devices handed to the lane or back.
@@ -69,14 +76,40 @@ pub struct Replaced {
 pub struct LaneHandle {
     commands: Sender<Command>,
     waker: Waker,
+    poller: Arc<Poller>,
+    outbox: Outbox,
+}
+
+/// The lane's ends of what its handle holds.
+pub(crate) struct LaneEnds {
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) waker: Waker,
+    pub(crate) poller: Arc<Poller>,
+    pub(crate) inbox: Inbox,
 }
 
 impl LaneHandle {
-    /// A handle, with what its lane needs: the waker to watch and where commands arrive.
-    pub(crate) fn new() -> io::Result<(Self, Waker, Receiver<Command>)> {
-        let waker = Waker::new()?;
+    /// A handle, and what its lane needs.
+    pub(crate) fn new() -> io::Result<(Self, LaneEnds)> {
+        let (waker, poller) = (Waker::new()?, Arc::new(Poller::new()?));
+        poller.watch([waker.as_fd()], COMMANDS)?;
         let (sender, commands) = channel();
-        Ok((Self { commands: sender, waker: waker.clone() }, waker, commands))
+        let (outbox, inbox) = handover(waker.clone());
+        let handle = Self { commands: sender, waker: waker.clone(), poller: poller.clone(), outbox };
+        Ok((handle, LaneEnds { commands, waker, poller, inbox }))
+    }
+
+    /// Has the lane watch devices that it is about to get; it does so until they are closed.
+    pub(crate) fn watch(&self, devices: &Devices) -> io::Result<()> {
+        for (device, token) in [(&devices.inner, INNER), (&devices.outer, OUTER)] {
+            self.poller.watch(device.iter().flat_map(|device| device.descriptors()), token)?;
+        }
+        Ok(())
+    }
+
+    /// Where to give the lane packets.
+    pub(crate) fn outbox(&self) -> Outbox {
+        self.outbox.clone()
     }
 
     /// Tells the lane something; lost if the lane has ended.

@@ -30,6 +30,8 @@ pub struct Config {
     pub network_number: u32,
     /// UDP port; left out: that of the mode.
     pub port: Option<u16>,
+    /// How many lanes; each has the next port.
+    pub lanes: u32,
     /// Where this host's private key is, as `wg genkey` prints it. Left out: the network is plain.
     pub private_key_file: Option<PathBuf>,
     /// What the interface gets, each as `address/length`. None: left to the user.
@@ -64,6 +66,9 @@ pub struct Peer {
     pub suite: SuiteName,
     /// Say something every so many seconds, to keep a NAT open.
     pub keepalive: Option<u64>,
+    /// How many lanes it has.
+    #[serde(default = "one")]
+    pub lanes: u32,
     /// No Overmesh, but a WireGuard or Geneve of another make.
     #[serde(default)]
     pub stock: bool,
@@ -109,6 +114,7 @@ impl Default for Config {
             mtu: 1420,
             network_number: 1,
             port: None,
+            lanes: 1,
             private_key_file: None,
             addresses: vec![],
             path_mtu_raise: Pace::default().raise.as_secs(),
@@ -140,6 +146,7 @@ impl Config {
             mtu: self.mtu,
             network_number: self.network_number,
             port: self.port.unwrap_or(mode_port),
+            lanes: self.lanes,
             private_key,
             peers: self.peers.iter().map(spec).collect::<Result<_, _>>()?,
         })
@@ -168,6 +175,10 @@ impl Config {
     }
 }
 
+fn one() -> u32 {
+    1
+}
+
 fn offloads<'de, D: Deserializer<'de>>(names: D) -> Result<Vec<Offload>, D::Error> {
     Vec::<String>::deserialize(names)?.iter().map(|name| name.parse().map_err(D::Error::custom)).collect()
 }
@@ -179,6 +190,7 @@ fn spec(peer: &Peer) -> Result<PeerSpec, ConfigError> {
         prefixes: peer.prefixes.clone(),
         endpoints: peer.endpoints.clone(),
         keys: peer.public_key.as_deref().map(|key| keys(peer, key)).transpose()?,
+        lanes: peer.lanes,
         stock: peer.stock,
     })
 }
@@ -296,6 +308,16 @@ mod tests {
     fn a_contradiction_is_refused_before_anything_is_opened() {
         let error = read("network_number = 0").unwrap_err();
         assert_eq!(error, "hosts.toml: network number 0 is no VNI. give one from 1 to 16777215");
+    }
+
+    #[test]
+    fn lanes_are_one_unless_said_and_have_to_fit_the_ports() {
+        let text = "lanes = 2\n[[peer]]\nname = 'two'\nprefixes = []\nlanes = 4\n[[peer]]\nname = 'three'\nprefixes = []";
+        let desired = read(text).unwrap().desired().unwrap();
+        assert_eq!((desired.lanes, desired.peers[0].lanes, desired.peers[1].lanes), (2, 4, 1));
+        assert_eq!(read("").unwrap().lanes, 1);
+        let error = read("port = 65535\nlanes = 2").unwrap_err();
+        assert!(error.starts_with("hosts.toml: this host: 2 lanes from port 65535 on go beyond"), "{error}");
     }
 
     #[test]

@@ -113,6 +113,7 @@ fn desired(request: ApplyRequest) -> Result<Desired, Status> {
         mtu: request.mtu,
         network_number: request.network_number,
         port,
+        lanes: request.lanes,
         private_key: private_key.map(PrivateKey::from),
         peers: request.peers.into_iter().map(peer).collect::<Result<_, _>>()?,
     })
@@ -127,8 +128,8 @@ fn peer(peer: Peer) -> Result<PeerSpec, Status> {
             return Err(Status::invalid_argument(cause));
         }
     };
-    let Peer { id, name, prefixes, endpoints, stock, .. } = peer;
-    Ok(PeerSpec { id, name, prefixes, endpoints, keys, stock })
+    let Peer { id, name, prefixes, endpoints, lanes, stock, .. } = peer;
+    Ok(PeerSpec { id, name, prefixes, endpoints, keys, lanes, stock })
 }
 
 fn peer_keys(peer: &Peer) -> Result<PeerKeys, Status> {
@@ -167,6 +168,7 @@ fn status(error: &EngineError) -> Status {
         EngineError::Device(_)
         | EngineError::Host(_)
         | EngineError::Stopped
+        | EngineError::PortsOverlap { .. }
         | EngineError::NotApplied
         | EngineError::NoEndpoint(_) => Status::failed_precondition(message),
     }

@@ -1,14 +1,11 @@
-//! Makes what is asked for so: opens devices, builds the table, runs the lane.
+//! Makes what is asked for so: builds the table, has the lanes go by it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use overmesh_core::noise::PrivateKey;
-use overmesh_core::peers::{PeerSpec, Table, TableError};
+use overmesh_core::peers::{PeerSpec, Table, TableError, check_lanes};
 use overmesh_core::pmtu::Pace;
-use overmesh_core::tunnel::Tunnel;
 use overmesh_core::wire::control;
 use overmesh_io::device::OpenError;
 use thiserror::Error;
@@ -16,9 +13,9 @@ use tokio::sync::{broadcast, oneshot};
 use tracing::info;
 
 use crate::backend::Backend;
-use crate::command::{Command, Devices, Event, Install, LaneHandle};
-use crate::lane;
+use crate::command::{Command, Event};
 use crate::probe::Probe;
+use crate::running::{Running, Site};
 
 /// Events kept for a reader that lags behind; older ones are lost to it.
 const EVENTS: usize = 4096;
@@ -34,8 +31,10 @@ pub struct Desired {
     pub mtu: u32,
     /// VNI.
     pub network_number: u32,
-    /// UDP port on every underlay address.
+    /// UDP port of the first lane, on every underlay address.
     pub port: u16,
+    /// How many lanes; lane i has its own TUN queue, and listens i ports above the first. 0: one.
+    pub lanes: u32,
     /// This host's private key: the network is sealed. `None`: it is plain.
     pub private_key: Option<PrivateKey>,
     /// All peers.
@@ -45,6 +44,7 @@ pub struct Desired {
 impl Desired {
     /// The table of what is asked for, checked.
     pub fn table(&self) -> Result<Table, TableError> {
+        check_lanes("this host", self.lanes, [self.port])?;
         Table::new(self.network_number, self.mtu, self.private_key.clone(), &self.peers)
     }
 }
@@ -70,9 +70,21 @@ pub enum EngineError {
     /// The kernel refused a thread, a descriptor or random bytes.
     #[error("the host refused a resource: {0}. check the limits of this process with `prlimit`")]
     Host(#[from] std::io::Error),
-    /// The lane has ended, because a device was lost.
-    #[error("the lane has stopped. restart the fastpath")]
+    /// A lane has ended, because a device was lost.
+    #[error("a lane has stopped. restart the fastpath")]
     Stopped,
+    /// The ports asked for are partly those in use.
+    #[error(
+        "{lanes} lanes from port {port} on would need ports that lanes from port {current} on still have. choose a port farther off, or restart the fastpath"
+    )]
+    PortsOverlap {
+        /// Asked for.
+        port: u16,
+        /// Asked for.
+        lanes: usize,
+        /// The first of those in use.
+        current: u16,
+    },
     /// A probe before the first apply.
     #[error("nothing is applied yet. apply first")]
     NotApplied,
@@ -94,19 +106,7 @@ pub struct Engine {
     clock: Instant,
     pace: Pace,
     events: broadcast::Sender<Event>,
-    running: Option<Running>,
-}
-
-/// What is applied, and the lane that carries it out.
-pub(crate) struct Running {
-    pub(crate) revision: u64,
-    pub(crate) interface: String,
-    pub(crate) port: u16,
-    pub(crate) listening: Vec<SocketAddr>,
-    pub(crate) digest: [u8; 32],
-    pub(crate) tunnel: Arc<Tunnel>,
-    lane: LaneHandle,
-    thread: JoinHandle<()>,
+    running: Running,
 }
 
 /// An echo on its way.
@@ -121,8 +121,13 @@ impl Engine {
     /// An engine that has opened nothing yet.
     #[must_use]
     pub fn new(backend: Box<dyn Backend>) -> Self {
-        let (clock, pace) = (Instant::now(), Pace::default());
-        Self { backend, clock, pace, events: broadcast::Sender::new(EVENTS), running: None }
+        Self {
+            backend,
+            clock: Instant::now(),
+            pace: Pace::default(),
+            events: broadcast::Sender::new(EVENTS),
+            running: Running::default(),
+        }
     }
 
     /// The same, trying settled paths again at this pace.
@@ -135,15 +140,10 @@ impl Engine {
     pub async fn apply(&mut self, desired: &Desired) -> Result<Applied, EngineError> {
         let table = desired.table()?;
         let peers = table.peers().len();
-        let changed = match &mut self.running {
-            None => {
-                self.running = Some(self.start(desired, table)?);
-                true
-            }
-            Some(running) => running.change(&*self.backend, desired, table).await?,
-        };
+        let site = Site { backend: &*self.backend, clock: self.clock, pace: self.pace, events: &self.events };
+        let changed = self.running.change(&site, desired, table).await?;
         if changed {
-            info!(revision = desired.revision, peers, "applied");
+            info!(revision = desired.revision, peers, lanes = desired.lanes.max(1), "applied");
         }
         Ok(Applied { peers, changed })
     }
@@ -153,23 +153,19 @@ impl Engine {
         if size > control::MAX_SIZE {
             return Err(EngineError::ProbeTooBig(size));
         }
-        let running = self.running.as_ref().ok_or(EngineError::NotApplied)?;
-        let table = &running.tunnel.table;
-        let index = table.index_of(peer).ok_or_else(|| EngineError::UnknownPeer(peer.into()))?;
-        let endpoint = running.tunnel.endpoint(index).ok_or_else(|| EngineError::NoEndpoint(peer.into()))?;
+        let running = self.running().ok_or(EngineError::NotApplied)?;
+        let tunnel = running.first();
+        let index = tunnel.table.index_of(peer).ok_or_else(|| EngineError::UnknownPeer(peer.into()))?;
+        let endpoint = tunnel.endpoint(index).ok_or_else(|| EngineError::NoEndpoint(peer.into()))?;
         let token = getrandom::u64().map_err(std::io::Error::from)?;
         let (answered, answer) = oneshot::channel();
-        running.lane.tell(Command::Probe(Probe { peer: peer.into(), endpoint, size, token, answered }));
+        running.tell_first(Command::Probe(Probe { peer: peer.into(), endpoint, size, token, answered }));
         Ok(Echo { endpoint, answer })
     }
 
-    /// Ends the lane and closes its devices.
+    /// Ends the lanes and closes their devices.
     pub fn stop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.lane.tell(Command::Stop);
-            // A lane that panicked has printed why; there is nothing left to stop.
-            let _ = running.thread.join();
-        }
+        self.running = Running::default();
     }
 
     /// What happens from now on.
@@ -186,7 +182,7 @@ impl Engine {
     /// Revision of what is applied, 0 before the first apply.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.running.as_ref().map_or(0, |running| running.revision)
+        self.running.revision
     }
 
     /// Time since the engine was made.
@@ -200,67 +196,6 @@ impl Engine {
     }
 
     pub(crate) fn running(&self) -> Option<&Running> {
-        self.running.as_ref()
-    }
-
-    fn start(&self, desired: &Desired, table: Table) -> Result<Running, EngineError> {
-        let inner = self.backend.open_inner(&desired.interface)?;
-        let (outer, listening) = self.backend.open_outer(desired.port)?;
-        let digest = table.digest();
-        let tunnel = Arc::new(Tunnel::new(Arc::new(table), None));
-        let (lane, thread) =
-            lane::spawn(inner, outer, tunnel.clone(), self.clock, self.pace, self.events.clone())?;
-        Ok(Running {
-            revision: desired.revision,
-            interface: desired.interface.clone(),
-            port: desired.port,
-            listening,
-            digest,
-            tunnel,
-            lane,
-            thread,
-        })
-    }
-}
-
-impl Running {
-    /// Makes `desired` so; false if all of it already was.
-    async fn change(
-        &mut self,
-        backend: &dyn Backend,
-        desired: &Desired,
-        table: Table,
-    ) -> Result<bool, EngineError> {
-        let (digest, mut listening, mut devices) = (table.digest(), None, Devices::default());
-        if desired.interface != self.interface {
-            devices.inner = Some(backend.open_inner(&desired.interface)?);
-        }
-        if desired.port != self.port {
-            let (outer, addresses) = backend.open_outer(desired.port)?;
-            devices.outer = Some(outer);
-            listening = Some(addresses);
-        }
-        let changed = digest != self.digest || devices.inner.is_some() || devices.outer.is_some();
-        if changed {
-            self.install(table, devices).await?;
-        }
-        self.revision = desired.revision;
-        self.interface.clone_from(&desired.interface);
-        self.port = desired.port;
-        self.digest = digest;
-        if let Some(addresses) = listening {
-            self.listening = addresses;
-        }
-        Ok(changed)
-    }
-
-    /// Returns once the lane goes on with the new; the old is freed here, not on the lane.
-    async fn install(&mut self, table: Table, devices: Devices) -> Result<(), EngineError> {
-        let tunnel = Arc::new(Tunnel::new(Arc::new(table), Some(&self.tunnel)));
-        let (done, replaced) = oneshot::channel();
-        self.lane.tell(Command::Install(Install { tunnel: tunnel.clone(), devices, done }));
-        replaced.await.map_err(|_| EngineError::Stopped)??;
-        self.tunnel = tunnel;
-        Ok(())
+        Some(&self.running).filter(|running| running.has_begun())
     }
 }

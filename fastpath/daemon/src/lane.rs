@@ -1,4 +1,5 @@
-//! The loop that carries packets: read a batch, carry it to the end, flush. One thread, no queue.
+//! The loop that carries packets: read a batch, carry it to the end, flush. One thread, no queue, nothing shared with
+//! other lanes but the table; a packet that another lane must carry goes there by `handover.rs`.
 //!
 //! ```text
 //! outbound   host ─ inner.recv ─ cut ─ tunnel.outbound ─ gather, seal ─ outer.send ─ underlay
@@ -16,7 +17,6 @@ mod outbound;
 mod replies;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::{Builder, JoinHandle};
@@ -30,9 +30,10 @@ use overmesh_io::device::{Batch, Device};
 use overmesh_io::poll::{Poller, Waker};
 use tokio::sync::broadcast;
 
-use crate::command::{Command, Event, LaneHandle};
+use crate::command::{COMMANDS, Command, Event, INNER, LaneEnds, LaneHandle, OUTER};
 use crate::deliver::Deliveries;
 use crate::gather::Runs;
+use crate::handover::{Inbox, Lower};
 use crate::probe::Probes;
 use replies::Replies;
 
@@ -42,30 +43,26 @@ const BATCH: usize = 64;
 /// Bytes after which a turn reads no more, for the same reason: super-packets are long.
 const BUDGET: usize = 256 << 10;
 
-const COMMANDS: u32 = 0;
-const INNER: u32 = 1;
-const OUTER: u32 = 2;
-
-/// Starts a lane on a thread of its own.
+/// Starts a lane on a thread of its own; which one it is, `tunnel` says.
 ///
-/// `clock` is the zero of the times at which peers are heard; `pace`, how often settled paths are tried
-/// again.
-pub fn spawn(
+/// `lower` are all lanes below it; they must outlive it. `clock` is the zero of the times at which
+/// peers are heard; `pace`, how often settled paths are tried again.
+pub fn spawn<'a>(
     inner: Box<dyn Device>,
     outer: Box<dyn Device>,
     tunnel: Arc<Tunnel>,
+    lower: impl Iterator<Item = &'a LaneHandle>,
     clock: Instant,
     pace: Pace,
     events: broadcast::Sender<Event>,
 ) -> io::Result<(LaneHandle, JoinHandle<()>)> {
-    let (handle, waker, commands) = LaneHandle::new()?;
-    let poller = Poller::new()?;
-    poller.watch([waker.as_fd()], COMMANDS)?;
+    let (handle, LaneEnds { commands, waker, poller, inbox }) = LaneHandle::new()?;
     poller.watch(inner.descriptors(), INNER)?;
     poller.watch(outer.descriptors(), OUTER)?;
+    let name = format!("lane-{}", tunnel.lane);
     let lane = Lane {
         received: new_batch(&*inner, &*outer),
-        sealed: new_sealed(&tunnel.table, now_on(clock)),
+        sealed: new_sealed(&tunnel.table, tunnel.lane, now_on(clock)),
         inner,
         outer,
         tunnel,
@@ -73,6 +70,8 @@ pub fn spawn(
         deliveries: Deliveries::new(),
         replies: Replies::new(),
         probes: Probes::default(),
+        lower: Lower::new(lower.map(LaneHandle::outbox)),
+        inbox,
         paths: Paths::new(pace, Box::new(random_u64)),
         notices: Notices::new(),
         poller,
@@ -81,7 +80,7 @@ pub fn spawn(
         events,
         clock,
     };
-    let thread = Builder::new().name("lane-0".into()).spawn(move || lane.run())?;
+    let thread = Builder::new().name(name).spawn(move || lane.run())?;
     Ok((handle, thread))
 }
 
@@ -97,10 +96,14 @@ struct Lane {
     deliveries: Deliveries,
     replies: Replies,
     probes: Probes,
+    /// Lanes that may be given packets.
+    lower: Lower,
+    /// Packets given by higher lanes.
+    inbox: Inbox,
     /// How large packets to each peer may be.
     paths: Paths,
     notices: Notices,
-    poller: Poller,
+    poller: Arc<Poller>,
     waker: Waker,
     commands: Receiver<Command>,
     events: broadcast::Sender<Event>,
@@ -127,8 +130,11 @@ impl Lane {
                 .poller
                 .wait(self.patience())
                 .map_err(|reason| Lost { device: "epoll".into(), reason })?;
-            if ready.has(COMMANDS) && self.obey()?.is_break() {
-                return Ok(());
+            if ready.has(COMMANDS) {
+                if self.obey()?.is_break() {
+                    return Ok(());
+                }
+                self.carry_handed()?;
             }
             if ready.has(OUTER) {
                 self.carry_inbound()?;
@@ -159,9 +165,9 @@ fn new_batch(inner: &dyn Device, outer: &dyn Device) -> Batch {
 }
 
 /// Sessions with nobody yet; `None` in a plain network.
-fn new_sealed(table: &Table, now: Now) -> Option<Peers> {
+fn new_sealed(table: &Table, lane: usize, now: Now) -> Option<Peers> {
     let mut peers = Peers::new(table.private_key()?.clone(), Box::new(random));
-    peers.install(table.keys(), padded_to(table), now);
+    peers.install(table.keys(lane), padded_to(table), now);
     Some(peers)
 }
 

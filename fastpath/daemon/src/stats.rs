@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use overmesh_core::counters::Drops;
+use overmesh_core::counters::{Counter, Drops, PeerCounters};
 use overmesh_core::noise::Suite;
 use overmesh_core::peers::{Peer, PeerIndex};
-use overmesh_core::tunnel::Tunnel;
 use overmesh_io::offloads::Report;
 
-use crate::engine::{Engine, Running};
+use crate::engine::Engine;
 use crate::proto::{self, Mode, Offload, PeerStats, StatsReply};
+use crate::running::Running;
 
 /// The version of this build.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -30,12 +30,13 @@ pub(crate) fn stats(engine: &Engine) -> StatsReply {
         None => itself,
         Some(running) => StatsReply {
             revision: running.revision,
-            listening: running.listening.iter().map(ToString::to_string).collect(),
+            listening: running.listening().map(ToString::to_string).collect(),
             peers: peers(running, engine.uptime()),
-            drops: by_name(&running.tunnel.counters.drops),
-            mtu: running.tunnel.table.mtu(),
+            drops: by_name(running.tunnels.iter().map(|tunnel| &*tunnel.counters.drops)),
+            mtu: running.first().table.mtu(),
             table_digest: running.digest.into(),
-            lanes: 1,
+            lanes: u32::try_from(running.lane_count()).unwrap_or(u32::MAX),
+            handed_over: running.tunnels.iter().map(|tunnel| tunnel.counters.handed_over.read()).sum(),
             ..itself
         },
     }
@@ -47,12 +48,17 @@ pub(crate) fn pid() -> i32 {
 }
 
 fn peers(running: &Running, now: Duration) -> Vec<PeerStats> {
-    let tunnel = &running.tunnel;
-    tunnel.table.entries().map(|(index, peer)| peer_stats(tunnel, index, peer, now)).collect()
+    let entries = running.first().table.entries();
+    entries.map(|(index, peer)| peer_stats(running, index, peer, now)).collect()
 }
 
-fn peer_stats(tunnel: &Tunnel, index: PeerIndex, peer: &Peer, now: Duration) -> PeerStats {
-    let (counters, path) = (tunnel.counters.peer(index), tunnel.path(index));
+/// Of all lanes together; where the peer is, as the first has it.
+fn peer_stats(running: &Running, index: PeerIndex, peer: &Peer, now: Duration) -> PeerStats {
+    let lanes: Vec<_> = running.tunnels.iter().map(|tunnel| tunnel.counters.peer(index)).collect();
+    let sum = |counter: fn(&PeerCounters) -> &Counter| lanes.iter().map(|lane| counter(lane).read()).sum();
+    let latest =
+        |moment: fn(&PeerCounters) -> Option<Duration>| lanes.iter().filter_map(|lane| moment(lane)).max();
+    let path = running.first().path(index);
     let ago = |then: Option<Duration>| then.map_or(-1, |then| millis(now.saturating_sub(then)));
     let (mode, suite) = match peer.keys.as_ref().map(|keys| keys.suite) {
         None => (Mode::Plain, proto::Suite::Unspecified),
@@ -61,16 +67,16 @@ fn peer_stats(tunnel: &Tunnel, index: PeerIndex, peer: &Peer, now: Duration) -> 
     };
     PeerStats {
         id: peer.id.clone(),
-        endpoint: tunnel.endpoint(index).map(|endpoint| endpoint.to_string()).unwrap_or_default(),
-        tx_packets: counters.tx_packets.read(),
-        tx_bytes: counters.tx_bytes.read(),
-        rx_packets: counters.rx_packets.read(),
-        rx_bytes: counters.rx_bytes.read(),
-        last_heard_ms_ago: ago(counters.last_heard()),
-        drops: by_name(&counters.drops),
+        endpoint: running.first().endpoint(index).map(|endpoint| endpoint.to_string()).unwrap_or_default(),
+        tx_packets: sum(|lane| &lane.tx_packets),
+        tx_bytes: sum(|lane| &lane.tx_bytes),
+        rx_packets: sum(|lane| &lane.rx_packets),
+        rx_bytes: sum(|lane| &lane.rx_bytes),
+        last_heard_ms_ago: ago(latest(PeerCounters::last_heard)),
+        drops: by_name(lanes.iter().map(|lane| &lane.drops)),
         mode: mode.into(),
         suite: suite.into(),
-        last_handshake_ms_ago: ago(counters.last_connected()),
+        last_handshake_ms_ago: ago(latest(PeerCounters::last_connected)),
         path_mtu: path.sure.into(),
         path_mtu_probed: path.probed,
     }
@@ -81,8 +87,12 @@ fn offload(report: Report) -> Offload {
     Offload { name: offload.name().into(), on, reason, failures }
 }
 
-fn by_name(drops: &Drops) -> BTreeMap<String, u64> {
-    drops.occurred().map(|(reason, count)| (reason.name().into(), count)).collect()
+fn by_name<'a>(lanes: impl Iterator<Item = &'a Drops>) -> BTreeMap<String, u64> {
+    let mut drops = BTreeMap::new();
+    for (reason, count) in lanes.flat_map(Drops::occurred) {
+        *drops.entry(reason.name().into()).or_default() += count;
+    }
+    drops
 }
 
 fn millis(time: Duration) -> i64 {

@@ -5,12 +5,12 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
+use std::{io, iter};
 
 use overmesh_core::noise::{Now, Output, PeerKeys, Peers, PrivateKey, Suite, message_len};
 use overmesh_core::offload::cut::Cut;
@@ -155,7 +155,8 @@ fn run(
 ) -> u64 {
     let tunnel = Arc::new(Tunnel::new(Arc::new(table), None));
     let events = broadcast::Sender::new(16);
-    let (lane, thread) = lane::spawn(inner, outer, tunnel, Instant::now(), Pace::default(), events).unwrap();
+    let (lane, thread) =
+        lane::spawn(inner, outer, tunnel, iter::empty(), Instant::now(), Pace::default(), events).unwrap();
     let allocations = allocations.recv_timeout(PATIENCE).unwrap();
     lane.tell(Command::Stop);
     thread.join().unwrap();

@@ -134,6 +134,33 @@ async fn traffic_shows_in_the_statistics_and_survives_a_new_table() {
 }
 
 #[tokio::test]
+async fn statistics_are_of_all_lanes_and_forget_none_that_was() {
+    let mut a = host(A, B).await;
+    // b has two lanes: what the third is given, the first carries.
+    let b = Peer { lanes: 2, ..peer("b", "10.77.0.2/32", B) };
+    let with_lanes = |lanes| ApplyRequest { lanes, ..apply(1, std::slice::from_ref(&b)) };
+    a.client.apply(with_lanes(3)).await.unwrap();
+    let stats = a.stats().await;
+    let [first, second, third] = &stats.listening[..] else { panic!("{:?}", stats.listening) };
+    assert_eq!([first, second, third], [A, "192.0.2.1:6082", "192.0.2.1:6083"]);
+
+    let mut underlay = [(); 3].map(|()| a.memory.underlay());
+    let mut queues = [0, 1, 2].map(|lane| a.memory.queue(lane));
+    for (queue, carrier) in queues.iter_mut().zip([0, 1, 0]) {
+        send(queue, &ip::emit([10, 77, 0, 1].into(), [10, 77, 0, 9].into(), &[]));
+        send(queue, &ip::emit([10, 77, 0, 1].into(), [10, 77, 0, 2].into(), &[0; 80]));
+        receive(&mut underlay[carrier], 1);
+    }
+    for lanes in [3, 1] {
+        a.client.apply(with_lanes(lanes)).await.unwrap();
+        let stats = a.stats().await;
+        assert_eq!((stats.lanes, stats.handed_over), (lanes, 1));
+        assert_eq!((stats.peers[0].tx_packets, stats.peers[0].tx_bytes), (3, 300));
+        assert_eq!(stats.drops, [("no_route".to_string(), 3)].into());
+    }
+}
+
+#[tokio::test]
 async fn a_changed_port_is_reopened_and_the_interface_kept() {
     let mut host = host(A, B).await;
     let peers = [peer("b", "10.77.0.2/32", B)];

@@ -1,5 +1,8 @@
 //! The host's side of the tunnel: a TUN interface, one IP packet a read or write.
 //!
+//! An interface may have several queues, one a [`Tun`]: the kernel chooses one by a flow's hash, then
+//! that to which packets of the flow were written last (`tun_automq_select_queue` of drivers/net/tun.c).
+//!
 //! With offloads a virtio header goes before each packet, and a packet may be a super-packet. See
 //! Documentation/networking/tuntap.rst and `include/uapi/linux/if_tun.h` of the kernel.
 
@@ -11,6 +14,7 @@ use overmesh_core::drops::DropReason;
 use overmesh_core::offload::virtio::{HEADER_LEN, Header, Kind};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read, write};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use rustix::system::uname;
 
 use crate::device::{Batch, Capabilities, Device, OpenError, Packet};
@@ -30,10 +34,12 @@ const CSUM: libc::c_uint = 0x01;
 const TSO: libc::c_uint = 0x02 | 0x04 | 0x08;
 const USO: libc::c_uint = 0x20 | 0x40;
 
-/// An open TUN interface. Closing it removes the interface, unless it was made persistent.
+/// A queue of a TUN interface. Closing the last one removes the interface, unless it was made persistent.
 #[derive(Debug)]
 pub struct Tun {
     file: OwnedFd,
+    /// What the first queue holds of the interface as a whole.
+    claim: Option<OwnedFd>,
     /// Bytes of the header before each packet; 0 without.
     prefix: usize,
     offloads: Arc<Offloads>,
@@ -41,26 +47,30 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Attaches to the interface, or makes it if there is none of that name.
+    /// Attaches a queue to the interface; the first, 0, makes the interface if there is none of that
+    /// name, and sets it up.
     ///
-    /// A persistent interface (`ip tuntap add NAME mode tun`) keeps its addresses and routes when
-    /// the process ends.
-    pub fn open(name: &str, offloads: Arc<Offloads>) -> Result<Self, OpenError> {
+    /// A persistent interface (`ip tuntap add NAME mode tun multi_queue`) keeps its addresses and
+    /// routes when the process ends. Without `multi_queue` it serves as well, with one queue.
+    pub fn open(name: &str, queue: usize, offloads: Arc<Offloads>) -> Result<Self, OpenError> {
         check_name(name)?;
+        let is_first = queue == 0;
+        let claim = is_first.then(|| claim(name)).transpose().map_err(|error| open_error(name, error))?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = open(CLONE_DEVICE, flags, Mode::empty()).map_err(|error| open_error(name, error))?;
         let headers = offloads.is_wanted(Offload::Tso) || offloads.is_wanted(Offload::Uso);
-        attach(&file, name, headers).map_err(|error| open_error(name, error))?;
-        if headers {
-            set_header_len(&file).map_err(|error| open_error(name, error))?;
+        if is_first {
+            attach_first(&file, name, headers).map_err(|error| open_error(name, error))?;
+            negotiate(&file, &offloads);
+        } else {
+            attach(&file, name, headers, true).map_err(|error| further_error(name, error))?;
         }
-        negotiate(&file, &offloads);
         let capabilities = Capabilities {
             takes_tcp: offloads.is_on(Offload::Tso),
             takes_udp: offloads.is_on(Offload::Uso),
             ..Capabilities::plain(name, MAX_PACKET)
         };
-        Ok(Self { file, prefix: if headers { HEADER_LEN } else { 0 }, offloads, capabilities })
+        Ok(Self { file, claim, prefix: if headers { HEADER_LEN } else { 0 }, offloads, capabilities })
     }
 
     fn write_packet(&mut self, packet: &mut Packet) -> io::Result<Option<DropReason>> {
@@ -98,7 +108,9 @@ impl Tun {
 impl Drop for Tun {
     /// A persistent interface would go on to give super-packets to who does not expect them.
     fn drop(&mut self) {
-        let _ = set_offloads(&self.file, 0);
+        if self.claim.is_some() {
+            let _ = set_offloads(&self.file, 0);
+        }
     }
 }
 
@@ -164,9 +176,31 @@ fn check_name(name: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Keeps other fastpaths from the interface: the kernel would let them attach queues of their own, and
+/// give them a part of the flows. The name is in the abstract namespace of unix(7), which belongs to a
+/// network namespace as the interface does.
+fn claim(name: &str) -> rustix::io::Result<OwnedFd> {
+    let claimed = SocketAddrUnix::new_abstract_name(format!("overmesh-fastpath/{name}").as_bytes())?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &claimed).map_err(|error| if error == Errno::ADDRINUSE { Errno::BUSY } else { error })?;
+    Ok(socket)
+}
+
+/// An interface that was made with a single queue takes only who asks for that.
+fn attach_first(file: &OwnedFd, name: &str, headers: bool) -> rustix::io::Result<()> {
+    match attach(file, name, headers, true) {
+        Err(Errno::INVAL) => attach(file, name, headers, false)?,
+        outcome => outcome?,
+    }
+    if headers { set_header_len(file) } else { Ok(()) }
+}
+
 /// Works on an interface that exists, too: whether there are headers is for who attaches to say.
-fn attach(file: &OwnedFd, name: &str, headers: bool) -> rustix::io::Result<()> {
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | if headers { libc::IFF_VNET_HDR } else { 0 };
+fn attach(file: &OwnedFd, name: &str, headers: bool, multi_queue: bool) -> rustix::io::Result<()> {
+    let flags = libc::IFF_TUN
+        | libc::IFF_NO_PI
+        | if headers { libc::IFF_VNET_HDR } else { 0 }
+        | if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru {
@@ -243,7 +277,7 @@ fn open_error(name: &str, error: Errno) -> OpenError {
             "stop that process, or choose another interface name",
         ),
         Errno::INVAL => OpenError::new(
-            format!("interface {name} exists and is not a single-queue TUN interface"),
+            format!("interface {name} exists and is not a TUN interface"),
             format!("remove it with `ip link delete {name}`, or choose another name"),
         ),
         error => OpenError::new(
@@ -253,6 +287,17 @@ fn open_error(name: &str, error: Errno) -> OpenError {
     }
 }
 
+/// As [`open_error`], for a queue that is not the first.
+fn further_error(name: &str, error: Errno) -> OpenError {
+    if error != Errno::INVAL {
+        return open_error(name, error);
+    }
+    OpenError::new(
+        format!("interface {name} has a single queue, and every lane needs its own"),
+        format!("ask for one lane, or remove it with `ip link delete {name}`: it is made anew with several"),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,7 +305,7 @@ mod tests {
     #[test]
     fn unusable_names_are_refused_before_the_kernel_sees_them() {
         for name in ["", "sixteen-letters-", "om%d", "a/b", "a b", ".."] {
-            let error = Tun::open(name, Arc::default()).unwrap_err();
+            let error = Tun::open(name, 0, Arc::default()).unwrap_err();
             assert!(error.cause.contains("interface name"), "{error}");
         }
     }
@@ -275,8 +320,9 @@ mod tests {
     #[test]
     fn every_open_error_names_cause_and_fix() {
         for error in [Errno::NOENT, Errno::PERM, Errno::BUSY, Errno::INVAL, Errno::IO] {
-            let error = open_error("om0", error);
-            assert!(!error.cause.is_empty() && !error.fix.is_empty());
+            for error in [open_error("om0", error), further_error("om0", error)] {
+                assert!(!error.cause.is_empty() && !error.fix.is_empty());
+            }
         }
     }
 }

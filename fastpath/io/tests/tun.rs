@@ -50,7 +50,7 @@ fn what_the_host_sends_can_be_read() {
     if !isolated("what_the_host_sends_can_be_read") {
         return;
     }
-    let mut tun = Tun::open("om-test", Arc::default()).unwrap();
+    let mut tun = Tun::open("om-test", 0, Arc::default()).unwrap();
     run("ip address add 10.99.0.1/24 dev om-test");
     run("ip link set om-test up");
     let socket = UdpSocket::bind("10.99.0.1:0").unwrap();
@@ -98,7 +98,7 @@ fn super_packets_come_whole_and_are_taken_back() {
         return;
     }
     let offloads = Arc::new(Offloads::default());
-    let mut tun = Tun::open("om-test", offloads.clone()).unwrap();
+    let mut tun = Tun::open("om-test", 0, offloads.clone()).unwrap();
     if !offloads.is_on(Offload::Uso) {
         println!("skipped super_packets_come_whole_and_are_taken_back: needs Linux 6.8.5");
         return;
@@ -131,7 +131,7 @@ fn what_is_switched_off_does_not_come() {
         return;
     }
     for unwanted in [&[Offload::Uso][..], &[Offload::Tso, Offload::Uso]] {
-        let mut tun = Tun::open("om-test", Arc::new(Offloads::without(unwanted))).unwrap();
+        let mut tun = Tun::open("om-test", 0, Arc::new(Offloads::without(unwanted))).unwrap();
         run("ip address replace 10.99.0.1/24 dev om-test");
         run("ip link set om-test up");
         let socket = UdpSocket::bind("10.99.0.1:0").unwrap();
@@ -147,7 +147,7 @@ fn a_super_packet_that_the_kernel_refuses_is_not_offered_again() {
         return;
     }
     let offloads = Arc::new(Offloads::default());
-    let mut tun = Tun::open("om-test", offloads.clone()).unwrap();
+    let mut tun = Tun::open("om-test", 0, offloads.clone()).unwrap();
     run("ip link set om-test up");
     let mut batch = batch_to_host();
     let beyond = Some(Partial { start: 60_000, offset: 0 });
@@ -163,11 +163,72 @@ fn an_interface_in_use_or_of_another_kind_is_an_error_with_a_fix() {
     if !isolated("an_interface_in_use_or_of_another_kind_is_an_error_with_a_fix") {
         return;
     }
-    let _first = Tun::open("om-test", Arc::default()).unwrap();
-    let error = Tun::open("om-test", Arc::default()).unwrap_err();
+    let _first = Tun::open("om-test", 0, Arc::default()).unwrap();
+    let error = Tun::open("om-test", 0, Arc::default()).unwrap_err();
     assert_eq!(error.cause, "interface om-test is in use by another process");
-    let error = Tun::open("lo", Arc::default()).unwrap_err();
+    let error = Tun::open("lo", 0, Arc::default()).unwrap_err();
     assert!(error.cause.starts_with("interface lo exists and is not"), "{error}");
+}
+
+/// A datagram of the peer, 10.99.0.2 port 9, to a port of the host.
+fn datagram_to_host(port: u16) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    let udp = [0, 9, high, low, 0, 8, 0, 0];
+    let mut packet = ip::emit([10, 99, 0, 2].into(), [10, 99, 0, 1].into(), &udp);
+    packet[9] = 17;
+    let sum: u32 = packet[..20].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let checksum = !(u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap());
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
+#[test]
+fn what_the_host_answers_comes_from_the_queue_that_was_written_to() {
+    if !isolated("what_the_host_answers_comes_from_the_queue_that_was_written_to") {
+        return;
+    }
+    let mut queues = [0, 1].map(|queue| Tun::open("om-test", queue, Arc::default()).unwrap());
+    run("ip address add 10.99.0.1/24 dev om-test");
+    run("ip link set om-test up");
+    // Whatever queue the kernel would choose by itself, each is the other one once.
+    for queue in [0, 1, 0] {
+        let socket = UdpSocket::bind("10.99.0.1:0").unwrap();
+        let mut batch = Batch::new(64, 65_535);
+        batch.push(&datagram_to_host(socket.local_addr().unwrap().port())).unwrap();
+        queues[queue].send(&mut batch).unwrap();
+        assert_eq!(socket.recv_from(&mut [0; 64]).unwrap().1.to_string(), "10.99.0.2:9");
+        socket.send_to(b"answer", "10.99.0.2:9").unwrap();
+        assert!(next_to_peer(&mut queues[queue]).0.ends_with(b"answer"));
+    }
+}
+
+#[test]
+fn a_queue_that_is_closed_leaves_the_others_what_they_have() {
+    if !isolated("a_queue_that_is_closed_leaves_the_others_what_they_have") {
+        return;
+    }
+    let offloads = Arc::new(Offloads::default());
+    let mut first = Tun::open("om-test", 0, offloads.clone()).unwrap();
+    let second = Tun::open("om-test", 1, offloads.clone()).unwrap();
+    assert_eq!(second.capabilities(), first.capabilities());
+    drop(second);
+    run("ip address add 10.99.0.1/24 dev om-test");
+    run("ip link set om-test up");
+    if offloads.is_on(Offload::Uso) {
+        send_in_one_piece(&UdpSocket::bind("10.99.0.1:0").unwrap(), "10.99.0.2:9");
+        assert!(next_to_peer(&mut first).1.segments.is_some());
+    }
+}
+
+#[test]
+fn an_interface_with_a_single_queue_serves_one_lane_and_no_more() {
+    if !isolated("an_interface_with_a_single_queue_serves_one_lane_and_no_more") {
+        return;
+    }
+    run("ip tuntap add om-test mode tun");
+    let _first = Tun::open("om-test", 0, Arc::default()).unwrap();
+    let error = Tun::open("om-test", 1, Arc::default()).unwrap_err().to_string();
+    assert!(error.starts_with("interface om-test has a single queue, and every lane"), "{error}");
 }
 
 #[test]
@@ -175,7 +236,7 @@ fn an_interface_that_is_down_refuses_and_a_deleted_one_is_lost() {
     if !isolated("an_interface_that_is_down_refuses_and_a_deleted_one_is_lost") {
         return;
     }
-    let mut tun = Tun::open("om-test", Arc::default()).unwrap();
+    let mut tun = Tun::open("om-test", 0, Arc::default()).unwrap();
     let mut batch = batch_to_host();
     tun.send(&mut batch).unwrap();
     assert_eq!(batch.packets()[0].refused, Some(DropReason::DeviceDown));

@@ -137,6 +137,11 @@ impl Peer {
         self.wake = None;
     }
 
+    /// After it has given up, another packet may try again.
+    pub(super) fn is_expected(&self) -> bool {
+        self.endpoint.is_some() && (self.attempts == 0 || !self.timers.is_armed(Timer::Retransmit))
+    }
+
     #[cfg(test)]
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint

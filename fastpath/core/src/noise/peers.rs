@@ -148,6 +148,13 @@ impl Peers {
         self.states[peer.0].sealer().filter(|_| ready)
     }
 
+    /// Whether there is hope for a session with a peer: it is known where the peer is, and it has not
+    /// left an initiation unanswered.
+    #[must_use]
+    pub fn is_expected(&self, peer: PeerIndex) -> bool {
+        self.states[peer.0].is_expected()
+    }
+
     /// Keeps a copy of a packet until there is a session with its peer.
     ///
     /// # Errors

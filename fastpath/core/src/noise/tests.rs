@@ -192,6 +192,20 @@ fn nobody_answers_for_90_seconds() {
 }
 
 #[test]
+fn a_session_is_expected_until_an_initiation_is_left_unanswered() {
+    let mut world = World::new();
+    let expected = |world: &World| world.hosts[A].peers.is_expected(PEER);
+    world.send(A, b"x");
+    world.lose();
+    assert!(expected(&world));
+    world.pass_with(REKEY_TIMEOUT + REKEY_JITTER, |world| drop(world.lose()));
+    assert!(!expected(&world));
+    world.pass_with(2 * REKEY_ATTEMPT_TIME, |world| drop(world.lose()));
+    assert!(expected(&world), "it has given up: a later packet tries again");
+    assert!(world.reaches(A) && expected(&world));
+}
+
+#[test]
 fn packets_that_wait_are_bounded_and_the_oldest_go() {
     let mut world = World::new();
     let packets = 2 * QUEUE_BYTES / 1024;

@@ -1,14 +1,14 @@
 //! What the lane is told from outside: other tables and devices, echoes to send, to end.
 
+use std::mem;
 use std::ops::ControlFlow;
 use std::sync::mpsc::TryRecvError;
 use std::time::Instant;
-use std::{io, mem};
 
 use overmesh_core::peers::Table;
 use overmesh_core::wire::{control, geneve};
 
-use super::{INNER, Lane, Lost, OUTER, new_batch, new_sealed, now_on, padded_to};
+use super::{Lane, Lost, new_batch, new_sealed, now_on, padded_to};
 use crate::command::{Command, Devices, Install, Replaced};
 use crate::probe::Probe;
 
@@ -27,19 +27,13 @@ impl Lane {
 
     fn install(&mut self, install: Install) {
         let Install { tunnel, devices, done } = install;
-        let replaced = self.replace_devices(devices).map(|devices| {
-            self.paths.install(&self.tunnel, &tunnel);
-            self.replace_sealed(&tunnel.table);
-            Replaced { devices, tunnel: mem::replace(&mut self.tunnel, tunnel) }
-        });
-        let _ = done.send(replaced);
+        let devices = self.replace_devices(devices);
+        self.paths.install(&self.tunnel, &tunnel);
+        self.replace_sealed(&tunnel.table);
+        let _ = done.send(Replaced { devices, tunnel: mem::replace(&mut self.tunnel, tunnel) });
     }
 
-    fn replace_devices(&mut self, devices: Devices) -> io::Result<Devices> {
-        for (device, token) in [(&devices.inner, INNER), (&devices.outer, OUTER)] {
-            let descriptors = device.iter().flat_map(|device| device.descriptors());
-            self.poller.watch(descriptors, token)?;
-        }
+    fn replace_devices(&mut self, devices: Devices) -> Devices {
         let replaced = Devices {
             inner: devices.inner.map(|inner| mem::replace(&mut self.inner, inner)),
             outer: devices.outer.map(|outer| mem::replace(&mut self.outer, outer)),
@@ -47,7 +41,7 @@ impl Lane {
         if replaced.inner.is_some() || replaced.outer.is_some() {
             self.received = new_batch(&*self.inner, &*self.outer);
         }
-        Ok(replaced)
+        replaced
     }
 
     /// Sessions go on if this host's key is the same.
@@ -55,9 +49,9 @@ impl Lane {
         let now = now_on(self.clock);
         match &mut self.sealed {
             Some(peers) if table.private_key() == self.tunnel.table.private_key() => {
-                peers.install(table.keys(), padded_to(table), now);
+                peers.install(table.keys(self.tunnel.lane), padded_to(table), now);
             }
-            sealed => *sealed = new_sealed(table, now),
+            sealed => *sealed = new_sealed(table, self.tunnel.lane, now),
         }
     }
 

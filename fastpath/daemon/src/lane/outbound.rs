@@ -13,15 +13,31 @@ use overmesh_io::device::{Device, Packet};
 use super::{Lane, Lost, lost, now_on};
 use crate::deliver::Deliveries;
 use crate::gather::Runs;
+use crate::handover::Lower;
 
 impl Lane {
     pub(super) fn carry_outbound(&mut self) -> Result<(), Lost> {
-        let Self { inner, outer, tunnel, sealed, received, runs, paths, notices, deliveries, .. } = self;
+        let Self { inner, received, .. } = self;
         received.clear();
         inner.recv(received).map_err(lost(&**inner))?;
+        self.send_received()
+    }
+
+    /// Carries what other lanes gave: as much as fits a turn.
+    pub(super) fn carry_handed(&mut self) -> Result<(), Lost> {
+        self.received.clear();
+        if !self.inbox.drain(&mut self.received) {
+            self.waker.wake();
+        }
+        self.send_received()
+    }
+
+    fn send_received(&mut self) -> Result<(), Lost> {
+        let Self { inner, outer, tunnel, sealed, received, runs, lower, paths, notices, deliveries, .. } =
+            self;
         let now = now_on(self.clock);
         let mut departures =
-            Departures { outer: &mut **outer, tunnel, runs, paths, notices, returned: vec![], now };
+            Departures { outer: &mut **outer, tunnel, runs, lower, paths, notices, returned: vec![], now };
         for packet in received.packets() {
             let added = match sealed {
                 Some(peers) => departures.add_sealed(packet, peers),
@@ -30,6 +46,7 @@ impl Lane {
             added.map_err(lost(departures.outer))?;
         }
         let returned = departures.returned;
+        lower.wake();
         runs.flush(&mut **outer, tunnel).map_err(lost(&**outer))?;
         give_back(&returned, deliveries, &mut **inner, tunnel).map_err(lost(&**inner))
     }
@@ -40,6 +57,7 @@ struct Departures<'a> {
     outer: &'a mut dyn Device,
     tunnel: &'a Tunnel,
     runs: &'a mut Runs,
+    lower: &'a mut Lower,
     paths: &'a mut Paths,
     notices: &'a mut Notices,
     /// What the host is told of its packets.
@@ -51,6 +69,11 @@ impl Departures<'_> {
     fn add_plain(&mut self, packet: &Packet) -> io::Result<()> {
         let Ok(cut) = self.parse(packet) else { return Ok(()) };
         let Ok(mut plain) = self.tunnel.outbound(cut.packet()) else { return Ok(()) };
+        let carrier = self.tunnel.carrier(plain.peer());
+        if carrier != self.tunnel.lane {
+            self.lower.give(carrier, packet, plain.peer(), self.tunnel);
+            return Ok(());
+        }
         self.watch(plain.peer());
         let Ok(cut) = self.fit(cut, plain.peer()) else { return Ok(()) };
         self.runs.add(&cut, &mut plain, self.outer, self.tunnel)
@@ -59,13 +82,23 @@ impl Departures<'_> {
     fn add_sealed(&mut self, packet: &Packet, peers: &mut Peers) -> io::Result<()> {
         let Ok(cut) = self.parse(packet) else { return Ok(()) };
         let Ok(peer) = self.tunnel.outbound_sealed(cut.packet()) else { return Ok(()) };
+        let carrier = self.tunnel.carrier(peer);
+        if carrier != self.tunnel.lane {
+            self.lower.give(carrier, packet, peer, self.tunnel);
+            return Ok(());
+        }
         let Ok(cut) = self.fit(cut, peer) else { return Ok(()) };
         if let Some(sealer) = peers.sealer(peer, self.now) {
             let mtu = self.tunnel.path(peer).sure;
             self.watch(peer);
             return self.runs.add(&cut, &mut self.tunnel.seal(peer, mtu, sealer), self.outer, self.tunnel);
         }
-        self.wait(&cut, peer, peers);
+        if self.tunnel.lane > 0 && !peers.is_expected(peer) {
+            // The peer's lane of this number has yet to say where it is, or its port is shut.
+            self.lower.give(0, packet, peer, self.tunnel);
+        } else {
+            self.wait(&cut, peer, peers);
+        }
         Ok(())
     }
 

@@ -105,6 +105,9 @@ pub struct StatsReply {
     pub offloads: ::prost::alloc::vec::Vec<Offload>,
     #[prost(uint32, tag = "13")]
     pub lanes: u32,
+    /// packets that one lane gave to another, which the peer has too: the slow way
+    #[prost(uint64, tag = "14")]
+    pub handed_over: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Offload {

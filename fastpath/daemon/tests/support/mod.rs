@@ -1,7 +1,7 @@
 //! A host in memory: an engine whose devices are loopbacks, with the test at their other ends.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,9 +28,11 @@ pub struct Memory {
 
 #[derive(Default)]
 struct Ends {
-    inner: Option<Loopback>,
-    outer: Option<Loopback>,
-    refused: HashSet<String>,
+    /// By lane.
+    inner: HashMap<usize, Loopback>,
+    /// By port.
+    outer: BTreeMap<u16, Loopback>,
+    refused: HashSet<(String, usize)>,
 }
 
 impl Memory {
@@ -42,17 +44,27 @@ impl Memory {
 
     /// From now on this interface cannot be opened.
     pub fn refuse(&self, interface: &str) {
-        self.ends.lock().unwrap().refused.insert(interface.into());
+        self.refuse_queue(interface, 0);
     }
 
-    /// The other end of the inner device opened last.
+    /// From now on a lane cannot have its queue of this interface.
+    pub fn refuse_queue(&self, interface: &str, lane: usize) {
+        self.ends.lock().unwrap().refused.insert((interface.into(), lane));
+    }
+
+    /// The other end of the first lane's inner device opened last.
     pub fn host(&self) -> Loopback {
-        self.ends.lock().unwrap().inner.take().expect("an inner device was opened")
+        self.queue(0)
     }
 
-    /// The other end of the outer port opened last.
+    /// The other end of a lane's inner device opened last.
+    pub fn queue(&self, lane: usize) -> Loopback {
+        self.ends.lock().unwrap().inner.remove(&lane).expect("an inner device was opened")
+    }
+
+    /// The other end of the outer port opened, the lowest first.
     pub fn underlay(&self) -> Loopback {
-        self.ends.lock().unwrap().outer.take().expect("an outer port was opened")
+        self.ends.lock().unwrap().outer.pop_first().expect("an outer port was opened").1
     }
 }
 
@@ -65,22 +77,22 @@ impl Backend for Memory {
         "a test"
     }
 
-    fn open_inner(&self, interface: &str) -> Result<Box<dyn Device>, OpenError> {
+    fn open_inner(&self, interface: &str, lane: usize) -> Result<Box<dyn Device>, OpenError> {
         let mut ends = self.ends.lock().unwrap();
-        if ends.refused.contains(interface) {
+        if ends.refused.contains(&(interface.into(), lane)) {
             return Err(OpenError {
                 cause: format!("{interface} is refused"),
                 fix: "ask for another".into(),
             });
         }
         let (here, there) = pair(self.local, self.remote).unwrap();
-        ends.inner = Some(there);
+        ends.inner.insert(lane, there);
         Ok(Box::new(here))
     }
 
     fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError> {
         let (here, there) = pair(self.local, self.remote).unwrap();
-        self.ends.lock().unwrap().outer = Some(there);
+        self.ends.lock().unwrap().outer.insert(port, there);
         Ok((Box::new(here), vec![SocketAddr::new(self.local.ip(), port)]))
     }
 }
@@ -93,6 +105,7 @@ pub fn desired(peers: &[PeerSpec]) -> Desired {
         mtu: 1420,
         network_number: 42,
         port: 6081,
+        lanes: 1,
         private_key: None,
         peers: peers.to_vec(),
     }
