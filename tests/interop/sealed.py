@@ -1,5 +1,6 @@
 """The ends of a sealed network by hand, on the hosts of a lab: our fastpath, and wireguard-go."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,12 @@ class End:
         """Resident memory of its process in KiB."""
         status = self.host.read(f"/proc/{self.process.pid}/status")
         return int(status.partition("VmRSS:")[2].split()[0])
+
+    @property
+    def processor_time(self) -> float:
+        """Seconds that its process has run, in user mode and in the kernel."""
+        fields = self.host.read(f"/proc/{self.process.pid}/stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """End its process as a crash would."""
