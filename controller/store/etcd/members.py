@@ -23,10 +23,10 @@ from overmesh.controller.store.etcd.failures import (
 )
 from overmesh.controller.store.etcd.target import EtcdTarget
 
-# Seconds. An election takes one or two; a member without quorum says so after seven.
+# Seconds. An election takes one or two, and what was sent meanwhile is never answered.
 CONNECT_TIMEOUT = 2.0
 CALL_TIMEOUT = 2.5
-TXN_TIMEOUT = 5.0
+TXN_TIMEOUT = 3.0
 RETRY_LIMIT = 6.0
 _PAUSE = 0.05
 # A member that knows of no leader refuses at once, instead of letting us wait.
