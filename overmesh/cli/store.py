@@ -1,10 +1,9 @@
 """`meshctl store`: save a controller's store, bring it back, move it to another kind."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,7 +58,7 @@ def export(
             ) from None
         return len(content)
 
-    _say(asyncio.run(work()), f"to {file}", as_json=as_json)
+    _finish(work(), f"to {file}", as_json=as_json)
 
 
 @app.command(
@@ -91,7 +90,7 @@ def import_(
             await backup.fill(opened, content)
         return len(content)
 
-    _say(asyncio.run(work()), f"from {file}", as_json=as_json)
+    _finish(work(), f"from {file}", as_json=as_json)
 
 
 @app.command(
@@ -115,7 +114,7 @@ def migrate(
             await backup.fill(opened, content)
         return len(content)
 
-    _say(asyncio.run(work()), f"to {target}", as_json=as_json)
+    _finish(work(), f"to {target}", as_json=as_json)
 
 
 def _target(store: str | None, state_dir: Path | None, config: Path | None) -> str:
@@ -133,7 +132,11 @@ async def _opened(target: str) -> "AsyncIterator[Store]":
         await store.close()
 
 
-def _say(count: int, where: str, *, as_json: bool) -> None:
+def _finish(work: "Coroutine[Any, Any, int]", where: str, *, as_json: bool) -> None:
+    """Do the work, and say how many keys it was about."""
+    import asyncio
+
+    count = asyncio.run(work)
     if as_json:
         output.show_json({"keys": count})
     else:
