@@ -134,6 +134,14 @@ async def test_what_others_keep_in_etcd_is_not_waited_for(target: str) -> None:
             assert result.revision < later.revision
 
 
+async def test_a_lost_comparison_tells_what_to_wait_for(target: str) -> None:
+    async with closing_both(open_store(target), open_store(target)) as (store, other):
+        theirs = await other.txn([], [Put("/a", b"")])
+        await other.txn([], [Put("/b", b"")])
+        lost = await store.txn([absent("/a"), absent("/c")], [Put("/c", b"")])
+        assert (lost.succeeded, lost.revision) == (False, theirs.revision)
+
+
 @asynccontextmanager
 async def closing_both(one: Store, other: Store) -> AsyncIterator[tuple[Store, Store]]:
     try:
