@@ -162,11 +162,13 @@ def _make_state_dir(config: ControllerConfig) -> None:
 
 async def _root(config: ControllerConfig, store: Store) -> MeshRoot:
     """Return the mesh root, and make sure that this store is its."""
+    if await store.get(keys.IMPORTING):
+        raise StateError("an import into this store has not finished", "run `meshctl store import` again")
     kv = await store.get(keys.ROOT_PIN)
     root = load_or_create(config.state_dir, kv.value if kv else None)
     if kv is None:
         put = Put(keys.ROOT_PIN, root.pin)
-        if not (await store.txn([absent(keys.ROOT_PIN)], [put])).succeeded:
+        if not (await store.txn([absent(keys.ROOT_PIN), absent(keys.IMPORTING)], [put])).succeeded:
             raise StateError("another controller has just started on this store with a root of its own")
     return root
 

@@ -2,6 +2,7 @@
 
 Below /overmesh/v1/:
     root                         pin of the mesh root that signs for this store (32 bytes)
+    importing                    there while the store is being filled; see backup.py
     networks                     changes with every new network: two can't be made at once
     networks/<net>               Signed NetworkRecord
     nodes/<net>/<node id>        Signed NodeRecord
@@ -19,6 +20,7 @@ from overmesh.model import NETWORK_KEY, Address, endpoints_key, node_key
 
 PREFIX = "/overmesh/v1/"
 ROOT_PIN = PREFIX + "root"
+IMPORTING = PREFIX + "importing"
 NETWORKS = PREFIX + "networks"
 TOKENS = PREFIX + "tokens/"
 

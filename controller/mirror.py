@@ -32,6 +32,8 @@ from overmesh.proto.signed import verify
 # etcd's limit is 128 operations and comparisons in a transaction.
 MAX_OPS = 100
 _ATTEMPTS = 32
+# Seconds from a change to its coming back; a watch that has lost its member finds another in five.
+_CATCH_UP = 10.0
 _NOTHING: Mapping[str, KeyValue] = MappingProxyType({})
 
 _log = logging.getLogger("overmesh.controller")
@@ -159,14 +161,25 @@ class Mirror:
         # One at a time: racing against oneself would only cost attempts.
         async with self._changing:
             for _ in range(_ATTEMPTS):
+                planned_at = self.revision
                 change = plan()
                 if change is None:
-                    return TxnResult(succeeded=False, revision=self.revision)
+                    return TxnResult(succeeded=False, revision=planned_at)
                 result = await self._store.txn(change.compares, change.ops)
-                await self.reached(result.revision)
                 if result.succeeded:
+                    await self._caught_up(result.revision)
                     return result
+                # What came in between may be a delete, of which the store can't say when it was.
+                await self._caught_up(max(result.revision, planned_at + 1))
         raise StoreUnavailableError("other controllers kept changing the same thing", "try again")
+
+    async def _caught_up(self, revision: int) -> None:
+        try:
+            async with asyncio.timeout(_CATCH_UP):
+                await self.reached(revision)
+        except TimeoutError:
+            cause = f"the store does not tell its changes: {self.revision} is the last, {revision} has been"
+            raise StoreUnavailableError(cause, "look, then try again") from None
 
     # Following.
 

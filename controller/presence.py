@@ -20,6 +20,7 @@ from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
 
 LEASE_TTL = 30.0
 _PAUSE = 0.2
+_STORE_PAUSE = 2.0
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -76,18 +77,22 @@ class Presence:
         self._wake.set()
 
     async def keep_written(self) -> NoReturn:
-        """Write what changes, until the store is lost.
-
-        Raises:
-            StoreUnavailableError: it is.
-
-        """
+        """Write what changes; when the store can't, say it again later."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._changed:
-                await self._write([self._changed.pop() for _ in range(min(MAX_OPS, len(self._changed)))])
+                batch = [self._changed.pop() for _ in range(min(MAX_OPS, len(self._changed)))]
+                try:
+                    await self._write(batch)
+                except StoreUnavailableError as error:
+                    self._changed |= set(batch)
+                    await self._wait_for_store(error)
             await asyncio.sleep(_PAUSE)
+
+    async def _wait_for_store(self, error: StoreUnavailableError) -> None:
+        _log.warning("presence has to wait", extra={"reason": error.cause})
+        await asyncio.sleep(_STORE_PAUSE)
 
     async def keep_alive(self) -> NoReturn:
         """Renew the lease; after it was lost, say everything again under a new one."""
@@ -98,6 +103,8 @@ class Presence:
                     await self._store.keepalive(self._lease)
                 except LeaseNotFoundError:
                     self._start_again()
+                except StoreUnavailableError as error:
+                    await self._wait_for_store(error)
 
     def _start_again(self) -> None:
         _log.warning("the lease of this controller had ended; presence is written again")

@@ -1,11 +1,13 @@
-"""The store of record: one contract (base.py), one implementation per file, one test suite for all.
+"""The store of record: one contract (base.py), one implementation per folder, one test suite for all.
 
 base.py      the contract: etcd's semantics
 sqlite/      the embedded store: one controller, one file
+etcd/        the shared store: many controllers, one etcd
 feed.py      a watch as its reader sees it
 history.py   keeps the history from growing for ever
 
 open_store("sqlite:/var/lib/overmesh/store.db")
+open_store("etcd://a:2379,b:2379,c:2379/mesh?ca=ca.pem&cert=controller.pem&key=controller.key")
 """
 
 import re
@@ -13,10 +15,13 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from overmesh.controller.store.base import Store
+from overmesh.controller.store.etcd import EtcdStore
 from overmesh.controller.store.sqlite import SqliteStore
 from overmesh.errors import ConfigError
 
-_OPENERS: MappingProxyType[str, Callable[[str], Store]] = MappingProxyType({"sqlite": SqliteStore.open})
+_OPENERS: MappingProxyType[str, Callable[[str], Store]] = MappingProxyType(
+    {"sqlite": SqliteStore.open, "etcd": EtcdStore.open}
+)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):")
 
 

@@ -72,9 +72,25 @@ class Delete:
 Op = Put | Delete
 
 
+def check_ops(ops: Sequence[Op]) -> None:
+    """Raise what `Store.txn` raises for ops that can't be."""
+    keys = [op.key for op in ops]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"a key twice in one transaction: {sorted(keys)}")
+    for op in ops:
+        if not op.key or not op.key.isascii():
+            raise ValueError(f"not a key: {op.key!r}")
+        if isinstance(op, Put) and not isinstance(op.value, bytes):
+            raise TypeError(f"not bytes: the value of {op.key}")
+
+
 @dataclass(frozen=True, slots=True)
 class TxnResult:
-    """succeeded: all comparisons held and the ops are durable. revision: the store's, afterwards."""
+    """What became of a transaction.
+
+    succeeded: all comparisons held and the ops are durable. revision: of the change; when nothing was
+    changed, one that a watch comes to, and as late as that of every compared key that is there.
+    """
 
     succeeded: bool
     revision: int
@@ -146,6 +162,8 @@ class Store(Protocol):
 
         Raises:
             LeaseNotFoundError: a Put names a lease that is gone; nothing was done.
+            StoreUnavailableError: it may or may not have happened, now or in a moment.
+            TypeError: a value that is not bytes.
             ValueError: one key twice, or a key that is empty or not ASCII.
 
         """
@@ -157,8 +175,8 @@ class Store(Protocol):
         from R + 1.
 
         Raises:
-            CompactedError: `start` is no longer kept.
-            StoreUnavailableError: the store was closed or lost.
+            CompactedError: `start` is no longer kept, or a compaction was faster than the reader.
+            StoreUnavailableError: the store was closed or lost; an outage that may end is waited out.
 
         """
 

@@ -16,7 +16,7 @@ async def trim_history(store: Store, keep: int = KEPT_REVISIONS) -> None:
         StoreUnavailableError: try again next time.
 
     """
-    latest = (await store.range("", limit=1)).revision
+    latest = (await store.range("/", limit=1)).revision  # in etcd, all that the controller may read
     if latest <= keep:
         return
     try:

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 
 import typer
 
-from overmesh.cli import agent, controller, join, network, node, peer, ping, status, token, version, wait
+from overmesh.cli import (
+    agent,
+    controller,
+    join,
+    network,
+    node,
+    peer,
+    ping,
+    status,
+    store,
+    token,
+    version,
+    wait,
+)
 from overmesh.errors import OvermeshError, UsageError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -30,6 +43,7 @@ for _name, _module in (
     ("network", network),
     ("agent", agent),
     ("controller", controller),
+    ("store", store),
 ):
     app.add_typer(_module.app, name=_name, no_args_is_help=True, context_settings=_CONTEXT)
 

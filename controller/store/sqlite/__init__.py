@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Self, TypeVar
 
-from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult
+from overmesh.controller.store.base import Compare, KeyValue, Op, RangeResult, TxnResult, check_ops
 from overmesh.controller.store.feed import Feed
 from overmesh.controller.store.sqlite.file import StoreFile, translated
 from overmesh.controller.store.sqlite.ledger import check_happened, check_kept
@@ -73,9 +73,9 @@ class SqliteStore:
         return await self._readers.call(lambda tables: _range(tables, prefix, after, limit, revision))
 
     async def txn(self, compares: Sequence[Compare], ops: Sequence[Op]) -> TxnResult:
-        """See Store.txn. Raises ValueError also for a key that is empty or not ASCII."""
+        """See Store.txn."""
         compares, ops = tuple(compares), tuple(ops)
-        _check(ops)
+        check_ops(ops)
         return await self._writer.call(lambda ledger, now: ledger.txn(compares, ops, now))
 
     def watch(self, prefix: str, start: int) -> Feed:
@@ -160,14 +160,3 @@ def _range(tables: Tables, prefix: str, after: str, limit: int, revision: int) -
         kvs = tables.current(prefix, after, wanted)
     more = bool(limit) and len(kvs) > limit
     return RangeResult(tuple(kvs[:limit] if more else kvs), meta.revision, more)
-
-
-def _check(ops: Sequence[Op]) -> None:
-    keys = [op.key for op in ops]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"a key twice in one transaction: {sorted(keys)}")
-    for op in ops:
-        if not op.key or not op.key.isascii():
-            raise ValueError(f"not a key: {op.key!r}")
-        if isinstance(op, Put) and not isinstance(op.value, bytes):
-            raise TypeError(f"not bytes: the value of {op.key}")

@@ -22,7 +22,8 @@ def test_the_verbs_are_those_of_the_contract() -> None:
     assert sorted(VERBS) == [
         "agent run", "controller run", "join", "leave", "network create", "network list", "node list",
         "node remove", "node show", "peer add", "peer config", "peer remove", "ping", "status",
-        "token create", "token list", "token revoke", "version", "wait",
+        "store export", "store import", "store migrate", "token create", "token list", "token revoke",
+        "version", "wait",
     ]  # fmt: skip
 
 

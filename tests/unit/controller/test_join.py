@@ -372,9 +372,10 @@ async def test_another_controller_takes_the_address_first(lab: Mesh, monkeypatch
 
 async def test_others_keep_getting_in_between(lab: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     token = await lab.token()
+    txn = lab.store.txn
 
     async def never(compares: Any, ops: Any) -> TxnResult:
-        return TxnResult(succeeded=False, revision=lab.mirror.revision)
+        return replace(await txn([], [Put(keys.PREFIX + "between", b"")]), succeeded=False)
 
     monkeypatch.setattr(lab.store, "txn", never)
     with pytest.raises(StoreUnavailableError, match="kept changing"):

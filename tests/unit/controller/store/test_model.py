@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,13 +44,13 @@ ops = st.dictionaries(keys, st.none() | st.tuples(values, NUMBERS), min_size=1, 
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Does the same to both and compares the answers; watches are compared when a store is closed."""
+    """Does the same to both and compares the answers; watches are compared before a store is closed."""
 
     make_backend: Callable[[Path], Backend]
+    runner: asyncio.Runner
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner()
         self.directory = tempfile.TemporaryDirectory()
         self.backend = type(self).make_backend(Path(self.directory.name))
         self.granted = 0
@@ -66,9 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.change(ops)
 
     def teardown(self) -> None:
-        self.run(self.store.close())
-        self.compare_watches()
-        self.runner.close()
+        self.close()
         self.directory.cleanup()
 
     async def opened(self) -> Store:
@@ -96,10 +95,16 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(LeaseNotFoundError):
                 self.run(self.store.txn(checks, changes))
             return
+        before = self.model.revision
         result = self.run(self.store.txn(checks, changes))
         if succeeds:
             self.model.apply(changes)
-        assert (result.succeeded, result.revision) == (succeeds, self.model.revision)
+        assert result.succeeded == succeeds
+        if self.model.revision > before:
+            assert result.revision == self.model.revision
+        else:
+            seen = [self.model.current.get(check.key) for check in checks if not succeeds]
+            assert max((kv.mod_revision for kv in seen if kv), default=0) <= result.revision <= before
 
     @rule(ops=ops)
     def change(self, ops: dict[str, tuple[bytes, int] | None]) -> None:
@@ -188,20 +193,20 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.revoke(lease))
         self.model.revoke(lease)
 
-    @precondition(lambda self: self.model.ttls)
+    @precondition(lambda self: self.model.ttls and self.backend.turns_the_clock)
     @rule(expire=st.booleans())
     def pass_time(self, expire: bool) -> None:
         left = min(self.model.deadlines.values()) - self.model.now
         seconds = left if expire else left // 2
-        self.run(self.backend.pass_time(self.store, seconds))
+        self.run(self.backend.expire(self.store, seconds))
         self.model.pass_time(seconds)
 
     @rule()
     def restart(self) -> None:
-        self.run(self.store.close())
-        self.compare_watches()
+        self.close()
         self.store = self.run(self.opened())
-        self.model.restart()
+        if self.backend.turns_the_clock:
+            self.model.restart()
 
     @invariant()
     def the_present_is_the_same(self) -> None:
@@ -209,11 +214,34 @@ class StoreMachine(RuleBasedStateMachine):
         assert {kv.key: kv for kv in result.kvs} == self.model.current
         assert result.revision == self.model.revision
 
-    def compare_watches(self) -> None:
-        """Check that each watch told all of it, once, in order, and then that the store was closed."""
-        for watch, prefix, start in self.watches:
-            assert self.run(everything(watch)) == self.model.watched(prefix, start)
+    def close(self) -> None:
+        """Check that each watch tells all of it, once, in order, and then that the store was closed."""
+        told = [self.told(*watch) for watch in self.watches]
+        self.run(self.store.close())
+        for (watch, _, _), complete in zip(self.watches, told, strict=True):
+            if complete:
+                assert self.run(everything(watch)) == []
         self.watches.clear()
+
+    def told(self, watch: AsyncIterator[WatchBatch], prefix: str, start: int) -> bool:
+        """Check what a watch tells; return whether it is all, and not cut off by a compaction."""
+        expected = self.model.watched(prefix, start)
+        batches = self.run(taken(watch, len(expected)))
+        assert batches == expected[: len(batches)]
+        if len(batches) < len(expected):
+            assert self.backend.may_be_overtaken
+            assert start < self.model.compacted
+        return len(batches) == len(expected) and not (self.backend.may_be_overtaken and self.model.compacted)
+
+
+async def taken(watch: AsyncIterator[WatchBatch], count: int) -> list[WatchBatch]:
+    """Return so many batches; fewer if a compaction has overtaken the watch."""
+    batches: list[WatchBatch] = []
+    with suppress(CompactedError):
+        async with asyncio.timeout(20):
+            while len(batches) < count:
+                batches.append(await anext(watch))
+    return batches
 
 
 async def everything(watch: AsyncIterator[WatchBatch]) -> list[WatchBatch]:
@@ -226,19 +254,21 @@ async def everything(watch: AsyncIterator[WatchBatch]) -> list[WatchBatch]:
     pytest.fail("a watch ended without a reason")
 
 
-@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
-def test_the_store_does_what_the_model_does(backend: Callable[[Path], Backend]) -> None:
+@pytest.mark.parametrize(("name", "examples"), [("sqlite", 40), ("etcd", 15)])
+def test_the_store_does_what_the_model_does(name: str, examples: int) -> None:
     class Machine(StoreMachine):
-        make_backend = staticmethod(backend)
+        make_backend = staticmethod(BACKENDS[name])
 
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    # One loop for all: gRPC goes on using the first that it has met.
+    with asyncio.Runner() as Machine.runner:
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=40,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

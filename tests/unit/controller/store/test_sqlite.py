@@ -433,6 +433,23 @@ class TestThreads:
             await store.keepalive(lease)
         await store.close()
 
+    async def test_a_restart_gives_a_lease_its_full_time_again(self, path: Path) -> None:
+        now = 0.0
+        store = SqliteStore.open(path, clock=lambda: now)
+        lease = await store.grant(10)
+        await store.txn((), [Put("/a", b"", lease)])
+        now = 9
+        await store.close()
+        store = SqliteStore.open(path, clock=lambda: now)
+        now = 18
+        await store.txn((), ())
+        assert await store.get("/a")
+        now = 19
+        await store.txn((), ())
+        assert await store.get("/a") is None
+        assert await store.grant(10) != lease
+        await store.close()
+
     async def test_a_lease_expires_by_itself(self, path: Path) -> None:
         store = SqliteStore.open(path)
         lease = await store.grant(0.05)
