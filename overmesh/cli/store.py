@@ -48,7 +48,7 @@ def export(
     source = _target(store, state_dir, config)
 
     async def work() -> int:
-        async with _opened(source) as opened:
+        async with _opened(source, reading=True) as opened:
             content = await backup.read(opened)
         try:
             replace_file(file, backup.encode(content))
@@ -108,7 +108,7 @@ def migrate(
     from overmesh.controller import backup
 
     async def work() -> int:
-        async with _opened(source) as opened:
+        async with _opened(source, reading=True) as opened:
             content = await backup.read(opened)
         async with _opened(target) as opened:
             await backup.fill(opened, content)
@@ -122,10 +122,10 @@ def _target(store: str | None, state_dir: Path | None, config: Path | None) -> s
 
 
 @asynccontextmanager
-async def _opened(target: str) -> "AsyncIterator[Store]":
-    from overmesh.controller.store import open_store
+async def _opened(target: str, *, reading: bool = False) -> "AsyncIterator[Store]":
+    from overmesh.controller.store import open_existing, open_store
 
-    store = open_store(target)
+    store = open_existing(target) if reading else open_store(target)
     try:
         yield store
     finally:

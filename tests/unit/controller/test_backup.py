@@ -149,6 +149,20 @@ def test_a_mesh_moves_to_etcd_and_back(joined: str, tmp_path: Path) -> None:
 
 
 def test_nothing_to_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["store", "export", str(tmp_path / "f"), "--store", f"{tmp_path}/none.db"]) == 1
-    assert "no mesh in this store" in capsys.readouterr().err
-    assert not (tmp_path / "f").exists()
+    file, missing = tmp_path / "f", tmp_path / "none.db"
+    assert run(["store", "export", str(file), "--store", str(missing)]) == 1
+    assert f"there is no store {missing}" in capsys.readouterr().err
+    assert not file.exists()
+    assert not missing.exists()
+
+
+def test_a_store_without_a_mesh(tmp_path: Path) -> None:
+    async def exported() -> None:
+        store = open_store(f"{tmp_path}/empty.db")
+        try:
+            with pytest.raises(StateError, match="no mesh in this store"):
+                await backup.read(store)
+        finally:
+            await store.close()
+
+    asyncio.run(exported())
