@@ -174,6 +174,8 @@ class Mirror:
         raise StoreUnavailableError("other controllers kept changing the same thing", "try again")
 
     async def _caught_up(self, revision: int) -> None:
+        if self.revision >= revision:
+            return
         try:
             async with asyncio.timeout(_CATCH_UP):
                 await self.reached(revision)

@@ -48,11 +48,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     make_backend: Callable[[Path], Backend]
     runner: asyncio.Runner
+    directory: Path
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
-        self.backend = type(self).make_backend(Path(self.directory.name))
+        self.backend = type(self).make_backend(Path(tempfile.mkdtemp(dir=self.directory)))
         self.granted = 0
         self.watches: list[tuple[AsyncIterator[WatchBatch], str, int]] = []
 
@@ -68,7 +68,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.close()
-        self.directory.cleanup()
 
     async def opened(self) -> Store:
         return self.backend.open()
@@ -255,8 +254,9 @@ async def everything(watch: AsyncIterator[WatchBatch]) -> list[WatchBatch]:
 
 
 @pytest.mark.parametrize(("name", "examples"), [("sqlite", 40), ("etcd", 15)])
-def test_the_store_does_what_the_model_does(name: str, examples: int) -> None:
+def test_the_store_does_what_the_model_does(name: str, examples: int, tmp_path: Path) -> None:
     class Machine(StoreMachine):
+        directory = tmp_path
         make_backend = staticmethod(BACKENDS[name])
 
     # One loop for all: gRPC goes on using the first that it has met.
