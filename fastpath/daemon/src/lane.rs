@@ -2,7 +2,7 @@
 //! other lanes but the table; a packet that another lane must carry goes there by `handover.rs`.
 //!
 //! ```text
-//! outbound   host ─ inner.recv ─ cut ─ tunnel.outbound ─ gather, seal ─ outer.send ─ underlay
+//! outbound   host ─ inner.recv ─ backlog ─ cut ─ tunnel.outbound ─ gather, seal ─ outer.send ─ underlay
 //! inbound    host ─ inner.send ─ deliver ─ tunnel.inbound ──────── outer.recv ─ underlay
 //! replies    what the fastpath says itself: handshakes, echoes ─── outer.send ─ underlay
 //! ```
@@ -30,6 +30,7 @@ use overmesh_io::device::{Batch, Device};
 use overmesh_io::poll::{Poller, Waker};
 use tokio::sync::broadcast;
 
+use crate::backlog::Backlog;
 use crate::command::{COMMANDS, Command, Event, INNER, LaneEnds, LaneHandle, OUTER};
 use crate::deliver::Deliveries;
 use crate::gather::Runs;
@@ -61,7 +62,8 @@ pub fn spawn<'a>(
     poller.watch(outer.descriptors(), OUTER)?;
     let name = format!("lane-{}", tunnel.lane);
     let lane = Lane {
-        received: new_batch(&*inner, &*outer),
+        backlog: Backlog::new(),
+        received: new_batch(&*outer),
         sealed: new_sealed(&tunnel.table, tunnel.lane, now_on(clock)),
         inner,
         outer,
@@ -90,7 +92,9 @@ struct Lane {
     tunnel: Arc<Tunnel>,
     /// Sessions with the peers, in a sealed network.
     sealed: Option<Peers>,
-    /// What one of the devices gave in this turn.
+    /// What the host has sent.
+    backlog: Backlog,
+    /// What the underlay gave in this turn.
     received: Batch,
     runs: Runs,
     deliveries: Deliveries,
@@ -139,7 +143,7 @@ impl Lane {
             if ready.has(OUTER) {
                 self.carry_inbound()?;
             }
-            if ready.has(INNER) {
+            if ready.has(INNER) || !self.backlog.is_empty() {
                 self.carry_outbound()?;
             }
         }
@@ -147,6 +151,9 @@ impl Lane {
 
     /// How long to wait for packets.
     fn patience(&self) -> Option<Duration> {
+        if !self.backlog.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let sessions = self.sealed.as_ref().and_then(Peers::poll_timeout);
         let due = sessions.into_iter().chain(self.paths.poll_timeout()).min()?;
         Some(due.saturating_sub(self.clock.elapsed()))
@@ -159,9 +166,8 @@ fn now_on(clock: Instant) -> Now {
     Now { time: clock.elapsed(), unix }
 }
 
-fn new_batch(inner: &dyn Device, outer: &dyn Device) -> Batch {
-    let max_packet = inner.capabilities().max_packet.max(outer.capabilities().max_packet);
-    Batch::with_budget(BATCH, max_packet, BUDGET)
+fn new_batch(outer: &dyn Device) -> Batch {
+    Batch::with_budget(BATCH, outer.capabilities().max_packet, BUDGET)
 }
 
 /// Sessions with nobody yet; `None` in a plain network.

@@ -4,6 +4,7 @@
 //! it is asked by [`control`] (the agent's socket) or by [`config`] (a file, by hand).
 
 pub mod backend;
+mod backlog;
 pub mod command;
 pub mod config;
 pub mod control;

@@ -136,8 +136,8 @@ async fn traffic_shows_in_the_statistics_and_survives_a_new_table() {
 #[tokio::test]
 async fn statistics_are_of_all_lanes_and_forget_none_that_was() {
     let mut a = host(A, B).await;
-    // b has two lanes: what the third is given, the first carries.
-    let b = Peer { lanes: 2, ..peer("b", "10.77.0.2/32", B) };
+    // b has two lanes: what the third is given, the first carries. Stock: nothing else is sent to it.
+    let b = Peer { lanes: 2, stock: true, ..peer("b", "10.77.0.2/32", B) };
     let with_lanes = |lanes| ApplyRequest { lanes, ..apply(1, std::slice::from_ref(&b)) };
     a.client.apply(with_lanes(3)).await.unwrap();
     let stats = a.stats().await;

@@ -280,6 +280,20 @@ impl Batch {
         self.bytes = 0;
     }
 
+    /// Keeps the packets that `stays` says of, in their order, and empties the other slots.
+    pub fn retain(&mut self, mut stays: impl FnMut(&Packet) -> bool) {
+        let mut kept = 0;
+        for at in 0..self.filled {
+            if stays(&self.slots[at]) {
+                self.slots.swap(kept, at);
+                kept += 1;
+            }
+        }
+        self.slots[kept..self.filled].iter_mut().for_each(Packet::reset);
+        self.filled = kept;
+        self.bytes = self.packets().iter().map(Packet::len).sum();
+    }
+
     /// Whether no slot holds a packet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -364,6 +378,14 @@ mod tests {
         assert!(batch.push(b"").is_none() && batch.vacant().is_empty());
         batch.clear();
         assert!(batch.push(&[0; 9]).is_some());
+    }
+
+    #[test]
+    fn what_stays_keeps_its_order_and_makes_room_for_others() {
+        let mut batch = batch(&[b"1", b"2", b"3", b"4"]);
+        batch.retain(|packet| packet.bytes() != b"1" && packet.bytes() != b"3");
+        assert!(batch.push(b"5").is_some() && batch.push(b"6").is_some() && batch.push(b"7").is_none());
+        assert_eq!(batch.packets().iter().map(Packet::bytes).collect::<Vec<_>>(), [b"2", b"4", b"5", b"6"]);
     }
 
     #[test]

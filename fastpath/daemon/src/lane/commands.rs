@@ -38,8 +38,8 @@ impl Lane {
             inner: devices.inner.map(|inner| mem::replace(&mut self.inner, inner)),
             outer: devices.outer.map(|outer| mem::replace(&mut self.outer, outer)),
         };
-        if replaced.inner.is_some() || replaced.outer.is_some() {
-            self.received = new_batch(&*self.inner, &*self.outer);
+        if replaced.outer.is_some() {
+            self.received = new_batch(&*self.outer);
         }
         replaced
     }

@@ -17,28 +17,26 @@ use crate::handover::Lower;
 
 impl Lane {
     pub(super) fn carry_outbound(&mut self) -> Result<(), Lost> {
-        let Self { inner, received, .. } = self;
-        received.clear();
-        inner.recv(received).map_err(lost(&**inner))?;
-        self.send_received()
+        let Self { inner, backlog, .. } = self;
+        inner.recv(backlog.room()).map_err(lost(&**inner))?;
+        self.send_due()
     }
 
     /// Carries what other lanes gave: as much as fits a turn.
     pub(super) fn carry_handed(&mut self) -> Result<(), Lost> {
-        self.received.clear();
-        if !self.inbox.drain(&mut self.received) {
+        if !self.inbox.drain(self.backlog.room()) {
             self.waker.wake();
         }
-        self.send_received()
+        self.send_due()
     }
 
-    fn send_received(&mut self) -> Result<(), Lost> {
-        let Self { inner, outer, tunnel, sealed, received, runs, lower, paths, notices, deliveries, .. } =
+    fn send_due(&mut self) -> Result<(), Lost> {
+        let Self { inner, outer, tunnel, sealed, backlog, runs, lower, paths, notices, deliveries, .. } =
             self;
         let now = now_on(self.clock);
         let mut departures =
             Departures { outer: &mut **outer, tunnel, runs, lower, paths, notices, returned: vec![], now };
-        for packet in received.packets() {
+        for packet in backlog.due() {
             let added = match sealed {
                 Some(peers) => departures.add_sealed(packet, peers),
                 None => departures.add_plain(packet),
@@ -46,6 +44,7 @@ impl Lane {
             added.map_err(lost(departures.outer))?;
         }
         let returned = departures.returned;
+        backlog.forget();
         lower.wake();
         runs.flush(&mut **outer, tunnel).map_err(lost(&**outer))?;
         give_back(&returned, deliveries, &mut **inner, tunnel).map_err(lost(&**inner))
