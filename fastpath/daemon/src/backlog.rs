@@ -7,8 +7,10 @@
 use overmesh_core::offload::merge::Flow;
 use overmesh_io::device::{Batch, Packet};
 
-/// Packets that wait at most; the rest waits in the kernel.
+/// Packets that wait at most, and bytes; the rest waits in the kernel. What the processor's cache does not
+/// hold is dear to come back to.
 const WAITING: usize = 64;
+const WAITING_BYTES: usize = 2 << 20;
 /// Bytes of super-packets that a turn carries, so that the other direction is not kept waiting.
 const BUDGET: usize = 256 << 10;
 /// An IP packet cannot be larger.
@@ -26,7 +28,7 @@ pub(crate) struct Backlog {
 impl Backlog {
     pub(crate) fn new() -> Self {
         Self {
-            packets: Batch::new(WAITING, MAX_PACKET),
+            packets: Batch::with_budget(WAITING, MAX_PACKET, WAITING_BYTES),
             stays: Vec::with_capacity(WAITING),
             behind: Vec::with_capacity(WAITING),
         }
