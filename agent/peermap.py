@@ -26,6 +26,7 @@ from overmesh.model import (
     Problem,
     Range,
     Record,
+    network_of,
     node_key,
 )
 from overmesh.proto import mesh_pb2
@@ -228,8 +229,8 @@ class Replica:
         if held is not None and held.signed == signed:
             return held.record
         record = verify(key, signed, self._root)
-        if _network_name(record) != self.network.name:
-            raise RecordError(f"is of network {_network_name(record)}, not of {self.network.name}")
+        if network_of(record) not in (self.network.name, None):
+            raise RecordError(f"is of network {network_of(record)}, not of {self.network.name}")
         if held is not None and record.serial < held.record.serial:
             raise RecordError(f"serial {record.serial} is older than {held.record.serial}, which is in use")
         floor = self._floors.get(key)
@@ -324,7 +325,3 @@ def _claims(node: Node) -> Iterator[Range]:
     """Yield every prefix that a node wants to receive."""
     yield from (ip_network(address) for address in node.addresses)
     yield from node.routes
-
-
-def _network_name(record: Record) -> str:
-    return record.name if isinstance(record, Network) else record.network

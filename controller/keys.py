@@ -9,14 +9,26 @@ Below /overmesh/v1/:
     endpoints/<net>/<node id>    Signed EndpointsRecord
     addresses/<net>/<ip>         node id
     names/<net>/<name>           node id
+    revoked/<net>/<node id>      Signed RevocationRecord
+    controllers/<controller id>  Signed ControllerRecord; under that controller's lease
+    roots/<SHA-256, hex>         Signed RootRecord
     credentials/<net>/<node id>  MAC of the node's TLS public key
     tokens/<id>                  JSON, see tokens.py
     presence/<net>/<node id>     JSON, see presence.py; under the controller's lease
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from overmesh.model import NETWORK_KEY, Address, endpoints_key, node_key
+from overmesh.model import (
+    NETWORK_KEY,
+    Address,
+    controller_key,
+    endpoints_key,
+    node_key,
+    revoked_key,
+    root_key,
+)
 
 PREFIX = "/overmesh/v1/"
 ROOT_PIN = PREFIX + "root"
@@ -55,6 +67,21 @@ def credential(network_name: str, node_id: str) -> str:
     return f"{PREFIX}credentials/{network_name}/{node_id}"
 
 
+def revoked(network_name: str, node_id: str) -> str:
+    """Return the key of a node's revocation."""
+    return f"{PREFIX}revoked/{network_name}/{node_id}"
+
+
+def controller(controller_id: str) -> str:
+    """Return the key of a controller that is running."""
+    return f"{PREFIX}controllers/{controller_id}"
+
+
+def root(fingerprint: str) -> str:
+    """Return the key of a mesh root's certificate, by its SHA-256 in hex."""
+    return f"{PREFIX}roots/{fingerprint}"
+
+
 def token(token_id: str) -> str:
     """Return the key of a join token."""
     return TOKENS + token_id
@@ -69,7 +96,8 @@ def presence(network_name: str, node_id: str) -> str:
 class Place:
     """A key taken apart: what kind of thing, in which network, which one.
 
-    The record of a network has no item; a token, no network: its own is in its value.
+    The record of a network has no item. What is the whole mesh's has no network, and neither has a
+    token: its own is in its value.
     """
 
     kind: str
@@ -79,15 +107,18 @@ class Place:
     @property
     def map_key(self) -> str:
         """The peer map key under which agents get it; empty when they don't."""
-        match self.kind:
-            case "networks":
-                return NETWORK_KEY
-            case "nodes":
-                return node_key(self.item)
-            case "endpoints":
-                return endpoints_key(self.item)
-            case _:
-                return ""
+        of = _MAP_KEYS.get(self.kind)
+        return of(self.item) if of else ""
+
+
+_MAP_KEYS: Mapping[str, Callable[[str], str]] = {
+    "networks": lambda _: NETWORK_KEY,
+    "nodes": node_key,
+    "endpoints": endpoints_key,
+    "revoked": revoked_key,
+    "controllers": controller_key,
+    "roots": root_key,
+}
 
 
 def parse(key: str) -> Place | None:
@@ -95,8 +126,8 @@ def parse(key: str) -> Place | None:
     match key.removeprefix(PREFIX).split("/"):
         case ["networks", network_name]:
             return Place("networks", network_name, "")
-        case ["tokens", token_id]:
-            return Place("tokens", "", token_id)
+        case ["tokens" | "controllers" | "roots" as kind, item]:
+            return Place(kind, "", item)
         case [kind, network_name, item]:
             return Place(kind, network_name, item)
         case _:

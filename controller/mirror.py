@@ -26,7 +26,16 @@ from overmesh.errors import (
     StoreCorruptError,
     StoreUnavailableError,
 )
-from overmesh.model import NETWORK_KEY, Network, Node, NodeEndpoints, Record, endpoints_key, node_key
+from overmesh.model import (
+    NETWORK_KEY,
+    Network,
+    Node,
+    NodeEndpoints,
+    Record,
+    endpoints_key,
+    network_of,
+    node_key,
+)
 from overmesh.proto.signed import verify
 
 # etcd's limit is 128 operations and comparisons in a transaction.
@@ -34,6 +43,8 @@ MAX_OPS = 100
 _ATTEMPTS = 32
 # Seconds from a change to its coming back; a watch that has lost its member finds another in five.
 _CATCH_UP = 10.0
+# The "network" of what is in the map of all of them.
+EVERYWHERE = ""
 _NOTHING: Mapping[str, KeyValue] = MappingProxyType({})
 
 _log = logging.getLogger("overmesh.controller")
@@ -104,6 +115,7 @@ class Mirror:
         self._kvs: dict[str, KeyValue] = {}
         self._held: defaultdict[tuple[str, str], dict[str, KeyValue]] = defaultdict(dict)
         self._views: dict[str, NetworkView] = {}
+        self._everywhere: dict[str, bytes | None] = {}
         self._listeners: list[Listener] = []
         self._moved = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -224,8 +236,10 @@ class Mirror:
             self._hold(place, kv)
             if place.map_key:
                 changes[place.network][place.map_key] = kv.value if kv else None
-        for network, of_map in changes.items():
-            self._change_map(network, revision, of_map)
+        of_all = changes.pop(EVERYWHERE, {})
+        self._everywhere |= of_all
+        for network in changes.keys() | (self._views.keys() if of_all else set()):
+            self._change_map(network, revision, of_all | changes[network])
         self.revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
@@ -246,6 +260,7 @@ class Mirror:
     def _change_map(self, network: str, revision: int, changes: Changes) -> None:
         view = self._views.get(network)
         if view is None:
+            changes = {**self._everywhere, **changes}
             items = {key: signed for key, signed in changes.items() if signed is not None}
             view = self._views[network] = NetworkView(network, NetworkMap(revision, items))
         else:
@@ -271,7 +286,7 @@ class Mirror:
 
 
 def _of(network: str, record: Record) -> Record:
-    name = record.name if isinstance(record, Network) else record.network
-    if name != network:
+    name = network_of(record)
+    if name not in (network, None):
         raise RecordError(f"is of network {name}, not of {network}")
     return record

@@ -77,6 +77,8 @@ class Node:
     not_after: int = 0
     suites: tuple[Suite, ...] = (Suite.CHACHA,)
     kind: Kind = Kind.AGENT
+    # While it changes its key: the one before, still good.
+    previous_public_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,59 @@ class NodeEndpoints:
     lanes: int = 1
 
 
-Record = Network | Node | NodeEndpoints
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """A controller that serves this mesh now. mesh, join: host:port of its ports, best first."""
+
+    id: str
+    mesh: tuple[str, ...]
+    join: tuple[str, ...]
+    serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """Says that a node was taken out: its records up to `revoked_serial` are void.
+
+    banned: its key never comes back; else a new token lets it in again. not_after: unix seconds, when its
+    records have expired anyway; 0: never.
+    """
+
+    node_id: str
+    network: str
+    name: str
+    revoked_serial: int
+    banned: bool = False
+    not_after: int = 0
+    serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A certificate (DER) that is trusted as mesh root, or, retired, no longer is."""
+
+    certificate: bytes
+    retired: bool = False
+    serial: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate, in hex."""
+        return hashlib.sha256(self.certificate).hexdigest()
+
+
+Record = Network | Node | NodeEndpoints | Controller | Revocation | Root
+
+
+def network_of(record: Record) -> str | None:
+    """Return the name of the network that a record is of; None: the whole mesh."""
+    match record:
+        case Network():
+            return record.name
+        case Controller() | Root():
+            return None
+        case _:
+            return record.network
 
 
 def node_key(node_id: str) -> str:
@@ -104,6 +158,21 @@ def node_key(node_id: str) -> str:
 def endpoints_key(node_id: str) -> str:
     """Return the peer map key of a node's endpoints."""
     return f"endpoints/{node_id}"
+
+
+def controller_key(controller_id: str) -> str:
+    """Return the peer map key of a controller."""
+    return f"controller/{controller_id}"
+
+
+def revoked_key(node_id: str) -> str:
+    """Return the peer map key of a node's revocation."""
+    return f"revoked/{node_id}"
+
+
+def root_key(fingerprint: str) -> str:
+    """Return the peer map key of a mesh root's certificate, by its SHA-256 in hex."""
+    return f"root/{fingerprint}"
 
 
 @dataclass(frozen=True, slots=True)

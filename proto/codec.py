@@ -6,13 +6,14 @@ Everything that arrives is checked once, here: after `decode_*` returns, types a
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from overmesh.config import MAX_LANES
 from overmesh.errors import RecordError
 from overmesh.model import (
     NETWORK_KEY,
     Address,
+    Controller,
     Endpoint,
     FastpathPeer,
     FastpathState,
@@ -24,6 +25,8 @@ from overmesh.model import (
     Problem,
     Range,
     Record,
+    Revocation,
+    Root,
     Suite,
 )
 from overmesh.proto import fastpath_pb2, mesh_pb2
@@ -63,8 +66,7 @@ def encode_record(record: Record) -> bytes:
     """Return the bytes that get signed."""
     match record:
         case Network():
-            message: mesh_pb2.NetworkRecord | mesh_pb2.NodeRecord | mesh_pb2.EndpointsRecord
-            message = mesh_pb2.NetworkRecord(
+            message: Message = mesh_pb2.NetworkRecord(
                 name=record.name,
                 number=record.number,
                 ranges=[str(cidr) for cidr in record.ranges],
@@ -85,6 +87,7 @@ def encode_record(record: Record) -> bytes:
                 not_after=record.not_after,
                 suites=[mesh_pb2.Suite.Name(suite) for suite in record.suites],
                 kind=mesh_pb2.Kind.Name(record.kind),
+                previous_public_key=record.previous_public_key,
             )
         case NodeEndpoints():
             message = mesh_pb2.EndpointsRecord(
@@ -94,6 +97,24 @@ def encode_record(record: Record) -> bytes:
                 serial=record.serial,
                 lanes=record.lanes,
             )
+        case Controller():
+            message = mesh_pb2.ControllerRecord(
+                id=record.id, mesh=record.mesh, join=record.join, serial=record.serial
+            )
+        case Revocation():
+            message = mesh_pb2.RevocationRecord(
+                node_id=record.node_id,
+                network=record.network,
+                name=record.name,
+                revoked_serial=record.revoked_serial,
+                banned=record.banned,
+                not_after=record.not_after,
+                serial=record.serial,
+            )
+        case Root():
+            message = mesh_pb2.RootRecord(
+                certificate=record.certificate, retired=record.retired, serial=record.serial
+            )
     return message.SerializeToString(deterministic=True)
 
 
@@ -101,7 +122,7 @@ def decode_record(kind: str, body: bytes) -> Record:
     """Return the record in a signed body.
 
     Args:
-        kind: "network", "node" or "endpoints".
+        kind: the first part of its peer map key.
         body: what was signed.
 
     Raises:
@@ -132,8 +153,9 @@ def _network(body: bytes) -> Network:
 
 def _node(body: bytes) -> Node:
     message = mesh_pb2.NodeRecord.FromString(body)
-    if len(message.public_key) != PUBLIC_KEY_LENGTH:
-        raise RecordError(f"public key of {len(message.public_key)} bytes instead of {PUBLIC_KEY_LENGTH}")
+    for key in (message.public_key, *filter(None, [message.previous_public_key])):
+        if len(key) != PUBLIC_KEY_LENGTH:
+            raise RecordError(f"public key of {len(key)} bytes instead of {PUBLIC_KEY_LENGTH}")
     if not message.node_id or not message.addresses:
         raise RecordError("a node record without an id or an address")
     return Node(
@@ -148,6 +170,7 @@ def _node(body: bytes) -> Node:
         not_after=message.not_after,
         suites=suite_values(message.suites),
         kind=_kind(message.kind),
+        previous_public_key=message.previous_public_key,
     )
 
 
@@ -162,10 +185,40 @@ def _endpoints(body: bytes) -> NodeEndpoints:
     )
 
 
+def _controller(body: bytes) -> Controller:
+    message = mesh_pb2.ControllerRecord.FromString(body)
+    if not message.id or not message.mesh:
+        raise RecordError("a controller record without an id or an address")
+    return Controller(message.id, tuple(message.mesh), tuple(message.join), message.serial)
+
+
+def _revocation(body: bytes) -> Revocation:
+    message = mesh_pb2.RevocationRecord.FromString(body)
+    if not message.node_id:
+        raise RecordError("a revocation that names no node")
+    return Revocation(
+        node_id=message.node_id,
+        network=message.network,
+        name=message.name,
+        revoked_serial=message.revoked_serial,
+        banned=message.banned,
+        not_after=message.not_after,
+        serial=message.serial,
+    )
+
+
+def _root(body: bytes) -> Root:
+    message = mesh_pb2.RootRecord.FromString(body)
+    return Root(message.certificate, message.retired, message.serial)
+
+
 _DECODERS: Mapping[str, Callable[[bytes], Record]] = {
     NETWORK_KEY: _network,
     "node": _node,
     "endpoints": _endpoints,
+    "controller": _controller,
+    "revoked": _revocation,
+    "root": _root,
 }
 
 

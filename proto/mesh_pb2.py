@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19overmesh/proto/mesh.proto\x12\x10overmesh.mesh.v1\"\x85\x02\n\x0bJoinRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x14\n\x0ctoken_secret\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0b\n\x03\x63sr\x18\x04 \x01(\x0c\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\x12-\n\tendpoints\x18\x06 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07host_id\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\'\n\x06suites\x18\t \x03(\x0e\x32\x17.overmesh.mesh.v1.Suite\x12%\n\x05modes\x18\n \x03(\x0e\x32\x16.overmesh.mesh.v1.Mode\"\x8f\x01\n\tJoinReply\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x0f\n\x07network\x18\x03 \x01(\x0c\x12\x0c\n\x04node\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63ontrollers\x18\x05 \x03(\t\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\x16\n\x0e\x61lready_member\x18\x07 \x01(\x08\")\n\x06Signed\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\")\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\x80\x01\n\rNetworkRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0e\n\x06ranges\x18\x03 \x03(\t\x12$\n\x04mode\x18\x04 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\x0e\n\x06serial\x18\x06 \x01(\x04\"\xf3\x01\n\nNodeRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0e\n\x06routes\x18\x06 \x03(\t\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x0e\n\x06serial\x18\x08 \x01(\x04\x12\x11\n\tnot_after\x18\t \x01(\x03\x12\'\n\x06suites\x18\n \x03(\x0e\x32\x17.overmesh.mesh.v1.Suite\x12$\n\x04kind\x18\x0b \x01(\x0e\x32\x16.overmesh.mesh.v1.Kind\"\x81\x01\n\x0f\x45ndpointsRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12-\n\tendpoints\x18\x03 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0e\n\x06serial\x18\x04 \x01(\x04\x12\r\n\x05lanes\x18\x05 \x01(\r\"#\n\x04Item\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06signed\x18\x02 \x01(\x0c\"f\n\x0cWatchRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.overmesh.mesh.v1.HelloH\x00\x12$\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x15.overmesh.mesh.v1.AckH\x00\x42\x06\n\x04\x62ody\"K\n\x05Hello\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"f\n\x03\x41\x63k\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61pply_us\x18\x03 \x01(\x04\x12+\n\x08problems\x18\x04 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\"*\n\x07Problem\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa0\x01\n\nWatchReply\x12.\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1a.overmesh.mesh.v1.SnapshotH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.overmesh.mesh.v1.DeltaH\x00\x12\x30\n\theartbeat\x18\x03 \x01(\x0b\x32\x1b.overmesh.mesh.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"r\n\x08Snapshot\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\r\n\x05\x63hunk\x18\x03 \x01(\r\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\r\x12%\n\x05items\x18\x0f \x03(\x0b\x32\x16.overmesh.mesh.v1.Item\"{\n\x05\x44\x65lta\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\x12\x13\n\x0bto_revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0f\n\x07removed\x18\x0e \x03(\t\x12%\n\x05items\x18\x0f \x03(\x0b\x32\x16.overmesh.mesh.v1.Item\"-\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x94\x01\n\rReportRequest\x12-\n\tendpoints\x18\x01 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x03 \x01(\t\x12\x0b\n\x03mtu\x18\x04 \x01(\r\x12\x0f\n\x07host_id\x18\x05 \x01(\t\x12\r\n\x05lanes\x18\x06 \x01(\r\"\x1f\n\x0bReportReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\"\x0e\n\x0cLeaveRequest\"\x1e\n\nLeaveReply\x12\x10\n\x08revision\x18\x01 \x01(\x04*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_PLAIN\x10\x01\x12\x0f\n\x0bMODE_SEALED\x10\x02*?\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSUITE_CHACHA\x10\x01\x12\r\n\tSUITE_AES\x10\x02*@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_AGENT\x10\x01\x12\x12\n\x0eKIND_WIREGUARD\x10\x02\x32J\n\x04Join\x12\x42\n\x04Join\x12\x1d.overmesh.mesh.v1.JoinRequest\x1a\x1b.overmesh.mesh.v1.JoinReply2\xe2\x01\n\x04Mesh\x12I\n\x05Watch\x12\x1e.overmesh.mesh.v1.WatchRequest\x1a\x1c.overmesh.mesh.v1.WatchReply(\x01\x30\x01\x12H\n\x06Report\x12\x1f.overmesh.mesh.v1.ReportRequest\x1a\x1d.overmesh.mesh.v1.ReportReply\x12\x45\n\x05Leave\x12\x1e.overmesh.mesh.v1.LeaveRequest\x1a\x1c.overmesh.mesh.v1.LeaveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19overmesh/proto/mesh.proto\x12\x10overmesh.mesh.v1\"\x85\x02\n\x0bJoinRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x14\n\x0ctoken_secret\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0b\n\x03\x63sr\x18\x04 \x01(\x0c\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\x12-\n\tendpoints\x18\x06 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07host_id\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\'\n\x06suites\x18\t \x03(\x0e\x32\x17.overmesh.mesh.v1.Suite\x12%\n\x05modes\x18\n \x03(\x0e\x32\x16.overmesh.mesh.v1.Mode\"\x8f\x01\n\tJoinReply\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x0f\n\x07network\x18\x03 \x01(\x0c\x12\x0c\n\x04node\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63ontrollers\x18\x05 \x03(\t\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\x16\n\x0e\x61lready_member\x18\x07 \x01(\x08\")\n\x06Signed\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\")\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\x80\x01\n\rNetworkRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0e\n\x06ranges\x18\x03 \x03(\t\x12$\n\x04mode\x18\x04 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\x0e\n\x06serial\x18\x06 \x01(\x04\"\x90\x02\n\nNodeRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0e\n\x06routes\x18\x06 \x03(\t\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x0e\n\x06serial\x18\x08 \x01(\x04\x12\x11\n\tnot_after\x18\t \x01(\x03\x12\'\n\x06suites\x18\n \x03(\x0e\x32\x17.overmesh.mesh.v1.Suite\x12$\n\x04kind\x18\x0b \x01(\x0e\x32\x16.overmesh.mesh.v1.Kind\x12\x1b\n\x13previous_public_key\x18\x0c \x01(\x0c\"\x81\x01\n\x0f\x45ndpointsRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12-\n\tendpoints\x18\x03 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0e\n\x06serial\x18\x04 \x01(\x04\x12\r\n\x05lanes\x18\x05 \x01(\r\"J\n\x10\x43ontrollerRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04mesh\x18\x02 \x03(\t\x12\x0c\n\x04join\x18\x03 \x03(\t\x12\x0e\n\x06serial\x18\x04 \x01(\x04\"\x8d\x01\n\x10RevocationRecord\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0erevoked_serial\x18\x04 \x01(\x04\x12\x0e\n\x06\x62\x61nned\x18\x05 \x01(\x08\x12\x11\n\tnot_after\x18\x06 \x01(\x03\x12\x0e\n\x06serial\x18\x07 \x01(\x04\"B\n\nRootRecord\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0f\n\x07retired\x18\x02 \x01(\x08\x12\x0e\n\x06serial\x18\x03 \x01(\x04\"#\n\x04Item\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06signed\x18\x02 \x01(\x0c\"f\n\x0cWatchRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.overmesh.mesh.v1.HelloH\x00\x12$\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x15.overmesh.mesh.v1.AckH\x00\x42\x06\n\x04\x62ody\"K\n\x05Hello\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"f\n\x03\x41\x63k\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x10\n\x08\x61pply_us\x18\x03 \x01(\x04\x12+\n\x08problems\x18\x04 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\"*\n\x07Problem\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa0\x01\n\nWatchReply\x12.\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1a.overmesh.mesh.v1.SnapshotH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.overmesh.mesh.v1.DeltaH\x00\x12\x30\n\theartbeat\x18\x03 \x01(\x0b\x32\x1b.overmesh.mesh.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"r\n\x08Snapshot\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\r\n\x05\x63hunk\x18\x03 \x01(\r\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\r\x12%\n\x05items\x18\x0f \x03(\x0b\x32\x16.overmesh.mesh.v1.Item\"{\n\x05\x44\x65lta\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\x12\x13\n\x0bto_revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0f\n\x07removed\x18\x0e \x03(\t\x12%\n\x05items\x18\x0f \x03(\x0b\x32\x16.overmesh.mesh.v1.Item\"-\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x94\x01\n\rReportRequest\x12-\n\tendpoints\x18\x01 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x03 \x01(\t\x12\x0b\n\x03mtu\x18\x04 \x01(\r\x12\x0f\n\x07host_id\x18\x05 \x01(\t\x12\r\n\x05lanes\x18\x06 \x01(\r\"\x1f\n\x0bReportReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\"\x0e\n\x0cLeaveRequest\"\x1e\n\nLeaveReply\x12\x10\n\x08revision\x18\x01 \x01(\x04*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_PLAIN\x10\x01\x12\x0f\n\x0bMODE_SEALED\x10\x02*?\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSUITE_CHACHA\x10\x01\x12\r\n\tSUITE_AES\x10\x02*@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_AGENT\x10\x01\x12\x12\n\x0eKIND_WIREGUARD\x10\x02\x32J\n\x04Join\x12\x42\n\x04Join\x12\x1d.overmesh.mesh.v1.JoinRequest\x1a\x1b.overmesh.mesh.v1.JoinReply2\xe2\x01\n\x04Mesh\x12I\n\x05Watch\x12\x1e.overmesh.mesh.v1.WatchRequest\x1a\x1c.overmesh.mesh.v1.WatchReply(\x01\x30\x01\x12H\n\x06Report\x12\x1f.overmesh.mesh.v1.ReportRequest\x1a\x1d.overmesh.mesh.v1.ReportReply\x12\x45\n\x05Leave\x12\x1e.overmesh.mesh.v1.LeaveRequest\x1a\x1c.overmesh.mesh.v1.LeaveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'overmesh.proto.mesh_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODE']._serialized_start=2101
-  _globals['_MODE']._serialized_end=2162
-  _globals['_SUITE']._serialized_start=2164
-  _globals['_SUITE']._serialized_end=2227
-  _globals['_KIND']._serialized_start=2229
-  _globals['_KIND']._serialized_end=2293
+  _globals['_MODE']._serialized_start=2418
+  _globals['_MODE']._serialized_end=2479
+  _globals['_SUITE']._serialized_start=2481
+  _globals['_SUITE']._serialized_end=2544
+  _globals['_KIND']._serialized_start=2546
+  _globals['_KIND']._serialized_end=2610
   _globals['_JOINREQUEST']._serialized_start=48
   _globals['_JOINREQUEST']._serialized_end=309
   _globals['_JOINREPLY']._serialized_start=312
@@ -48,37 +48,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NETWORKRECORD']._serialized_start=544
   _globals['_NETWORKRECORD']._serialized_end=672
   _globals['_NODERECORD']._serialized_start=675
-  _globals['_NODERECORD']._serialized_end=918
-  _globals['_ENDPOINTSRECORD']._serialized_start=921
-  _globals['_ENDPOINTSRECORD']._serialized_end=1050
-  _globals['_ITEM']._serialized_start=1052
-  _globals['_ITEM']._serialized_end=1087
-  _globals['_WATCHREQUEST']._serialized_start=1089
-  _globals['_WATCHREQUEST']._serialized_end=1191
-  _globals['_HELLO']._serialized_start=1193
-  _globals['_HELLO']._serialized_end=1268
-  _globals['_ACK']._serialized_start=1270
-  _globals['_ACK']._serialized_end=1372
-  _globals['_PROBLEM']._serialized_start=1374
-  _globals['_PROBLEM']._serialized_end=1416
-  _globals['_WATCHREPLY']._serialized_start=1419
-  _globals['_WATCHREPLY']._serialized_end=1579
-  _globals['_SNAPSHOT']._serialized_start=1581
-  _globals['_SNAPSHOT']._serialized_end=1695
-  _globals['_DELTA']._serialized_start=1697
-  _globals['_DELTA']._serialized_end=1820
-  _globals['_HEARTBEAT']._serialized_start=1822
-  _globals['_HEARTBEAT']._serialized_end=1867
-  _globals['_REPORTREQUEST']._serialized_start=1870
-  _globals['_REPORTREQUEST']._serialized_end=2018
-  _globals['_REPORTREPLY']._serialized_start=2020
-  _globals['_REPORTREPLY']._serialized_end=2051
-  _globals['_LEAVEREQUEST']._serialized_start=2053
-  _globals['_LEAVEREQUEST']._serialized_end=2067
-  _globals['_LEAVEREPLY']._serialized_start=2069
-  _globals['_LEAVEREPLY']._serialized_end=2099
-  _globals['_JOIN']._serialized_start=2295
-  _globals['_JOIN']._serialized_end=2369
-  _globals['_MESH']._serialized_start=2372
-  _globals['_MESH']._serialized_end=2598
+  _globals['_NODERECORD']._serialized_end=947
+  _globals['_ENDPOINTSRECORD']._serialized_start=950
+  _globals['_ENDPOINTSRECORD']._serialized_end=1079
+  _globals['_CONTROLLERRECORD']._serialized_start=1081
+  _globals['_CONTROLLERRECORD']._serialized_end=1155
+  _globals['_REVOCATIONRECORD']._serialized_start=1158
+  _globals['_REVOCATIONRECORD']._serialized_end=1299
+  _globals['_ROOTRECORD']._serialized_start=1301
+  _globals['_ROOTRECORD']._serialized_end=1367
+  _globals['_ITEM']._serialized_start=1369
+  _globals['_ITEM']._serialized_end=1404
+  _globals['_WATCHREQUEST']._serialized_start=1406
+  _globals['_WATCHREQUEST']._serialized_end=1508
+  _globals['_HELLO']._serialized_start=1510
+  _globals['_HELLO']._serialized_end=1585
+  _globals['_ACK']._serialized_start=1587
+  _globals['_ACK']._serialized_end=1689
+  _globals['_PROBLEM']._serialized_start=1691
+  _globals['_PROBLEM']._serialized_end=1733
+  _globals['_WATCHREPLY']._serialized_start=1736
+  _globals['_WATCHREPLY']._serialized_end=1896
+  _globals['_SNAPSHOT']._serialized_start=1898
+  _globals['_SNAPSHOT']._serialized_end=2012
+  _globals['_DELTA']._serialized_start=2014
+  _globals['_DELTA']._serialized_end=2137
+  _globals['_HEARTBEAT']._serialized_start=2139
+  _globals['_HEARTBEAT']._serialized_end=2184
+  _globals['_REPORTREQUEST']._serialized_start=2187
+  _globals['_REPORTREQUEST']._serialized_end=2335
+  _globals['_REPORTREPLY']._serialized_start=2337
+  _globals['_REPORTREPLY']._serialized_end=2368
+  _globals['_LEAVEREQUEST']._serialized_start=2370
+  _globals['_LEAVEREQUEST']._serialized_end=2384
+  _globals['_LEAVEREPLY']._serialized_start=2386
+  _globals['_LEAVEREPLY']._serialized_end=2416
+  _globals['_JOIN']._serialized_start=2612
+  _globals['_JOIN']._serialized_end=2686
+  _globals['_MESH']._serialized_start=2689
+  _globals['_MESH']._serialized_end=2915
 # @@protoc_insertion_point(module_scope)

@@ -109,7 +109,7 @@ class NetworkRecord(_message.Message):
     def __init__(self, name: _Optional[str] = ..., number: _Optional[int] = ..., ranges: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., mtu: _Optional[int] = ..., serial: _Optional[int] = ...) -> None: ...
 
 class NodeRecord(_message.Message):
-    __slots__ = ("node_id", "network", "name", "public_key", "addresses", "routes", "tags", "serial", "not_after", "suites", "kind")
+    __slots__ = ("node_id", "network", "name", "public_key", "addresses", "routes", "tags", "serial", "not_after", "suites", "kind", "previous_public_key")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +121,7 @@ class NodeRecord(_message.Message):
     NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
     SUITES_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     network: str
     name: str
@@ -132,7 +133,8 @@ class NodeRecord(_message.Message):
     not_after: int
     suites: _containers.RepeatedScalarFieldContainer[Suite]
     kind: Kind
-    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., kind: _Optional[_Union[Kind, str]] = ...) -> None: ...
+    previous_public_key: bytes
+    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., kind: _Optional[_Union[Kind, str]] = ..., previous_public_key: _Optional[bytes] = ...) -> None: ...
 
 class EndpointsRecord(_message.Message):
     __slots__ = ("node_id", "network", "endpoints", "serial", "lanes")
@@ -147,6 +149,46 @@ class EndpointsRecord(_message.Message):
     serial: int
     lanes: int
     def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., serial: _Optional[int] = ..., lanes: _Optional[int] = ...) -> None: ...
+
+class ControllerRecord(_message.Message):
+    __slots__ = ("id", "mesh", "join", "serial")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MESH_FIELD_NUMBER: _ClassVar[int]
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    mesh: _containers.RepeatedScalarFieldContainer[str]
+    join: _containers.RepeatedScalarFieldContainer[str]
+    serial: int
+    def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ...) -> None: ...
+
+class RevocationRecord(_message.Message):
+    __slots__ = ("node_id", "network", "name", "revoked_serial", "banned", "not_after", "serial")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_SERIAL_FIELD_NUMBER: _ClassVar[int]
+    BANNED_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    network: str
+    name: str
+    revoked_serial: int
+    banned: bool
+    not_after: int
+    serial: int
+    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., revoked_serial: _Optional[int] = ..., banned: _Optional[bool] = ..., not_after: _Optional[int] = ..., serial: _Optional[int] = ...) -> None: ...
+
+class RootRecord(_message.Message):
+    __slots__ = ("certificate", "retired", "serial")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    RETIRED_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    retired: bool
+    serial: int
+    def __init__(self, certificate: _Optional[bytes] = ..., retired: _Optional[bool] = ..., serial: _Optional[int] = ...) -> None: ...
 
 class Item(_message.Message):
     __slots__ = ("key", "signed")

@@ -15,7 +15,21 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from google.protobuf.message import DecodeError
 
 from overmesh.errors import RecordError
-from overmesh.model import NETWORK_KEY, Network, Node, NodeEndpoints, Record, endpoints_key, node_key
+from overmesh.model import (
+    NETWORK_KEY,
+    Controller,
+    Network,
+    Node,
+    NodeEndpoints,
+    Record,
+    Revocation,
+    Root,
+    controller_key,
+    endpoints_key,
+    node_key,
+    revoked_key,
+    root_key,
+)
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import decode_record, encode_record
 
@@ -29,6 +43,12 @@ def map_key(record: Record) -> str:
             return node_key(record.id)
         case NodeEndpoints():
             return endpoints_key(record.node_id)
+        case Controller():
+            return controller_key(record.id)
+        case Revocation():
+            return revoked_key(record.node_id)
+        case Root():
+            return root_key(record.fingerprint)
 
 
 def sign(record: Record, root: EllipticCurvePrivateKey) -> bytes:

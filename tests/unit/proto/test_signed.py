@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overmesh.errors import RecordError
-from overmesh.model import Endpoint, Mode, Network, Node, NodeEndpoints, Record
+from overmesh.model import (
+    Controller,
+    Endpoint,
+    Mode,
+    Network,
+    Node,
+    NodeEndpoints,
+    Record,
+    Revocation,
+    Root,
+)
 from overmesh.proto import mesh_pb2
 from overmesh.proto.signed import map_key, read, sign, verify
 
@@ -37,6 +47,7 @@ nodes = st.builds(
     tags=st.lists(names, max_size=3).map(tuple),
     serial=counts,
     not_after=counts,
+    previous_public_key=st.sampled_from([b"", b"p" * 32]),
 )
 whereabouts = st.builds(
     NodeEndpoints,
@@ -45,7 +56,20 @@ whereabouts = st.builds(
     endpoints=st.lists(st.builds(Endpoint, addresses, st.integers(1, 65535)), max_size=4).map(tuple),
     serial=counts,
 )
-records = st.one_of(networks, nodes, whereabouts)
+targets = st.lists(names, min_size=1, max_size=3).map(tuple)
+controllers = st.builds(Controller, id=names, mesh=targets, join=targets, serial=counts)
+revocations = st.builds(
+    Revocation,
+    node_id=names,
+    network=names,
+    name=names,
+    revoked_serial=counts,
+    banned=st.booleans(),
+    not_after=counts,
+    serial=counts,
+)
+roots = st.builds(Root, certificate=st.binary(max_size=40), retired=st.booleans(), serial=counts)
+records = st.one_of(networks, nodes, whereabouts, controllers, revocations, roots)
 
 NODE = Node("abc", "mesh", "a", b"k" * 32, (ip_address("10.77.0.1"),), serial=7)
 SIGNED = sign(NODE, ROOT)
@@ -69,7 +93,7 @@ def test_any_changed_byte_is_refused(data: st.DataObject) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_by_name(noise: bytes) -> None:
-    for key in ("network", "node/abc", "endpoints/abc", "nonsense"):
+    for key in ("network", "node/abc", "endpoints/abc", "controller/a", "revoked/a", "root/a", "nonsense"):
         with pytest.raises(RecordError):
             verify(key, noise, ROOT.public_key())
         signed = mesh_pb2.Signed(body=noise, signature=b"").SerializeToString()

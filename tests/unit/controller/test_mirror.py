@@ -1,0 +1,24 @@
+from pathlib import Path
+
+from overmesh.controller import keys
+from overmesh.controller.store.base import Delete, Put
+from overmesh.model import Controller
+from tests.unit.controller import lab
+
+HERE = Controller("c1", ("192.0.2.1:7443",), ("192.0.2.1:7442",))
+
+
+async def test_what_is_the_whole_meshs_is_in_the_map_of_every_network(tmp_path: Path) -> None:
+    async with lab.mesh(tmp_path) as mesh:
+        signed = lab.ROOT.sign(HERE)
+        result = await mesh.store.txn([], [Put(keys.controller("c1"), signed)])
+        await mesh.mirror.reached(result.revision)
+        later = await mesh.membership.create_network("later")
+        maps = [mesh.mirror.view("mesh").map, later.map]
+        assert [of.items["controller/c1"] for of in maps] == [signed, signed]
+        assert later.records["controller/c1"] == HERE
+
+        result = await mesh.store.txn([], [Delete(keys.controller("c1"))])
+        await mesh.mirror.reached(result.revision)
+        assert not any("controller/c1" in of.items for of in maps)
+        assert (await mesh.membership.create_network("last")).map.items.keys() == {"network"}
