@@ -26,6 +26,9 @@ MESSAGE_LIMIT: list[tuple[str, Any]] = [
     ("grpc.max_send_message_length", 64 << 20),
 ]
 
+# To a fastpath's unix socket: gRPC would send the socket's path as the authority, which Rust's h2 refuses.
+TO_FASTPATH: list[tuple[str, Any]] = [("grpc.default_authority", "localhost")]
+
 _STATUS = {
     errors.UsageError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidError: grpc.StatusCode.INVALID_ARGUMENT,

@@ -9,6 +9,7 @@ from rich.text import Text
 from overmesh.cli import options, output
 from overmesh.cli.drops import meaning
 from overmesh.config import AgentConfig, load
+from overmesh.model import Mode, Suite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 NOT_WORKING = 3
 
-_SEALED = 2  # Mode of mesh.proto
-_CIPHERS = {1: "ChaCha20-Poly1305", 2: "AES-256-GCM"}  # by Suite of mesh.proto
+_CIPHERS: dict[int, str] = {Suite.CHACHA: "ChaCha20-Poly1305", Suite.AES: "AES-256-GCM"}
 _SESSION_SECONDS = 180  # WireGuard's Reject-After-Time
 
 
@@ -121,7 +121,7 @@ def _controller(controller: "agent_pb2.Controller") -> output.Cell:
 
 def packets(mode: int, peers: "Iterable[agent_pb2.Peer]" = ()) -> output.Cell:
     """Return how packets of a network travel (mesh.proto, Mode): encrypted, and if so by which ciphers."""
-    if mode != _SEALED:
+    if mode != Mode.SEALED:
         return Text("plain: not encrypted (Geneve)", "yellow")
     ciphers = sorted({_CIPHERS[peer.suite] for peer in peers if peer.suite in _CIPHERS})
     return f"sealed: encrypted (WireGuard{', ' if ciphers else ''}{' and '.join(ciphers)})"
@@ -144,7 +144,7 @@ def _peer_row(peer: "agent_pb2.Peer") -> tuple[output.Cell, ...]:
 
 def _session(peer: "agent_pb2.Peer") -> output.Cell:
     """Return how old the keys are that packets to a peer are sealed with."""
-    if peer.mode != _SEALED:
+    if int(peer.mode) != Mode.SEALED:
         return ""
     if peer.last_handshake_seconds < 0:
         return Text("none yet", "yellow")
