@@ -8,16 +8,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreateTokenRequest(_message.Message):
-    __slots__ = ("network", "ttl_seconds", "uses", "tags")
+    __slots__ = ("network", "ttl_seconds", "uses", "tags", "approval")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     USES_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
     network: str
     ttl_seconds: int
     uses: int
     tags: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, network: _Optional[str] = ..., ttl_seconds: _Optional[int] = ..., uses: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
+    approval: bool
+    def __init__(self, network: _Optional[str] = ..., ttl_seconds: _Optional[int] = ..., uses: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., approval: _Optional[bool] = ...) -> None: ...
 
 class CreateTokenReply(_message.Message):
     __slots__ = ("token", "secret_token", "join_line")
@@ -30,7 +32,7 @@ class CreateTokenReply(_message.Message):
     def __init__(self, token: _Optional[_Union[Token, _Mapping]] = ..., secret_token: _Optional[str] = ..., join_line: _Optional[str] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("id", "network", "expires", "uses_left", "unlimited", "revoked", "tags", "created")
+    __slots__ = ("id", "network", "expires", "uses_left", "unlimited", "revoked", "tags", "created", "approval")
     ID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +41,7 @@ class Token(_message.Message):
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
     id: str
     network: str
     expires: int
@@ -47,7 +50,8 @@ class Token(_message.Message):
     revoked: bool
     tags: _containers.RepeatedScalarFieldContainer[str]
     created: int
-    def __init__(self, id: _Optional[str] = ..., network: _Optional[str] = ..., expires: _Optional[int] = ..., uses_left: _Optional[int] = ..., unlimited: _Optional[bool] = ..., revoked: _Optional[bool] = ..., tags: _Optional[_Iterable[str]] = ..., created: _Optional[int] = ...) -> None: ...
+    approval: bool
+    def __init__(self, id: _Optional[str] = ..., network: _Optional[str] = ..., expires: _Optional[int] = ..., uses_left: _Optional[int] = ..., unlimited: _Optional[bool] = ..., revoked: _Optional[bool] = ..., tags: _Optional[_Iterable[str]] = ..., created: _Optional[int] = ..., approval: _Optional[bool] = ...) -> None: ...
 
 class ListTokensRequest(_message.Message):
     __slots__ = ("network",)
@@ -74,7 +78,7 @@ class RevokeTokenReply(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("id", "name", "network", "public_key", "addresses", "routes", "tags", "serial", "not_after", "endpoints", "online", "last_seen", "acked_revision", "in_step", "backend", "backend_reason", "mtu", "version", "problems", "kind", "suites", "lanes")
+    __slots__ = ("id", "name", "network", "public_key", "addresses", "routes", "tags", "serial", "not_after", "endpoints", "online", "last_seen", "acked_revision", "in_step", "backend", "backend_reason", "mtu", "version", "problems", "kind", "suites", "lanes", "connected_from", "connected_since", "host_id", "copies")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +101,10 @@ class Node(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     SUITES_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FROM_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_SINCE_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     network: str
@@ -119,7 +127,22 @@ class Node(_message.Message):
     kind: _mesh_pb2.Kind
     suites: _containers.RepeatedScalarFieldContainer[_mesh_pb2.Suite]
     lanes: int
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., network: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., online: _Optional[bool] = ..., last_seen: _Optional[int] = ..., acked_revision: _Optional[int] = ..., in_step: _Optional[bool] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., kind: _Optional[_Union[_mesh_pb2.Kind, str]] = ..., suites: _Optional[_Iterable[_Union[_mesh_pb2.Suite, str]]] = ..., lanes: _Optional[int] = ...) -> None: ...
+    connected_from: str
+    connected_since: int
+    host_id: str
+    copies: _containers.RepeatedCompositeFieldContainer[Copy]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., network: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., online: _Optional[bool] = ..., last_seen: _Optional[int] = ..., acked_revision: _Optional[int] = ..., in_step: _Optional[bool] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., kind: _Optional[_Union[_mesh_pb2.Kind, str]] = ..., suites: _Optional[_Iterable[_Union[_mesh_pb2.Suite, str]]] = ..., lanes: _Optional[int] = ..., connected_from: _Optional[str] = ..., connected_since: _Optional[int] = ..., host_id: _Optional[str] = ..., copies: _Optional[_Iterable[_Union[Copy, _Mapping]]] = ...) -> None: ...
+
+class Copy(_message.Message):
+    __slots__ = ("host_id", "since", "last_seen")
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
+    host_id: str
+    since: int
+    last_seen: int
+    def __init__(self, host_id: _Optional[str] = ..., since: _Optional[int] = ..., last_seen: _Optional[int] = ..., **kwargs) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("network", "node")
@@ -152,6 +175,107 @@ class RemoveNodeReply(_message.Message):
     node: Node
     revision: int
     def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class Pending(_message.Message):
+    __slots__ = ("id", "name", "network", "public_key", "fingerprint", "host_id", "token", "tags", "asked", "expires", "state", "decided_by")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    network: str
+    public_key: bytes
+    fingerprint: bytes
+    host_id: str
+    token: str
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    asked: int
+    expires: int
+    state: str
+    decided_by: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., network: _Optional[str] = ..., public_key: _Optional[bytes] = ..., fingerprint: _Optional[bytes] = ..., host_id: _Optional[str] = ..., token: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., asked: _Optional[int] = ..., expires: _Optional[int] = ..., state: _Optional[str] = ..., decided_by: _Optional[str] = ..., **kwargs) -> None: ...
+
+class ListPendingRequest(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    def __init__(self, network: _Optional[str] = ...) -> None: ...
+
+class ListPendingReply(_message.Message):
+    __slots__ = ("pending",)
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    pending: _containers.RepeatedCompositeFieldContainer[Pending]
+    def __init__(self, pending: _Optional[_Iterable[_Union[Pending, _Mapping]]] = ...) -> None: ...
+
+class DecideRequest(_message.Message):
+    __slots__ = ("network", "node")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    node: str
+    def __init__(self, network: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
+
+class DecideReply(_message.Message):
+    __slots__ = ("pending", "revision")
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    pending: Pending
+    revision: int
+    def __init__(self, pending: _Optional[_Union[Pending, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class AuditRequest(_message.Message):
+    __slots__ = ("since", "node", "follow")
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    since: int
+    node: str
+    follow: bool
+    def __init__(self, since: _Optional[int] = ..., node: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+
+class AuditEntry(_message.Message):
+    __slots__ = ("id", "at_ms", "what", "network", "subject", "name", "who", "controller", "details", "revision", "genuine")
+    class DetailsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    GENUINE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    at_ms: int
+    what: str
+    network: str
+    subject: str
+    name: str
+    who: str
+    controller: str
+    details: _containers.ScalarMap[str, str]
+    revision: int
+    genuine: bool
+    def __init__(self, id: _Optional[str] = ..., at_ms: _Optional[int] = ..., what: _Optional[str] = ..., network: _Optional[str] = ..., subject: _Optional[str] = ..., name: _Optional[str] = ..., who: _Optional[str] = ..., controller: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ..., revision: _Optional[int] = ..., genuine: _Optional[bool] = ..., **kwargs) -> None: ...
 
 class AddPeerRequest(_message.Message):
     __slots__ = ("network", "name", "public_key", "endpoints")

@@ -59,6 +59,26 @@ class AdminStub:
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.FromString,
                 _registered_method=True)
+        self.ListPending = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ListPending',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ListPendingRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.ListPendingReply.FromString,
+                _registered_method=True)
+        self.ApproveNode = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ApproveNode',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.DecideRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.DecideReply.FromString,
+                _registered_method=True)
+        self.DenyNode = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/DenyNode',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.DecideRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.DecideReply.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_stream(
+                '/overmesh.admin.v1.Admin/ListAudit',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.AuditRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.AuditEntry.FromString,
+                _registered_method=True)
         self.AddPeer = channel.unary_unary(
                 '/overmesh.admin.v1.Admin/AddPeer',
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.SerializeToString,
@@ -110,6 +130,32 @@ class AdminServicer:
 
     def RemoveNode(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPending(self, request, context):
+        """Hosts that came with a token that asks for approval.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DenyNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Who changed what, oldest first; and from then on, as it happens.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -167,6 +213,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveNode,
                     request_deserializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.SerializeToString,
+            ),
+            'ListPending': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPending,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ListPendingRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.ListPendingReply.SerializeToString,
+            ),
+            'ApproveNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveNode,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.DecideRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.DecideReply.SerializeToString,
+            ),
+            'DenyNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DenyNode,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.DecideRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.DecideReply.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.AuditRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.AuditEntry.SerializeToString,
             ),
             'AddPeer': grpc.unary_unary_rpc_method_handler(
                     servicer.AddPeer,
@@ -324,6 +390,114 @@ class Admin:
             '/overmesh.admin.v1.Admin/RemoveNode',
             overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
             overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPending(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ListPending',
+            overmesh_dot_proto_dot_admin__pb2.ListPendingRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.ListPendingReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ApproveNode',
+            overmesh_dot_proto_dot_admin__pb2.DecideRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.DecideReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DenyNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/DenyNode',
+            overmesh_dot_proto_dot_admin__pb2.DecideRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.DecideReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ListAudit',
+            overmesh_dot_proto_dot_admin__pb2.AuditRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.AuditEntry.FromString,
             options,
             channel_credentials,
             insecure,
