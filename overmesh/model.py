@@ -97,12 +97,16 @@ class NodeEndpoints:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """A controller that serves this mesh now. mesh, join: host:port of its ports, best first."""
+    """A controller that serves this mesh now. mesh, join: host:port of its ports, best first.
+
+    roots: fingerprints of the mesh roots whose keys it holds.
+    """
 
     id: str
     mesh: tuple[str, ...]
     join: tuple[str, ...]
     serial: int = 0
+    roots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -376,3 +376,62 @@ class Behind(_message.Message):
     acked_revision: int
     reason: str
     def __init__(self, name: _Optional[str] = ..., acked_revision: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ShowRootsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StageRootRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ActivateRootRequest(_message.Message):
+    __slots__ = ("force",)
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    force: bool
+    def __init__(self, force: _Optional[bool] = ...) -> None: ...
+
+class RetireRootRequest(_message.Message):
+    __slots__ = ("force",)
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    force: bool
+    def __init__(self, force: _Optional[bool] = ...) -> None: ...
+
+class MeshRoot(_message.Message):
+    __slots__ = ("fingerprint", "state", "not_after", "key_here")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    KEY_HERE_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: str
+    state: str
+    not_after: int
+    key_here: bool
+    def __init__(self, fingerprint: _Optional[str] = ..., state: _Optional[str] = ..., not_after: _Optional[int] = ..., key_here: _Optional[bool] = ...) -> None: ...
+
+class RootsState(_message.Message):
+    __slots__ = ("roots", "controllers", "agents", "members", "records", "tokens")
+    class Member(_message.Message):
+        __slots__ = ("network", "name", "id", "online")
+        NETWORK_FIELD_NUMBER: _ClassVar[int]
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        ID_FIELD_NUMBER: _ClassVar[int]
+        ONLINE_FIELD_NUMBER: _ClassVar[int]
+        network: str
+        name: str
+        id: str
+        online: bool
+        def __init__(self, network: _Optional[str] = ..., name: _Optional[str] = ..., id: _Optional[str] = ..., online: _Optional[bool] = ...) -> None: ...
+    ROOTS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLERS_FIELD_NUMBER: _ClassVar[int]
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    roots: _containers.RepeatedCompositeFieldContainer[MeshRoot]
+    controllers: _containers.RepeatedScalarFieldContainer[str]
+    agents: _containers.RepeatedCompositeFieldContainer[Behind]
+    members: _containers.RepeatedCompositeFieldContainer[RootsState.Member]
+    records: int
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, roots: _Optional[_Iterable[_Union[MeshRoot, _Mapping]]] = ..., controllers: _Optional[_Iterable[str]] = ..., agents: _Optional[_Iterable[_Union[Behind, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[RootsState.Member, _Mapping]]] = ..., records: _Optional[int] = ..., tokens: _Optional[_Iterable[str]] = ...) -> None: ...

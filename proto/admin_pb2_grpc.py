@@ -84,6 +84,26 @@ class AdminStub:
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_admin__pb2.AddPeerReply.FromString,
                 _registered_method=True)
+        self.ShowRoots = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ShowRoots',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ShowRootsRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+                _registered_method=True)
+        self.StageRoot = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/StageRoot',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.StageRootRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+                _registered_method=True)
+        self.ActivateRoot = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ActivateRoot',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ActivateRootRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+                _registered_method=True)
+        self.RetireRoot = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/RetireRoot',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+                _registered_method=True)
         self.CreateNetwork = channel.unary_unary(
                 '/overmesh.admin.v1.Admin/CreateNetwork',
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.CreateNetworkRequest.SerializeToString,
@@ -167,6 +187,31 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowRoots(self, request, context):
+        """The mesh root, and the steps of its rotation; each may be asked for again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StageRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateNetwork(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -238,6 +283,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.AddPeer,
                     request_deserializer=overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_admin__pb2.AddPeerReply.SerializeToString,
+            ),
+            'ShowRoots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRoots,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ShowRootsRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
+            ),
+            'StageRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.StageRoot,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.StageRootRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
+            ),
+            'ActivateRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateRoot,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ActivateRootRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
+            ),
+            'RetireRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireRoot,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
             ),
             'CreateNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateNetwork,
@@ -525,6 +590,114 @@ class Admin:
             '/overmesh.admin.v1.Admin/AddPeer',
             overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.SerializeToString,
             overmesh_dot_proto_dot_admin__pb2.AddPeerReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRoots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ShowRoots',
+            overmesh_dot_proto_dot_admin__pb2.ShowRootsRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StageRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/StageRoot',
+            overmesh_dot_proto_dot_admin__pb2.StageRootRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ActivateRoot',
+            overmesh_dot_proto_dot_admin__pb2.ActivateRootRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/RetireRoot',
+            overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,38 @@ class JoinReply(_message.Message):
     already_member: bool
     def __init__(self, node_id: _Optional[str] = ..., certificate: _Optional[bytes] = ..., network: _Optional[bytes] = ..., node: _Optional[bytes] = ..., controllers: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., already_member: _Optional[bool] = ...) -> None: ...
 
+class RenewRequest(_message.Message):
+    __slots__ = ("network", "node_id", "csr")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    node_id: str
+    csr: bytes
+    def __init__(self, network: _Optional[str] = ..., node_id: _Optional[str] = ..., csr: _Optional[bytes] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("certificate", "network", "node", "time")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    network: bytes
+    node: bytes
+    time: int
+    def __init__(self, certificate: _Optional[bytes] = ..., network: _Optional[bytes] = ..., node: _Optional[bytes] = ..., time: _Optional[int] = ...) -> None: ...
+
+class RootsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RootsReply(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[Item]
+    def __init__(self, records: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
+
 class Signed(_message.Message):
     __slots__ = ("body", "signature")
     BODY_FIELD_NUMBER: _ClassVar[int]
@@ -151,16 +183,18 @@ class EndpointsRecord(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., serial: _Optional[int] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class ControllerRecord(_message.Message):
-    __slots__ = ("id", "mesh", "join", "serial")
+    __slots__ = ("id", "mesh", "join", "serial", "roots")
     ID_FIELD_NUMBER: _ClassVar[int]
     MESH_FIELD_NUMBER: _ClassVar[int]
     JOIN_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
+    ROOTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     mesh: _containers.RepeatedScalarFieldContainer[str]
     join: _containers.RepeatedScalarFieldContainer[str]
     serial: int
-    def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ...) -> None: ...
+    roots: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., roots: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RevocationRecord(_message.Message):
     __slots__ = ("node_id", "network", "name", "revoked_serial", "banned", "not_after", "serial")
