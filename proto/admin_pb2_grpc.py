@@ -59,6 +59,16 @@ class AdminStub:
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.FromString,
                 _registered_method=True)
+        self.RevokeNode = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/RevokeNode',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.RevokeNodeRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RevokeNodeReply.FromString,
+                _registered_method=True)
+        self.ListRevocations = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ListRevocations',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ListRevocationsRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.ListRevocationsReply.FromString,
+                _registered_method=True)
         self.ListPending = channel.unary_unary(
                 '/overmesh.admin.v1.Admin/ListPending',
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.ListPendingRequest.SerializeToString,
@@ -149,6 +159,19 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeNode(self, request, context):
+        """Takes a node out for good: its key never comes back. Works for one that is no member any more, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevocations(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -258,6 +281,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveNode,
                     request_deserializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.SerializeToString,
+            ),
+            'RevokeNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeNode,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.RevokeNodeRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RevokeNodeReply.SerializeToString,
+            ),
+            'ListRevocations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocations,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ListRevocationsRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.ListRevocationsReply.SerializeToString,
             ),
             'ListPending': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPending,
@@ -455,6 +488,60 @@ class Admin:
             '/overmesh.admin.v1.Admin/RemoveNode',
             overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
             overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/RevokeNode',
+            overmesh_dot_proto_dot_admin__pb2.RevokeNodeRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RevokeNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ListRevocations',
+            overmesh_dot_proto_dot_admin__pb2.ListRevocationsRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.ListRevocationsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -114,6 +114,7 @@ def encode_record(record: Record) -> bytes:
                 banned=record.banned,
                 not_after=record.not_after,
                 serial=record.serial,
+                reason=record.reason,
             )
         case Root():
             message = mesh_pb2.RootRecord(
@@ -214,6 +215,7 @@ def _revocation(body: bytes) -> Revocation:
         banned=message.banned,
         not_after=message.not_after,
         serial=message.serial,
+        reason=message.reason,
     )
 
 

@@ -197,7 +197,7 @@ class ControllerRecord(_message.Message):
     def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., roots: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RevocationRecord(_message.Message):
-    __slots__ = ("node_id", "network", "name", "revoked_serial", "banned", "not_after", "serial")
+    __slots__ = ("node_id", "network", "name", "revoked_serial", "banned", "not_after", "serial", "reason")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +205,7 @@ class RevocationRecord(_message.Message):
     BANNED_FIELD_NUMBER: _ClassVar[int]
     NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     network: str
     name: str
@@ -212,7 +213,8 @@ class RevocationRecord(_message.Message):
     banned: bool
     not_after: int
     serial: int
-    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., revoked_serial: _Optional[int] = ..., banned: _Optional[bool] = ..., not_after: _Optional[int] = ..., serial: _Optional[int] = ...) -> None: ...
+    reason: str
+    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., revoked_serial: _Optional[int] = ..., banned: _Optional[bool] = ..., not_after: _Optional[int] = ..., serial: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RootRecord(_message.Message):
     __slots__ = ("certificate", "retired", "serial")
@@ -319,20 +321,22 @@ class Heartbeat(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id", "lanes")
+    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id", "lanes", "withheld")
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     BACKEND_REASON_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FIELD_NUMBER: _ClassVar[int]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     backend: str
     backend_reason: str
     mtu: int
     host_id: str
     lanes: int
-    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ..., lanes: _Optional[int] = ...) -> None: ...
+    withheld: _containers.RepeatedCompositeFieldContainer[Item]
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ..., lanes: _Optional[int] = ..., withheld: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("revision",)

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # What each part may import of overmesh, by the first name after `overmesh.`.
-FOUNDATION = {"", "config", "errors", "files", "log", "model", "rpc", "token", "wgquick"}
+FOUNDATION = {"", "config", "errors", "files", "log", "model", "rpc", "succession", "token", "wgquick"}
 ALLOWED = {
     "proto": FOUNDATION | {"proto"},
     "controller": FOUNDATION | {"proto", "controller"},
