@@ -6,6 +6,7 @@ stop: not serving ► streams end ► servers ► presence ► store
 
 import asyncio
 import logging
+import platform
 import re
 import signal
 import time
@@ -19,6 +20,7 @@ from overmesh import __version__, log
 from overmesh.config import JOIN_PORT, ControllerConfig
 from overmesh.controller import keys
 from overmesh.controller.admin import AdminService
+from overmesh.controller.audit import Audit
 from overmesh.controller.join import Joins
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
@@ -109,7 +111,8 @@ async def running(
         store = open_store(config.store_target)
         undo.push_async_callback(store.close)
         root = await _root(config, store)
-        mirror = Mirror(store, root.public_key)
+        audit = Audit(store, root, clock, platform.node())
+        mirror = Mirror(store, root.public_key, audit)
         await mirror.load()
         duties = {_duty(undo, mirror.follow())}
 
@@ -146,6 +149,7 @@ async def running(
             _duty(undo, presence.keep_alive()),
             _duty(undo, _every(_TRIM_EVERY, lambda: trim_history(store))),
             _duty(undo, _every(_SWEEP_EVERY, tokens.sweep)),
+            _duty(undo, _every(_SWEEP_EVERY, audit.trim)),
         }
         _log.info("controller ready", extra=_event(listening, root, mirror))
         yield Controller(listening, root, mirror, agents, duties)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from overmesh.config import DEFAULT_PORTS
 from overmesh.controller import keys
+from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, node_id
 from overmesh.controller.mirror import Change, Mirror, NetworkView
 from overmesh.controller.names import checked_label
@@ -170,7 +171,9 @@ class Joins:
         admitted = self._newcomers.admit(view, node, applicant.endpoints)
         used = [token.once_more().put(self._root)] if token.uses else []
         return Change(
-            [unchanged(token_kv), *admitted.compares], [*used, self._credential(applicant), *admitted.ops]
+            [unchanged(token_kv), *admitted.compares],
+            [*used, self._credential(applicant), *admitted.ops],
+            Deed("node joined", view.name, node.id, node.name, f"token {token.id}"),
         )
 
     def _check_same(self, view: NetworkView, member: Node, applicant: _Applicant) -> None:

@@ -14,7 +14,10 @@ Below /overmesh/v1/:
     roots/<SHA-256, hex>         Signed RootRecord
     credentials/<net>/<node id>  MAC of the node's TLS public key
     tokens/<id>                  JSON, see tokens.py
+    pending/<net>/<node id>      JSON, see pending.py
     presence/<net>/<node id>     JSON, see presence.py; under the controller's lease
+And below /overmesh/audit/, which no mirror holds:
+    <time and random bits>       JSON, see audit.py
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +34,12 @@ from overmesh.model import (
 )
 
 PREFIX = "/overmesh/v1/"
+AUDIT = "/overmesh/audit/"
+OURS = "/overmesh/"
 ROOT_PIN = PREFIX + "root"
 IMPORTING = PREFIX + "importing"
 NETWORKS = PREFIX + "networks"
+_LONGEST = 256
 TOKENS = PREFIX + "tokens/"
 
 
@@ -87,9 +93,24 @@ def token(token_id: str) -> str:
     return TOKENS + token_id
 
 
+def pending(network_name: str, node_id: str) -> str:
+    """Return the key of a host that waits to be let in."""
+    return f"{PREFIX}pending/{network_name}/{node_id}"
+
+
+def audit(entry_id: str) -> str:
+    """Return the key of an audit entry."""
+    return AUDIT + entry_id
+
+
 def presence(network_name: str, node_id: str) -> str:
     """Return the key that says a node is connected."""
     return f"{PREFIX}presence/{network_name}/{node_id}"
+
+
+def is_sound(key: str) -> bool:
+    """Tell whether a key can be in the store: parts of it may be what a stranger has said."""
+    return key.isascii() and len(key) <= _LONGEST and parse(key) is not None
 
 
 @dataclass(frozen=True, slots=True)

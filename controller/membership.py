@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from overmesh.config import DEFAULT_IPV4_RANGE, DEFAULT_NETWORK
 from overmesh.controller import keys
+from overmesh.controller.audit import Deed
 from overmesh.controller.mirror import Change, Mirror, NetworkView
 from overmesh.controller.names import checked_label
 from overmesh.controller.store.base import Compare, Delete, Op, Put, Target, absent, unchanged
@@ -126,6 +127,7 @@ class Membership:
                 Put(key, self._signer.sign(replace(network, number=number, ranges=ranges))),
                 Put(keys.NETWORKS, network.name.encode()),
             ],
+            Deed("network created", network.name, network.name, details={"mode": network.mode.name.lower()}),
         )
 
     def _default_ranges(self, others: Iterable[Network]) -> tuple[Range, ...]:
@@ -181,7 +183,17 @@ class Membership:
             if held.value == node.encode()
         ]
         beside = [of(network, node) for of in (keys.endpoints, keys.credential, keys.presence)]
-        return Change([unchanged(kv)], [Delete(key) for key in (kv.key, *beside, *owned)])
+        return Change(
+            [unchanged(kv)],
+            [Delete(key) for key in (kv.key, *beside, *owned)],
+            self._deed("node removed", network, node),
+        )
+
+    def _deed(self, what: str, network: str, node: str) -> Deed:
+        """Return what happens to a node, for the audit."""
+        known = self._mirror.view(network).node(node)
+        addresses = " ".join(map(str, known.addresses)) if known else ""
+        return Deed(what, network, node, known.name if known else "", details={"addresses": addresses})
 
     async def leave(self, network: str, node: str) -> int:
         """Do the same at the node's own wish; nothing happens when it is gone already."""

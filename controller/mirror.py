@@ -17,11 +17,13 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from overmesh.controller import keys
+from overmesh.controller.audit import Audit, Deed
 from overmesh.controller.peermap import NetworkMap
 from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
 from overmesh.errors import (
     CompactedError,
     NotFoundError,
+    OvermeshError,
     RecordError,
     StoreCorruptError,
     StoreUnavailableError,
@@ -55,10 +57,11 @@ Listener = Callable[[str, Changes], None]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A transaction to be: what has to hold, and what to do then."""
+    """A transaction to be: what has to hold, what to do then, and what that amounts to (see audit.py)."""
 
     compares: Sequence[Compare]
     ops: Sequence[Op]
+    deed: Deed | None = None
 
 
 @dataclass(slots=True)
@@ -107,10 +110,11 @@ class NetworkView:
 
 
 class Mirror:
-    """All keys of the store, as of `revision`."""
+    """All keys of the store but the audit's, as of `revision`."""
 
-    def __init__(self, store: Store, root: EllipticCurvePublicKey) -> None:
+    def __init__(self, store: Store, root: EllipticCurvePublicKey, audit: Audit) -> None:
         self._store = store
+        self._audit = audit
         self._root = root
         self._kvs: dict[str, KeyValue] = {}
         self._held: defaultdict[tuple[str, str], dict[str, KeyValue]] = defaultdict(dict)
@@ -154,6 +158,30 @@ class Mirror:
         while self.revision < revision:
             await self._moved.wait()
 
+    async def look_up(self, key: str) -> KeyValue | None:
+        """Return a key. When it is not here the store is asked: another controller may just have written it.
+
+        Raises:
+            StoreUnavailableError: it can't say.
+
+        """
+        if not self.key(key) and keys.is_sound(key) and (there := await self._store.get(key)):
+            await self._caught_up(there.mod_revision)
+        return self.key(key)
+
+    async def catch_up(self, revision: int) -> bool:
+        """Reach a revision that somebody has seen; return False when the store has not come to it.
+
+        Raises:
+            StoreUnavailableError: it can't say.
+
+        """
+        if self.revision < revision:
+            if (await self._store.range(keys.PREFIX, limit=1)).revision < revision:
+                return False
+            await self._caught_up(revision)
+        return True
+
     # Changing.
 
     async def change(self, plan: Callable[[], Change | None]) -> TxnResult:
@@ -170,20 +198,37 @@ class Mirror:
                 case it may have happened or not: whoever asks again finds out.
 
         """
+        entry = self._audit.next_key()
         # One at a time: racing against oneself would only cost attempts.
         async with self._changing:
             for _ in range(_ATTEMPTS):
                 planned_at = self.revision
-                change = plan()
+                try:
+                    change = plan()
+                except OvermeshError:
+                    # Perhaps because of what an earlier attempt has done after all.
+                    if done := await self._done(entry):
+                        return done
+                    raise
                 if change is None:
                     return TxnResult(succeeded=False, revision=planned_at)
-                result = await self._store.txn(change.compares, change.ops)
+                result = await self._txn(change, entry)
                 if result.succeeded:
                     await self._caught_up(result.revision)
                     return result
                 # What came in between may be a delete, of which the store can't say when it was.
                 await self._caught_up(max(result.revision, planned_at + 1))
         raise StoreUnavailableError("other controllers kept changing the same thing", "try again")
+
+    async def _txn(self, change: Change, entry: str) -> TxnResult:
+        compares, ops = self._audit.entry(entry, change.deed, change.ops)
+        result = await self._store.txn([*change.compares, *compares], [*change.ops, *ops])
+        return result if result.succeeded else await self._done(entry) or result
+
+    async def _done(self, key: str) -> TxnResult | None:
+        """Return the result of an earlier attempt at the same request, whose answer was lost."""
+        entry = await self._audit.done(key)
+        return TxnResult(succeeded=True, revision=entry.revision) if entry else None
 
     async def _caught_up(self, revision: int) -> None:
         if self.revision >= revision:
@@ -218,13 +263,15 @@ class Mirror:
         """
         while True:
             try:
-                async for batch in self._store.watch(keys.PREFIX, self.revision + 1):
+                # Beyond what is held here, so that every revision of ours is come to.
+                async for batch in self._store.watch(keys.OURS, self.revision + 1):
                     self._take(batch)
             except CompactedError:
                 await self.load()
 
     def _take(self, batch: WatchBatch) -> None:
-        self._apply(batch.revision, {event.key: event.kv for event in batch.events})
+        held = (event for event in batch.events if event.key.startswith(keys.PREFIX))
+        self._apply(batch.revision, {event.key: event.kv for event in held})
 
     def _apply(self, revision: int, changed: Mapping[str, KeyValue | None]) -> None:
         changes: defaultdict[str, dict[str, bytes | None]] = defaultdict(dict)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from overmesh.controller import addressing, keys
+from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Change, Mirror, NetworkView
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
@@ -109,9 +110,11 @@ class Newcomers:
         renewed = replace(member, suites=suites or member.suites)
         if member.not_after - self._clock() < _VALIDITY / 2:
             renewed = replace(renewed, not_after=int(self._clock()) + _VALIDITY)
+        deed = None
         if renewed != member:
             ops.append(Put(kv.key, self._signer.sign(renewed)))
-        return Change([unchanged(kv)], ops) if ops else None
+            deed = Deed("node renewed", view.name, member.id, member.name)
+        return Change([unchanged(kv)], ops, deed) if ops else None
 
 
 def checked_public_key(key: bytes) -> bytes:

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from overmesh import rpc
+from overmesh.controller import caller
 from overmesh.controller.admin import AdminService
 from overmesh.controller.join import Admission, Application, Joins
 from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
@@ -71,14 +72,20 @@ class ErrorBoundary(grpc.aio.ServerInterceptor):
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
+        method = handler_call_details.method
         if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(_guarded(handler.stream_stream), **coding)
-        return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary), **coding)
+            return grpc.stream_stream_rpc_method_handler(_guarded(method, handler.stream_stream), **coding)
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(_guarded(method, handler.unary_stream), **coding)
+        return grpc.unary_unary_rpc_method_handler(_guarded(method, handler.unary_unary), **coding)
 
 
-def _guarded(call: Callable[[Any, Context], Awaitable[T]]) -> Callable[[Any, Context], Awaitable[T]]:
+def _guarded(
+    method: str, call: Callable[[Any, Context], Awaitable[T]]
+) -> Callable[[Any, Context], Awaitable[T]]:
     async def guarded(request: Any, context: Context) -> T:
         try:
+            caller.enter(method, context)
             return await call(request, context)
         except OvermeshError as error:
             await rpc.abort(context, error)

@@ -1,19 +1,18 @@
 """Join tokens: who may let hosts in, how many, until when.
 
-Only the SHA-256 of the secret is kept: it is 192 random bits, so nothing slower is needed. The value
-in the store is a line of JSON and a line with its MAC, read and written here and nowhere else.
+Only the SHA-256 of the secret is kept: it is 192 random bits, so nothing slower is needed.
 """
 
 import hashlib
 import hmac
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
-from overmesh.controller import keys
+from overmesh.controller import authentic, keys
+from overmesh.controller.audit import Deed
 from overmesh.controller.mirror import MAX_OPS, Change, Mirror
 from overmesh.controller.names import checked_tag
 from overmesh.controller.store.base import Delete, KeyValue, Put, absent, unchanged
@@ -53,10 +52,15 @@ class Token:
         """Return it as it is when it has let one more in."""
         return replace(self, used=self.used + 1)
 
+    def deed(self, what: str, **details: str) -> Deed:
+        """Return what happens to it, for the audit."""
+        said = {name: text for name, text in details.items() if text}
+        return Deed(what, self.network, self.id, details=said)
+
     def put(self, root: MeshRoot) -> Put:
         """Return the operation that writes it to the store."""
-        key, value = keys.token(self.id), json.dumps(asdict(self), separators=(",", ":")).encode()
-        return Put(key, value + b"\n" + root.mac(key, value))
+        key = keys.token(self.id)
+        return Put(key, authentic.encode(root, key, asdict(self)))
 
     @classmethod
     def read(cls, kv: KeyValue, root: MeshRoot) -> Self:
@@ -66,10 +70,7 @@ class Token:
             StoreCorruptError: it is not one that this mesh has written.
 
         """
-        value, _, mac = kv.value.partition(b"\n")
-        if not hmac.compare_digest(mac, root.mac(kv.key, value)):
-            raise StoreCorruptError(f"{kv.key} in the store is not a token of this mesh", _FIX)
-        fields = json.loads(value)
+        fields = authentic.decode(root, kv, "a token")
         return cls(**{**fields, "tags": tuple(fields["tags"])})
 
     def check_known_by(self, secret: str) -> None:
@@ -138,7 +139,8 @@ class Tokens:
             tags=tuple(dict.fromkeys(checked_tag(tag) for tag in tags)),
         )
         put = token.put(self._root)
-        await self._mirror.change(lambda: Change([absent(put.key)], [put]))
+        deed = token.deed("token created", uses=str(uses or "any number"), tags=" ".join(token.tags))
+        await self._mirror.change(lambda: Change([absent(put.key)], [put], deed))
         _log.info("token created", extra={"network": network, "token": token.id})
         return token, secret
 
@@ -185,11 +187,14 @@ class Tokens:
         token = Token.read(kv, self._root)
         if token.revoked:
             return None
-        return Change([unchanged(kv)], [replace(token, revoked=True).put(self._root)])
+        revoked = replace(token, revoked=True)
+        return Change([unchanged(kv)], [revoked.put(self._root)], token.deed("token revoked"))
 
     async def sweep(self) -> None:
         """Forget tokens that expired a while ago."""
         horizon = self._clock() - KEPT_AFTER_EXPIRY
-        old = [Delete(keys.token(token.id)) for token in self.known() if token.expires < horizon]
+        old = [token for token in self.known() if token.expires < horizon][:MAX_OPS]
         if old:
-            await self._mirror.change(lambda: Change([], old[:MAX_OPS]))
+            deed = Deed("tokens forgotten", details={"tokens": " ".join(token.id for token in old)})
+            deletes = [Delete(keys.token(token.id)) for token in old]
+            await self._mirror.change(lambda: Change([], deletes, deed))

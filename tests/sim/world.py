@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from overmesh.agent.peermap import Held, Outcome, Replica
 from overmesh.agent.sync import PATIENCE, SILENCE, Backoff
 from overmesh.controller import keys
+from overmesh.controller.audit import Audit
 from overmesh.controller.join import Joins
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
@@ -233,7 +234,9 @@ class World:
             if member.stream is stream:
                 member.hang_up()
         self.streams = []
-        self.ledger.mirror = self.mirror = Mirror(self.ledger, ROOT.public_key)
+        self.ledger.mirror = self.mirror = Mirror(
+            self.ledger, ROOT.public_key, Audit(self.ledger, ROOT, self.clock, "c1")
+        )
         done(self.mirror.load())
         signer = Signer(ROOT, self.clock)
         self.membership = Membership(self.mirror, signer, self.random.getrandbits)

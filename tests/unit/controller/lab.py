@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from overmesh import rpc
 from overmesh.config import ControllerConfig
+from overmesh.controller.audit import Audit
 from overmesh.controller.daemon import Controller
 from overmesh.controller.join import Application, Joins
 from overmesh.controller.membership import Membership, Signer, node_id
@@ -112,6 +113,7 @@ class Mesh:
     """A controller's parts without its servers."""
 
     store: Store
+    audit: Audit
     mirror: Mirror
     membership: Membership
     tokens: Tokens
@@ -137,7 +139,8 @@ class Mesh:
 async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Mesh]:
     """Run those parts on a real embedded store, with the default network."""
     store, clock = open_store(f"sqlite:{path / 'store.db'}"), Clock()
-    mirror = Mirror(store, ROOT.public_key)
+    audit = Audit(store, ROOT, clock, "c1")
+    mirror = Mirror(store, ROOT.public_key, audit)
     await mirror.load()
     following = asyncio.create_task(mirror.follow())
     signer = Signer(ROOT, clock)
@@ -150,7 +153,7 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     joins = Joins(mirror, membership, newcomers, tokens, ROOT, agents.live_host, clock)
     try:
         await membership.ensure_network(ranges)
-        yield Mesh(store, mirror, membership, tokens, presence, agents, joins, peers, clock)
+        yield Mesh(store, audit, mirror, membership, tokens, presence, agents, joins, peers, clock)
     finally:
         following.cancel()
         await asyncio.wait({following})

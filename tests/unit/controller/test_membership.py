@@ -242,7 +242,7 @@ def test_serials_grow_even_when_the_clock_does_not() -> None:
 
 
 async def test_a_mirror_that_was_compacted_away_reads_everything_again(lab: Mesh) -> None:
-    late = Mirror(lab.store, ROOT.public_key)
+    late = Mirror(lab.store, ROOT.public_key, lab.audit)
     await late.load()
     host = await lab.joined("a")
     gone = await lab.joined("b")

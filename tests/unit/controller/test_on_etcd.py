@@ -11,6 +11,7 @@ import pytest
 from overmesh.config import ControllerConfig
 from overmesh.controller import keys
 from overmesh.controller import mirror as mirror_module
+from overmesh.controller.audit import Audit
 from overmesh.controller.daemon import Controller, running
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store import open_store
@@ -18,7 +19,7 @@ from overmesh.controller.store.base import Delete, Put, Store, absent, unchanged
 from overmesh.errors import ConfigError, StateError, StoreUnavailableError
 from overmesh.proto import admin_pb2, mesh_pb2
 from tests.etcd import cluster, free_port
-from tests.unit.controller.lab import ROOT, Client, Host, client, config
+from tests.unit.controller.lab import ROOT, START, Client, Host, client, config
 from tests.unit.controller.store.backends import EtcdBackend
 from tests.unit.controller.test_watch import Watcher
 
@@ -108,7 +109,7 @@ async def test_a_delete_by_another_is_waited_for(target: str) -> None:
     key, plans = keys.address("mesh", "10.9.0.1"), []
     async with closing_both(open_store(target), open_store(target)) as (store, other):
         await store.txn([], [Put(key, b"a")])
-        mirror = Mirror(store, ROOT.public_key)
+        mirror = Mirror(store, ROOT.public_key, Audit(store, ROOT, lambda: START, "c1"))
         await mirror.load()
         await other.txn([], [Delete(key)])
 
