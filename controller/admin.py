@@ -7,6 +7,8 @@ from typing import Any
 import grpc.aio
 
 from overmesh.config import DEFAULT_NETWORK
+from overmesh.controller.audit import Audit
+from overmesh.controller.auditing import audit_message, removed_node
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peers import Peers
@@ -15,7 +17,7 @@ from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import NetworkView
 from overmesh.controller.watch import Agents, Behind
-from overmesh.errors import InvalidError
+from overmesh.errors import InvalidError, NotFoundError
 from overmesh.model import Mode, Problem, endpoints_key, node_key
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2
 from overmesh.proto.codec import endpoint_message, endpoint_value, problem_messages
@@ -31,7 +33,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     """Requests in, replies out; an empty network name stands for the default network.
 
     Args:
-        mirror, membership, peers, tokens, agents, presence: the parts of this controller.
+        mirror, audit, membership, peers, tokens, agents, presence: the parts of this controller.
         join_target: host or host:port that new hosts are told to join at.
 
     """
@@ -39,6 +41,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     def __init__(
         self,
         mirror: Mirror,
+        audit: Audit,
         membership: Membership,
         peers: Peers,
         tokens: Tokens,
@@ -47,6 +50,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         join_target: str,
     ) -> None:
         self._mirror = mirror
+        self._audit = audit
         self._membership = membership
         self._peers = peers
         self._tokens = tokens
@@ -103,7 +107,12 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.RemoveNodeReply:
         """Take a node out of its network."""
         view = self._mirror.view(request.network or DEFAULT_NETWORK)
-        node_id = self._membership.find(view.name, request.node)
+        try:
+            node_id = self._membership.find(view.name, request.node)
+        except NotFoundError:
+            if done := await self._audit.done():
+                return admin_pb2.RemoveNodeReply(node=removed_node(done), revision=done.revision)
+            raise
         node = self._node_message(view, node_id)
         revision = await self._membership.remove(view.name, node_id)
         return admin_pb2.RemoveNodeReply(node=node, revision=revision)
@@ -169,6 +178,14 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             message.MergeFrom(admin_pb2.Network(mode=mesh_pb2.Mode.Name(network.mode)))
             message.mtu = network.mtu
         return message
+
+    # Who changed what.
+
+    async def ListAudit(self, request: admin_pb2.AuditRequest, context: Context) -> None:  # noqa: N802
+        """Tell what was changed, and with `follow` what is changed from then on."""
+        async for entry in self._audit.entries(request.since, follow=request.follow):
+            if entry.concerns(request.node):
+                await context.write(audit_message(entry))
 
     # Convergence.
 

@@ -140,7 +140,9 @@ async def running(
         await servers.start(
             JoinService(joins, [_target(host, listening.mesh_port) for host in hosts]),
             MeshService(agents, membership, presence),
-            AdminService(mirror, membership, peers, tokens, agents, presence, _join_target(hosts, listening)),
+            AdminService(
+                mirror, audit, membership, peers, tokens, agents, presence, _join_target(hosts, listening)
+            ),
         )
         undo.callback(agents.finish_all, UnreachableError("the controller is stopping", "try again"))
         undo.push_async_callback(servers.drain)

@@ -156,6 +156,7 @@ class Mirror:
                 except OvermeshError:
                     # Perhaps because of what an earlier attempt has done after all.
                     if done := await self._done(entry):
+                        await self._caught_up(done.revision)
                         return done
                     raise
                 if change is None:

@@ -13,6 +13,7 @@ from typing import Self
 
 from overmesh.controller import authentic, keys
 from overmesh.controller.audit import Deed
+from overmesh.controller.caller import caller
 from overmesh.controller.mirror import MAX_OPS, Change, Mirror
 from overmesh.controller.names import checked_tag
 from overmesh.controller.store.base import Delete, KeyValue, Put, absent, unchanged
@@ -110,7 +111,7 @@ class Tokens:
         self._clock = clock
 
     async def create(self, network: str, ttl: int, uses: int, tags: Sequence[str]) -> tuple[Token, JoinToken]:
-        """Make a token; the JoinToken holds the secret, which can't be had again.
+        """Make a token; the JoinToken holds the secret, which only a repetition of the request gets again.
 
         Args:
             network: that it lets into.
@@ -128,7 +129,7 @@ class Tokens:
         if len(tags) > MAX_TAGS:
             raise InvalidError(f"{len(tags)} tags are too many", f"give at most {MAX_TAGS}")
         now = int(self._clock())
-        secret = JoinToken.new(self._root.der)
+        secret = self._new_secret()
         token = Token(
             id=secret.id,
             network=network,
@@ -142,7 +143,16 @@ class Tokens:
         deed = token.deed("token created", uses=str(uses or "any number"), tags=" ".join(token.tags))
         await self._mirror.change(lambda: Change([absent(put.key)], [put], deed))
         _log.info("token created", extra={"network": network, "token": token.id})
-        return token, secret
+        kv = self._mirror.key(put.key)
+        return (Token.read(kv, self._root) if kv else token), secret
+
+    def _new_secret(self) -> JoinToken:
+        """Return a token; for a repeated request the same, which only who has the mesh root can work out."""
+        request = caller().request
+        if not request:
+            return JoinToken.new(self._root.der)
+        seed = bytes.fromhex(self._root.mac("token of request", request.encode()).decode())
+        return JoinToken.derived(self._root.der, seed)
 
     def known(self, network: str = "") -> list[Token]:
         """Return the tokens there are (of one network), oldest first."""
