@@ -1,7 +1,7 @@
 """The controller process: start order, background duties, signals, stop order.
 
-store ► root ► mirror ► first network ► ports ► agents may come
-stop: not serving ► streams end ► servers ► presence ► store
+store ► root ► mirror ► first network ► ports ► in the map ► agents may come
+stop: not serving ► streams end ► servers ► what was said under the lease ► store
 """
 
 import asyncio
@@ -21,7 +21,9 @@ from overmesh.config import JOIN_PORT, ControllerConfig
 from overmesh.controller import keys
 from overmesh.controller.admin import AdminService
 from overmesh.controller.audit import Audit
+from overmesh.controller.controllers import Registration, reachable
 from overmesh.controller.join import Joins
+from overmesh.controller.lease import Lease
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
@@ -112,7 +114,7 @@ async def running(
         undo.push_async_callback(store.close)
         root = await _root(config, store)
         audit = Audit(store, root, clock, platform.node())
-        mirror = Mirror(store, root.public_key, audit)
+        mirror = Mirror(store, root.public_key, audit, clock)
         await mirror.load()
         duties = {_duty(undo, mirror.follow())}
 
@@ -120,8 +122,9 @@ async def running(
         membership = Membership(mirror, signer)
         await membership.ensure_network(config.ranges)
         tokens = Tokens(mirror, root, clock)
-        presence = Presence(store, mirror)
-        undo.push_async_callback(presence.end)
+        lease = Lease(store)
+        undo.push_async_callback(lease.end)
+        presence = Presence(mirror, lease)
         agents = Agents(mirror, presence.seen, clock)
         newcomers = Newcomers(mirror, membership, signer, clock)
         peers = Peers(mirror, membership, newcomers)
@@ -137,8 +140,13 @@ async def running(
             config.socket,
             lambda mutual: root.server_credentials(hosts, mutual=mutual),
         )
+        mesh_targets, join_targets = (
+            [_target(host, port) for host in hosts] for port in (listening.mesh_port, listening.join_port)
+        )
+        registration = Registration(mirror, lease, root, mesh_targets, join_targets)
+        await registration.enter()
         await servers.start(
-            JoinService(joins, [_target(host, listening.mesh_port) for host in hosts]),
+            JoinService(joins, lambda: reachable(mirror, registration.record)),
             MeshService(agents, membership, presence),
             AdminService(
                 mirror, audit, membership, peers, tokens, agents, presence, _join_target(hosts, listening)
@@ -148,7 +156,8 @@ async def running(
         undo.push_async_callback(servers.drain)
         duties |= {
             _duty(undo, presence.keep_written()),
-            _duty(undo, presence.keep_alive()),
+            _duty(undo, lease.keep_alive()),
+            _duty(undo, registration.keep()),
             _duty(undo, _every(_TRIM_EVERY, lambda: trim_history(store))),
             _duty(undo, _every(_SWEEP_EVERY, tokens.sweep)),
             _duty(undo, _every(_SWEEP_EVERY, audit.trim)),

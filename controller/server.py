@@ -106,11 +106,11 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
 
     Args:
         joins: lets hosts in.
-        controllers: host:port of the mesh ports that members are told.
+        controllers: returns host:port of the mesh ports that members are told.
 
     """
 
-    def __init__(self, joins: Joins, controllers: Sequence[str]) -> None:
+    def __init__(self, joins: Joins, controllers: Callable[[], Sequence[str]]) -> None:
         self._joins = joins
         self._controllers = controllers
 
@@ -137,7 +137,7 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
             certificate=admission.certificate,
             network=admission.network,
             node=admission.node,
-            controllers=self._controllers,
+            controllers=self._controllers(),
             revision=admission.revision,
             already_member=admission.already_member,
         )

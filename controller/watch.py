@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from overmesh.controller import keys
 from overmesh.controller.membership import removed
-from overmesh.controller.mirror import Changes, Mirror
+from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
 from overmesh.controller.session import Session
 from overmesh.controller.trust import Identity
+from overmesh.controller.view import Changes
 from overmesh.errors import CloneError, InvalidError, OvermeshError, UnreachableError
 from overmesh.model import Problem
 from overmesh.proto import mesh_pb2
@@ -104,6 +106,18 @@ class Agents:
         self._live: dict[str, dict[str, Agent]] = {}
         self._gone: dict[Identity, Sighting] = {}
         mirror.on_change(self._changed)
+
+    async def catch_up(self, identity: Identity, hello: mesh_pb2.Hello) -> None:
+        """Know at least as much as an agent that comes from another controller.
+
+        Raises:
+            StoreUnavailableError: that can't be.
+
+        """
+        await self._mirror.look_up(keys.credential(identity.network, identity.node_id))
+        if not await self._mirror.catch_up(hello.revision):
+            seen = {"revision": hello.revision, "store": self._mirror.revision}
+            _log.warning("an agent has seen more than the store holds", extra=self._named(identity) | seen)
 
     def open(self, identity: Identity, hello: mesh_pb2.Hello, now: float) -> Agent:
         """Take in an agent that said hello. A stream of the same host that is still there ends.
@@ -273,7 +287,9 @@ class Watch:
             InvalidError: it does not follow the protocol.
 
         """
-        agent = self._agents.open(identity, await _hello(stream), self._clock())
+        hello = await _hello(stream)
+        await self._agents.catch_up(identity, hello)
+        agent = self._agents.open(identity, hello, self._clock())
         reader = asyncio.create_task(self._read(agent, stream))
         reader.add_done_callback(partial(_reading_ended, agent))
         try:

@@ -25,6 +25,7 @@ from overmesh.config import ControllerConfig
 from overmesh.controller.audit import Audit
 from overmesh.controller.daemon import Controller
 from overmesh.controller.join import Application, Joins
+from overmesh.controller.lease import Lease
 from overmesh.controller.membership import Membership, Signer, node_id
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
@@ -118,6 +119,7 @@ class Mesh:
     membership: Membership
     tokens: Tokens
     presence: Presence
+    lease: Lease
     agents: Agents
     joins: Joins
     peers: Peers
@@ -140,20 +142,21 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     """Run those parts on a real embedded store, with the default network."""
     store, clock = open_store(f"sqlite:{path / 'store.db'}"), Clock()
     audit = Audit(store, ROOT, clock, "c1")
-    mirror = Mirror(store, ROOT.public_key, audit)
+    mirror = Mirror(store, ROOT.public_key, audit, clock)
     await mirror.load()
     following = asyncio.create_task(mirror.follow())
     signer = Signer(ROOT, clock)
     membership = Membership(mirror, signer)
     tokens = Tokens(mirror, ROOT, clock)
-    presence = Presence(store, mirror)
+    lease = Lease(store)
+    presence = Presence(mirror, lease)
     agents = Agents(mirror, presence.seen, clock)
     newcomers = Newcomers(mirror, membership, signer, clock)
     peers = Peers(mirror, membership, newcomers)
     joins = Joins(mirror, membership, newcomers, tokens, ROOT, agents.live_host, clock)
     try:
         await membership.ensure_network(ranges)
-        yield Mesh(store, audit, mirror, membership, tokens, presence, agents, joins, peers, clock)
+        yield Mesh(store, audit, mirror, membership, tokens, presence, lease, agents, joins, peers, clock)
     finally:
         following.cancel()
         await asyncio.wait({following})
