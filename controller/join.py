@@ -19,13 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from overmesh.config import DEFAULT_PORTS
-from overmesh.controller import keys
+from overmesh.controller import credentials
 from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, node_id
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
 from overmesh.controller.newcomers import Newcomers, checked_public_key
-from overmesh.controller.store.base import KeyValue, Put, unchanged
+from overmesh.controller.store.base import KeyValue, unchanged
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.controller.view import NetworkView
@@ -173,7 +173,11 @@ class Joins:
         used = [token.once_more().put(self._root)] if token.uses else []
         return Change(
             [unchanged(token_kv), *admitted.compares],
-            [*used, self._credential(applicant), *admitted.ops],
+            [
+                *used,
+                credentials.put(self._root, view.name, applicant.id, applicant.request.fingerprint),
+                *admitted.ops,
+            ],
             Deed("node joined", view.name, node.id, node.name, f"token {token.id}"),
         )
 
@@ -191,7 +195,9 @@ class Joins:
                 "remove this host's copy of the state directory and join with a new token",
             )
         credential = self._mirror.held("credentials", view.name).get(member.id)
-        if credential is None or credential.value != self._credential(applicant).value:
+        if credential is None or not credentials.allows(
+            self._root, credential, applicant.request.fingerprint
+        ):
             raise CloneError(
                 f"this host's X25519 key is that of node {member.name}, which joined with another TLS key",
                 f"remove that node first: `meshctl node remove {member.name}`",
@@ -201,11 +207,6 @@ class Joins:
                 f"this host has already joined network {view.name} as {member.name}, not as {applicant.name}",
                 f"join as {member.name}, or leave first: `meshctl leave`",
             )
-
-    def _credential(self, applicant: _Applicant) -> Put:
-        """Return the operation that ties a node to the TLS key with which it joined."""
-        key = keys.credential(applicant.network, applicant.id)
-        return Put(key, self._root.mac(key, applicant.request.fingerprint))
 
 
 def _possible_mode(application: Application, view: NetworkView) -> Mode:

@@ -31,6 +31,8 @@ from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peers import Peers
 from overmesh.controller.presence import Presence
+from overmesh.controller.renewal import Renewals
+from overmesh.controller.revocations import Revocations
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Store
 from overmesh.controller.tokens import Tokens
@@ -117,11 +119,13 @@ class Mesh:
     audit: Audit
     mirror: Mirror
     membership: Membership
+    revocations: Revocations
     tokens: Tokens
     presence: Presence
     lease: Lease
     agents: Agents
     joins: Joins
+    renewals: Renewals
     peers: Peers
     clock: Clock
 
@@ -142,21 +146,37 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     """Run those parts on a real embedded store, with the default network."""
     store, clock = open_store(f"sqlite:{path / 'store.db'}"), Clock()
     audit = Audit(store, ROOT, clock, "c1")
-    mirror = Mirror(store, ROOT.public_key, audit, clock)
+    mirror = Mirror(store, ROOT.anchor, audit, clock)
     await mirror.load()
     following = asyncio.create_task(mirror.follow())
     signer = Signer(ROOT, clock)
     membership = Membership(mirror, signer)
+    revocations = Revocations(mirror, membership, signer, clock)
     tokens = Tokens(mirror, ROOT, clock)
     lease = Lease(store)
     presence = Presence(mirror, lease)
     agents = Agents(mirror, presence.seen, clock)
     newcomers = Newcomers(mirror, membership, signer, clock)
+    renewals = Renewals(mirror, newcomers, ROOT, clock)
     peers = Peers(mirror, membership, newcomers)
     joins = Joins(mirror, membership, newcomers, tokens, ROOT, agents.live_host, clock)
     try:
         await membership.ensure_network(ranges)
-        yield Mesh(store, audit, mirror, membership, tokens, presence, lease, agents, joins, peers, clock)
+        yield Mesh(
+            store,
+            audit,
+            mirror,
+            membership,
+            revocations,
+            tokens,
+            presence,
+            lease,
+            agents,
+            joins,
+            renewals,
+            peers,
+            clock,
+        )
     finally:
         following.cancel()
         await asyncio.wait({following})

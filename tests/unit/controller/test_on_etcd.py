@@ -109,7 +109,7 @@ async def test_a_delete_by_another_is_waited_for(target: str) -> None:
     key, plans = keys.address("mesh", "10.9.0.1"), []
     async with closing_both(open_store(target), open_store(target)) as (store, other):
         await store.txn([], [Put(key, b"a")])
-        mirror = Mirror(store, ROOT.public_key, Audit(store, ROOT, lambda: START, "c1"))
+        mirror = Mirror(store, ROOT.anchor, Audit(store, ROOT, lambda: START, "c1"))
         await mirror.load()
         await other.txn([], [Delete(key)])
 
