@@ -29,6 +29,7 @@
         ├── PoolExhaustedError
         ├── CloneError               one identity on two machines
         ├── RemovedError             this node was removed
+        │   └── RevokedError         and its key for good
         ├── NotFoundError
         ├── ExistsError
         └── InvalidError             a value the controller can't accept
@@ -174,6 +175,10 @@ class CloneError(MeshError):
 
 class RemovedError(MeshError):
     """The calling node is not (or no longer) a member."""
+
+
+class RevokedError(RemovedError):
+    """The key of this node was revoked: it never comes back."""
 
 
 class NotFoundError(MeshError):

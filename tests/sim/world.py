@@ -154,7 +154,7 @@ class Member:
 
     def restart(self, held: Held) -> None:
         answer = self.admission
-        self.replica = Replica(ROOT.public_key, answer.network, answer.node_id, answer.node, held)
+        self.replica = Replica(ROOT.anchor, answer.network, answer.node_id, answer.node, held)
         self.hang_up()
 
     @property
