@@ -1,17 +1,20 @@
 """What meshctl asks of the controller: tokens, nodes, networks, and whether all agents are in step."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc.aio
 
 from overmesh.config import DEFAULT_NETWORK
+from overmesh.controller.approving import Approving
 from overmesh.controller.audit import Audit
-from overmesh.controller.auditing import audit_message, removed_node
+from overmesh.controller.auditing import Auditing, removed_node
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peers import Peers
+from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
 from overmesh.controller.revocations import Revocations
 from overmesh.controller.tokens import Token, Tokens
@@ -20,7 +23,7 @@ from overmesh.controller.view import NetworkView
 from overmesh.controller.watch import Agents, Behind
 from overmesh.errors import InvalidError, NotFoundError
 from overmesh.model import Mode, Problem, Revocation, endpoints_key, node_key, owner
-from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2
+from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.proto.codec import endpoint_message, endpoint_value, problem_messages
 
 DEFAULT_TTL = 86400
@@ -30,12 +33,13 @@ _LOOK_EVERY = 0.05
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdminService(admin_pb2_grpc.AdminServicer):
+class AdminService(Auditing, Approving):
     """Requests in, replies out; an empty network name stands for the default network.
 
     Args:
-        mirror, audit, membership, peers, tokens, agents, presence: the parts of this controller.
+        mirror, audit, membership, peers, tokens, pending, agents, presence: the parts of this controller.
         join_target: host or host:port that new hosts are told to join at.
+        clock: unix seconds.
 
     """
 
@@ -47,9 +51,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         revocations: Revocations,
         peers: Peers,
         tokens: Tokens,
+        pending: Pendings,
         agents: Agents,
         presence: Presence,
         join_target: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._mirror = mirror
         self._audit = audit
@@ -57,9 +63,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._revocations = revocations
         self._peers = peers
         self._tokens = tokens
+        self._pending = pending
         self._agents = agents
         self._presence = presence
         self._join_target = join_target
+        self._clock = clock
 
     # Tokens.
 
@@ -72,6 +80,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             request.ttl_seconds or DEFAULT_TTL,
             request.uses,
             request.tags,
+            approval=request.approval,
         )
         line = f"meshctl join {self._join_target} --token {secret}"
         return admin_pb2.CreateTokenReply(
@@ -214,14 +223,6 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             message.mtu = network.mtu
         return message
 
-    # Who changed what.
-
-    async def ListAudit(self, request: admin_pb2.AuditRequest, context: Context) -> None:  # noqa: N802
-        """Tell what was changed, and with `follow` what is changed from then on."""
-        async for entry in self._audit.entries(request.since, follow=request.follow):
-            if entry.concerns(request.node):
-                await context.write(audit_message(entry))
-
     # Convergence.
 
     async def Wait(self, request: admin_pb2.WaitRequest, _context: Context) -> admin_pb2.WaitReply:  # noqa: N802
@@ -273,6 +274,7 @@ def _token_message(token: Token) -> admin_pb2.Token:
         revoked=token.revoked,
         tags=token.tags,
         created=token.created,
+        approval=token.approval,
     )
 
 

@@ -1,11 +1,28 @@
-"""Audit entries as meshctl gets them."""
+"""What meshctl asks about who changed what."""
 
-from overmesh.controller.audit import Entry
-from overmesh.proto import admin_pb2
+from typing import Any
+
+import grpc.aio
+
+from overmesh.controller.audit import Audit, Entry
+from overmesh.proto import admin_pb2, admin_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def audit_message(entry: Entry) -> admin_pb2.AuditEntry:
-    """Return an entry as it travels."""
+class Auditing(admin_pb2_grpc.AdminServicer):
+    """The part of the admin service that tells what was done."""
+
+    _audit: Audit
+
+    async def ListAudit(self, request: admin_pb2.AuditRequest, context: Context) -> None:  # noqa: N802
+        """Tell what was changed, and with `follow` what is changed from then on."""
+        async for entry in self._audit.entries(request.since, follow=request.follow):
+            if entry.concerns(request.node):
+                await context.write(_audit_message(entry))
+
+
+def _audit_message(entry: Entry) -> admin_pb2.AuditEntry:
     return admin_pb2.AuditEntry(
         id=entry.id,
         at_ms=entry.at_ms,

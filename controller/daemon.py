@@ -29,6 +29,7 @@ from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peers import Peers
+from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
 from overmesh.controller.reachable import own_addresses
 from overmesh.controller.remembered import Remembered
@@ -127,6 +128,7 @@ async def running(
         membership = Membership(mirror, signer)
         await membership.ensure_network(config.ranges)
         tokens = Tokens(mirror, root, clock)
+        pending = Pendings(mirror, root, clock)
         lease = Lease(store)
         undo.push_async_callback(lease.end)
         presence = Presence(mirror, lease)
@@ -138,7 +140,7 @@ async def running(
         newcomers = Newcomers(mirror, membership, signer, clock)
         peers = Peers(mirror, membership, newcomers)
         renewals = Renewals(mirror, newcomers, root, clock)
-        joins = Joins(mirror, membership, newcomers, tokens, root, agents.live_host, clock)
+        joins = Joins(mirror, membership, newcomers, tokens, pending, root, agents.live_host, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
         certificates = ServerCertificates(root, lambda: mirror.roots, hosts, clock)
@@ -168,9 +170,11 @@ async def running(
                 revocations=revocations,
                 peers=peers,
                 tokens=tokens,
+                pending=pending,
                 agents=agents,
                 presence=presence,
                 join_target=_join_target(hosts, listening),
+                clock=clock,
             ),
         )
         undo.callback(agents.finish_all, UnreachableError("the controller is stopping", "try again"))
@@ -184,6 +188,7 @@ async def running(
             _duty(undo, _every(_SWEEP_EVERY, tokens.sweep)),
             _duty(undo, _every(_SWEEP_EVERY, revocations.sweep)),
             _duty(undo, remembered.keep()),
+            _duty(undo, _every(_SWEEP_EVERY, pending.sweep)),
             _duty(undo, _every(_SWEEP_EVERY, audit.trim)),
         }
         _log.info("controller ready", extra=_event(listening, root, mirror))

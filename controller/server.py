@@ -22,6 +22,7 @@ from overmesh.controller import caller
 from overmesh.controller.admin import AdminService
 from overmesh.controller.join import Admission, Application, Joins
 from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
+from overmesh.controller.pending import LONGEST_WAIT
 from overmesh.controller.ports import any_address, take_port, take_socket
 from overmesh.controller.presence import Health, Presence
 from overmesh.controller.remembered import Remembered
@@ -140,6 +141,7 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
                 host_id=request.host_id,
                 suites=suite_values(request.suites),
                 modes=mode_values(request.modes),
+                wait=min(request.wait_seconds, LONGEST_WAIT),
             )
         )
         return self._reply(admission)

@@ -32,7 +32,10 @@ _log = logging.getLogger("overmesh.controller")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What the controller knows of a token. uses: 0 is unlimited; times in unix seconds."""
+    """What the controller knows of a token. uses: 0 is unlimited; times in unix seconds.
+
+    approval: a host that comes with it has to wait for an operator (see pending.py).
+    """
 
     id: str
     network: str
@@ -43,6 +46,7 @@ class Token:
     used: int = 0
     revoked: bool = False
     tags: tuple[str, ...] = ()
+    approval: bool = False
 
     @property
     def uses_left(self) -> int:
@@ -110,7 +114,9 @@ class Tokens:
         self._root = root
         self._clock = clock
 
-    async def create(self, network: str, ttl: int, uses: int, tags: Sequence[str]) -> tuple[Token, JoinToken]:
+    async def create(
+        self, network: str, ttl: int, uses: int, tags: Sequence[str], *, approval: bool = False
+    ) -> tuple[Token, JoinToken]:
         """Make a token; the JoinToken holds the secret, which only a repetition of the request gets again.
 
         Args:
@@ -118,6 +124,7 @@ class Tokens:
             ttl: seconds until it expires.
             uses: how many hosts it lets in; 0: any number.
             tags: given to the nodes that join with it.
+            approval: whether an operator has to let each of them in.
 
         Raises:
             InvalidError, NotFoundError
@@ -138,9 +145,15 @@ class Tokens:
             expires=now + ttl,
             uses=uses,
             tags=tuple(dict.fromkeys(checked_tag(tag) for tag in tags)),
+            approval=approval,
         )
         put = token.put(self._root)
-        deed = token.deed("token created", uses=str(uses or "any number"), tags=" ".join(token.tags))
+        deed = token.deed(
+            "token created",
+            uses=str(uses or "any number"),
+            tags=" ".join(token.tags),
+            approval="needed" if approval else "",
+        )
         await self._mirror.change(lambda: Change([absent(put.key)], [put], deed))
         _log.info("token created", extra={"network": network, "token": token.id})
         kv = self._mirror.key(put.key)

@@ -4,6 +4,7 @@
     ├── UsageError                   exit code 2
     │   └── ConfigError              a flag, variable or file that can't be right
     ├── NotYetError                  exit code 3: asked for, not (yet) true
+    │   └── ApprovalPendingError     a host that an operator has to let in
     ├── StateError                   this host's own files
     │   ├── NotJoinedError
     │   └── CorruptStateError
@@ -71,6 +72,10 @@ class NotYetError(OvermeshError):
     """What was asked about is not true (yet)."""
 
     exit_code = 3
+
+
+class ApprovalPendingError(NotYetError):
+    """The host waits until an operator lets it in."""
 
 
 class StateError(OvermeshError):

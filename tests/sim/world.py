@@ -25,6 +25,7 @@ from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peermap import Position
+from overmesh.controller.pending import Pendings
 from overmesh.controller.revocations import Revocations
 from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult, Watcher
 from overmesh.controller.tokens import Tokens
@@ -245,8 +246,16 @@ class World:
         self.tokens = Tokens(self.mirror, ROOT, self.clock)
         self.agents = Agents(self.mirror, lambda identity, there: None, self.clock)
         newcomers = Newcomers(self.mirror, self.membership, signer, self.clock)
+        pending = Pendings(self.mirror, ROOT, self.clock)
         self.joins = Joins(
-            self.mirror, self.membership, newcomers, self.tokens, ROOT, self.agents.live_host, self.clock
+            self.mirror,
+            self.membership,
+            newcomers,
+            self.tokens,
+            pending,
+            ROOT,
+            self.agents.live_host,
+            self.clock,
         )
 
     # What people and hosts do.

@@ -30,6 +30,7 @@ from overmesh.controller.membership import Membership, Signer, node_id
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peers import Peers
+from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
 from overmesh.controller.renewal import Renewals
 from overmesh.controller.revocations import Revocations
@@ -121,6 +122,7 @@ class Mesh:
     membership: Membership
     revocations: Revocations
     tokens: Tokens
+    pending: Pendings
     presence: Presence
     lease: Lease
     agents: Agents
@@ -153,13 +155,14 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     membership = Membership(mirror, signer)
     revocations = Revocations(mirror, membership, signer, clock)
     tokens = Tokens(mirror, ROOT, clock)
+    pending = Pendings(mirror, ROOT, clock)
     lease = Lease(store)
     presence = Presence(mirror, lease)
     agents = Agents(mirror, presence.seen, clock)
     newcomers = Newcomers(mirror, membership, signer, clock)
     renewals = Renewals(mirror, newcomers, ROOT, clock)
     peers = Peers(mirror, membership, newcomers)
-    joins = Joins(mirror, membership, newcomers, tokens, ROOT, agents.live_host, clock)
+    joins = Joins(mirror, membership, newcomers, tokens, pending, ROOT, agents.live_host, clock)
     try:
         await membership.ensure_network(ranges)
         yield Mesh(
@@ -169,6 +172,7 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
             membership,
             revocations,
             tokens,
+            pending,
             presence,
             lease,
             agents,
