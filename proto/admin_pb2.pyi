@@ -153,12 +153,14 @@ class ListNodesRequest(_message.Message):
     def __init__(self, network: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
 
 class ListNodesReply(_message.Message):
-    __slots__ = ("nodes", "revision")
+    __slots__ = ("nodes", "revision", "problems")
     NODES_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     revision: int
-    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
+    problems: _containers.RepeatedCompositeFieldContainer[_mesh_pb2.Problem]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., revision: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ...) -> None: ...
 
 class RemoveNodeRequest(_message.Message):
     __slots__ = ("network", "node")
@@ -175,6 +177,60 @@ class RemoveNodeReply(_message.Message):
     node: Node
     revision: int
     def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class Revocation(_message.Message):
+    __slots__ = ("node_id", "network", "name", "revoked_serial", "banned", "not_after", "reason", "at")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_SERIAL_FIELD_NUMBER: _ClassVar[int]
+    BANNED_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    network: str
+    name: str
+    revoked_serial: int
+    banned: bool
+    not_after: int
+    reason: str
+    at: int
+    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., revoked_serial: _Optional[int] = ..., banned: _Optional[bool] = ..., not_after: _Optional[int] = ..., reason: _Optional[str] = ..., at: _Optional[int] = ...) -> None: ...
+
+class RevokeNodeRequest(_message.Message):
+    __slots__ = ("network", "node", "reason")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    node: str
+    reason: str
+    def __init__(self, network: _Optional[str] = ..., node: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RevokeNodeReply(_message.Message):
+    __slots__ = ("revocation", "revision", "was_member")
+    REVOCATION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    WAS_MEMBER_FIELD_NUMBER: _ClassVar[int]
+    revocation: Revocation
+    revision: int
+    was_member: bool
+    def __init__(self, revocation: _Optional[_Union[Revocation, _Mapping]] = ..., revision: _Optional[int] = ..., was_member: _Optional[bool] = ...) -> None: ...
+
+class ListRevocationsRequest(_message.Message):
+    __slots__ = ("network",)
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    def __init__(self, network: _Optional[str] = ...) -> None: ...
+
+class ListRevocationsReply(_message.Message):
+    __slots__ = ("revocations", "revision")
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revocations: _containers.RepeatedCompositeFieldContainer[Revocation]
+    revision: int
+    def __init__(self, revocations: _Optional[_Iterable[_Union[Revocation, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Pending(_message.Message):
     __slots__ = ("id", "name", "network", "public_key", "fingerprint", "host_id", "token", "tags", "asked", "expires", "state", "decided_by")
@@ -376,3 +432,62 @@ class Behind(_message.Message):
     acked_revision: int
     reason: str
     def __init__(self, name: _Optional[str] = ..., acked_revision: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ShowRootsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StageRootRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ActivateRootRequest(_message.Message):
+    __slots__ = ("force",)
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    force: bool
+    def __init__(self, force: _Optional[bool] = ...) -> None: ...
+
+class RetireRootRequest(_message.Message):
+    __slots__ = ("force",)
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    force: bool
+    def __init__(self, force: _Optional[bool] = ...) -> None: ...
+
+class MeshRoot(_message.Message):
+    __slots__ = ("fingerprint", "state", "not_after", "key_here")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    KEY_HERE_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: str
+    state: str
+    not_after: int
+    key_here: bool
+    def __init__(self, fingerprint: _Optional[str] = ..., state: _Optional[str] = ..., not_after: _Optional[int] = ..., key_here: _Optional[bool] = ...) -> None: ...
+
+class RootsState(_message.Message):
+    __slots__ = ("roots", "controllers", "agents", "members", "records", "tokens")
+    class Member(_message.Message):
+        __slots__ = ("network", "name", "id", "online")
+        NETWORK_FIELD_NUMBER: _ClassVar[int]
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        ID_FIELD_NUMBER: _ClassVar[int]
+        ONLINE_FIELD_NUMBER: _ClassVar[int]
+        network: str
+        name: str
+        id: str
+        online: bool
+        def __init__(self, network: _Optional[str] = ..., name: _Optional[str] = ..., id: _Optional[str] = ..., online: _Optional[bool] = ...) -> None: ...
+    ROOTS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLERS_FIELD_NUMBER: _ClassVar[int]
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    roots: _containers.RepeatedCompositeFieldContainer[MeshRoot]
+    controllers: _containers.RepeatedScalarFieldContainer[str]
+    agents: _containers.RepeatedCompositeFieldContainer[Behind]
+    members: _containers.RepeatedCompositeFieldContainer[RootsState.Member]
+    records: int
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, roots: _Optional[_Iterable[_Union[MeshRoot, _Mapping]]] = ..., controllers: _Optional[_Iterable[str]] = ..., agents: _Optional[_Iterable[_Union[Behind, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[RootsState.Member, _Mapping]]] = ..., records: _Optional[int] = ..., tokens: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -99,7 +99,11 @@ def encode_record(record: Record) -> bytes:
             )
         case Controller():
             message = mesh_pb2.ControllerRecord(
-                id=record.id, mesh=record.mesh, join=record.join, serial=record.serial
+                id=record.id,
+                mesh=record.mesh,
+                join=record.join,
+                serial=record.serial,
+                roots=record.roots,
             )
         case Revocation():
             message = mesh_pb2.RevocationRecord(
@@ -110,6 +114,7 @@ def encode_record(record: Record) -> bytes:
                 banned=record.banned,
                 not_after=record.not_after,
                 serial=record.serial,
+                reason=record.reason,
             )
         case Root():
             message = mesh_pb2.RootRecord(
@@ -189,7 +194,13 @@ def _controller(body: bytes) -> Controller:
     message = mesh_pb2.ControllerRecord.FromString(body)
     if not message.id or not message.mesh:
         raise RecordError("a controller record without an id or an address")
-    return Controller(message.id, tuple(message.mesh), tuple(message.join), message.serial)
+    return Controller(
+        id=message.id,
+        mesh=tuple(message.mesh),
+        join=tuple(message.join),
+        serial=message.serial,
+        roots=tuple(message.roots),
+    )
 
 
 def _revocation(body: bytes) -> Revocation:
@@ -204,6 +215,7 @@ def _revocation(body: bytes) -> Revocation:
         banned=message.banned,
         not_after=message.not_after,
         serial=message.serial,
+        reason=message.reason,
     )
 
 

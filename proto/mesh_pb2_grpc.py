@@ -40,6 +40,16 @@ class JoinStub:
                 request_serializer=overmesh_dot_proto_dot_mesh__pb2.JoinRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_mesh__pb2.JoinReply.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/overmesh.mesh.v1.Join/Renew',
+                request_serializer=overmesh_dot_proto_dot_mesh__pb2.RenewRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_mesh__pb2.RenewReply.FromString,
+                _registered_method=True)
+        self.Roots = channel.unary_unary(
+                '/overmesh.mesh.v1.Join/Roots',
+                request_serializer=overmesh_dot_proto_dot_mesh__pb2.RootsRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_mesh__pb2.RootsReply.FromString,
+                _registered_method=True)
 
 
 class JoinServicer:
@@ -53,6 +63,20 @@ class JoinServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """Gives a member a new certificate, also when its last one has run out: the request proves its TLS key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Roots(self, request, context):
+        """How the mesh root came to be what it is, for a host that was off meanwhile. No secrets; verify each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JoinServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +84,16 @@ def add_JoinServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=overmesh_dot_proto_dot_mesh__pb2.JoinRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_mesh__pb2.JoinReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=overmesh_dot_proto_dot_mesh__pb2.RenewRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_mesh__pb2.RenewReply.SerializeToString,
+            ),
+            'Roots': grpc.unary_unary_rpc_method_handler(
+                    servicer.Roots,
+                    request_deserializer=overmesh_dot_proto_dot_mesh__pb2.RootsRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_mesh__pb2.RootsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +124,60 @@ class Join:
             '/overmesh.mesh.v1.Join/Join',
             overmesh_dot_proto_dot_mesh__pb2.JoinRequest.SerializeToString,
             overmesh_dot_proto_dot_mesh__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.mesh.v1.Join/Renew',
+            overmesh_dot_proto_dot_mesh__pb2.RenewRequest.SerializeToString,
+            overmesh_dot_proto_dot_mesh__pb2.RenewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Roots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.mesh.v1.Join/Roots',
+            overmesh_dot_proto_dot_mesh__pb2.RootsRequest.SerializeToString,
+            overmesh_dot_proto_dot_mesh__pb2.RootsReply.FromString,
             options,
             channel_credentials,
             insecure,
