@@ -8,9 +8,11 @@ A controller that is away changes nothing on this host: the last map stays in fo
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
 from typing import Any
@@ -44,6 +46,10 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 # A node that was removed asks rarely whether it is a member again.
 REMOVED_DELAY = 60.0
 
+# So many attempts in a row that end in the handshake are no accident.
+_REJECTIONS = 3
+_HANDSHAKE = re.compile("CERTIFICATE|[Hh]andshake|Socket closed|certificate")
+
 _RANDOM = SystemRandom()
 
 log = logging.getLogger("overmesh.agent.sync")
@@ -65,7 +71,8 @@ class Contact:
     """How this host stands with its controllers. since: monotonic; confirmed: unix seconds, 0 never.
 
     copied: another machine is, or was, this node: this one must not draw the node's packets to itself
-    before a controller has taken it for the node.
+    before a controller has taken it for the node. rejected: how many attempts in a row ended where
+    certificates are looked at.
     """
 
     address: str = ""
@@ -75,12 +82,22 @@ class Contact:
     confirmed: float = 0.0
     removed: bool = False
     copied: bool = False
+    rejected: int = 0
+
+    @property
+    def untrusted(self) -> bool:
+        """Whether controllers and this host seem not to accept each other's certificates."""
+        return self.rejected >= _REJECTIONS
 
     def turn(self, *, connected: bool, error: str = "") -> None:
         """Note a change for better or worse."""
         if connected != self.connected:
             self.since = time.monotonic()
         self.connected, self.error = connected, error
+
+
+class _MovesOver(Exception):  # noqa: N818
+    """The stream is to go on over a new connection."""
 
 
 class AckLimiter:
@@ -141,7 +158,7 @@ class Sync:
         state: StateDir,
         apply: Callable[[], Awaitable[Sequence[Problem]]],
     ) -> None:
-        self._identity = identity
+        self.identity = identity
         self._host_id = host_id
         self._replica = replica
         self._state = state
@@ -155,6 +172,7 @@ class Sync:
         self._facts: Facts | None = None
         self._facts_changed = asyncio.Event()
         self._accepted = asyncio.Event()
+        self._renewed = asyncio.Event()
         self.contact = Contact(copied=identity.membership.host_id not in ("", host_id))
         self.problems: tuple[Problem, ...] = ()
 
@@ -167,35 +185,63 @@ class Sync:
     async def run(self) -> None:
         """Follow one controller after another until cancelled."""
         while True:
-            for address in self._identity.membership.controllers:
-                await asyncio.sleep(await self._attempt(address))
+            for address in self.identity.membership.controllers:
+                pause = await self._attempt(address)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._renewed.wait(), pause)
             self._backoff.grow()
 
     async def _attempt(self, address: str) -> float:
         """Follow one controller for as long as it goes; return how long to wait before the next attempt."""
         self.contact.address = address
+        moves_over = False
+        self._renewed.clear()
         try:
             await self._follow(address)
+        except* _MovesOver:
+            moves_over = True
         except* OvermeshError as group:
             error = _first(group)
             if self.contact.connected or error.cause != self.contact.error:
                 log.warning("controller lost", extra={"controller": address, "reason": error.cause})
             self.contact.turn(connected=False, error=error.cause)
+            rejected = not self._accepted.is_set() and _HANDSHAKE.search(error.cause)
+            self.contact.rejected = self.contact.rejected + 1 if rejected else 0
             if isinstance(error, RemovedError):
-                await self._removed()
+                await self.removed()
             if isinstance(error, CloneError):
                 self.contact.copied = True
                 await self._apply()
+        if moves_over:
+            return 0.0
         return REMOVED_DELAY if self.contact.removed else self._backoff.delay()
 
     async def _follow(self, address: str) -> None:
         self._accepted.clear()
-        async with channel(self._identity, address) as open_channel, asyncio.TaskGroup() as tasks:
+        async with channel(self.identity, address) as open_channel, asyncio.TaskGroup() as tasks:
             stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
             stream = stub.Watch()
             tasks.create_task(_translated(self._receive(stream), address))
             tasks.create_task(_translated(self._send_acks(stream), address))
             tasks.create_task(self._send_facts(stub, address))
+            tasks.create_task(self._move_over())
+
+    async def use(self, identity: Identity) -> None:
+        """Connect as this identity from now on; a stream that is open moves over, and goes on where it is.
+
+        Raises:
+            StateError: it can't be kept.
+
+        """
+        network, node = self._replica.own
+        mine = replace(identity.membership, network=network, node=node)
+        before, self.identity = self.identity, replace(identity, membership=mine)
+        self._renewed.set()
+        await self._on_disk(self._state.change_identity, before, self.identity)
+
+    async def _move_over(self) -> None:
+        await self._renewed.wait()
+        raise _MovesOver
 
     # Watch.
 
@@ -226,16 +272,17 @@ class Sync:
             log.info("controller connected", extra={"controller": self.contact.address})
         self._accepted.set()
         self.contact.removed = False
+        self.contact.rejected = 0
         self.contact.turn(connected=True)
 
     async def _taken(self) -> None:
         """Be the node on this machine from now on: the controller knows of no other."""
         self.contact.copied = False
         await self._apply()
-        mine = replace(self._identity.membership, host_id=self._host_id)
-        self._identity = replace(self._identity, membership=mine)
+        mine = replace(self.identity.membership, host_id=self._host_id)
+        self.identity = replace(self.identity, membership=mine)
         try:
-            self._state.save_identity(self._identity)
+            self._state.save_identity(self.identity)
         except StateError as error:
             log.warning("what tells this machine from a copy can't be kept", extra={"reason": error.cause})
 
@@ -256,12 +303,26 @@ class Sync:
     async def _keep(self) -> list[Problem]:
         self._replica.prune(time.time())
         try:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._disk, self._state.save_map, self._replica.held())
+            # Before the map, which may hold what only the new roots verify.
+            await self._keep_roots()
+            await self._on_disk(self._state.save_map, self._replica.held())
         except StateError as error:
             log.warning("the map can't be kept", extra={"reason": error.cause})
             return [Problem("state", error.cause)]
         return []
+
+    async def _keep_roots(self) -> None:
+        if self._replica.roots == self.identity.roots:
+            return
+        log.warning("other mesh roots are trusted", extra={"roots": list(self._replica.roots.fingerprints)})
+        network, node = self._replica.own
+        mine = replace(self.identity.membership, network=network, node=node)
+        before = self.identity
+        self.identity = replace(before, membership=mine, roots=self._replica.roots)
+        await self._on_disk(self._state.change_identity, before, self.identity)
+
+    async def _on_disk(self, work: Callable[..., None], *args: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._disk, work, *args)
 
     async def _send_acks(self, stream: Any) -> None:
         self._ack_due.clear()
@@ -271,7 +332,7 @@ class Sync:
             self._ack_due.clear()
             await stream.write(mesh_pb2.WatchRequest(ack=self._ack))
 
-    async def _removed(self) -> None:
+    async def removed(self) -> None:
         """Stop using the map of a network that this host is no member of any more."""
         if not self.contact.removed:
             log.error("this node was removed from its network")
@@ -362,6 +423,11 @@ async def _within(seconds: float, read: Awaitable[Any]) -> Any:
         return await asyncio.wait_for(read, seconds)
     except TimeoutError:
         raise UnreachableError(f"the controller was silent for {seconds:.0f} s") from None
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _first(group: BaseExceptionGroup[OvermeshError]) -> OvermeshError:
