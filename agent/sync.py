@@ -196,8 +196,11 @@ class Sync:
         self.contact.address = address
         moves_over = False
         self._renewed.clear()
+        # A task of its own: a TaskGroup whose task is cancelled, and a child of which then fails, keeps
+        # the cancellation to itself (Python 3.11).
+        following = asyncio.create_task(self._follow(address))
         try:
-            await self._follow(address)
+            await following
         except* _MovesOver:
             moves_over = True
         except* OvermeshError as group:
@@ -212,6 +215,8 @@ class Sync:
             if isinstance(error, CloneError):
                 self.contact.copied = True
                 await self._apply()
+        if _is_cancelled():
+            raise asyncio.CancelledError
         if moves_over:
             return 0.0
         return REMOVED_DELAY if self.contact.removed else self._backoff.delay()
@@ -423,6 +428,11 @@ async def _within(seconds: float, read: Awaitable[Any]) -> Any:
         return await asyncio.wait_for(read, seconds)
     except TimeoutError:
         raise UnreachableError(f"the controller was silent for {seconds:.0f} s") from None
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _is_cancelled() -> bool:
