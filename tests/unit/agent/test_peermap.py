@@ -9,6 +9,7 @@ from overmesh.agent.peermap import Outcome, Replica
 from overmesh.errors import RecordError
 from overmesh.model import NETWORK_KEY, Endpoint, Network, endpoints_key, node_key
 from overmesh.proto import mesh_pb2
+from overmesh.proto.roots import Roots
 from overmesh.proto.signed import sign
 from tests.unit.agent.world import (
     FORGER,
@@ -28,6 +29,7 @@ from tests.unit.agent.world import (
     node,
     reasons,
     replica,
+    root_certificate,
     signed,
     snapshot,
     without,
@@ -262,7 +264,7 @@ def test_a_newer_network_and_own_record_are_taken_over() -> None:
 
 def test_a_replica_without_a_verified_self_is_not_made() -> None:
     with pytest.raises(RecordError, match="not signed by this mesh's root"):
-        Replica(FORGER.public_key(), MINE[NETWORK_KEY], ME.id, MINE[node_key(ME.id)])
+        Replica(Roots((root_certificate(FORGER),)), MINE[NETWORK_KEY], ME.id, MINE[node_key(ME.id)])
 
 
 # On disk.
@@ -317,7 +319,7 @@ def messages() -> st.SearchStrategy[mesh_pb2.WatchReply]:
     return st.sampled_from(every)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(messages(), max_size=12), st.booleans())
 def test_any_order_loss_and_repetition_then_a_snapshot_gives_the_truth(
     received: list[mesh_pb2.WatchReply], restarted: bool
@@ -334,7 +336,7 @@ def test_any_order_loss_and_repetition_then_a_snapshot_gives_the_truth(
     assert (here.revision, here.digest, here.view(SOON)) == (truth.revision, truth.digest, truth.view(SOON))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(messages(), max_size=12))
 def test_the_digest_is_always_that_of_the_held_items(received: list[mesh_pb2.WatchReply]) -> None:
     here = replica()

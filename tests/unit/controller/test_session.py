@@ -1,6 +1,6 @@
 import pytest
 
-from overmesh.controller.peermap import NetworkMap, Position
+from overmesh.controller.peermap import NetworkMap, Position, Tally
 from overmesh.controller.session import ACK_TIMEOUT, HEARTBEAT, SPACING, Session
 from overmesh.errors import UnreachableError
 from overmesh.proto import mesh_pb2
@@ -130,3 +130,19 @@ def test_an_ack_of_an_unknown_revision_counts_for_nothing(here: NetworkMap) -> N
     session.on_ack(Position(99, b"?"))
     assert session.acked == 0
     assert kinds(session, 0) == ["snapshot"]
+
+
+def test_what_happens_is_counted(here: NetworkMap) -> None:
+    session = Session(here, NOTHING, 0)
+    sent(session, 0)
+    session.on_ack(here.head)
+    for revision in (6, 7, 8):
+        here.apply(revision, {"node/b": b"%d" % revision})
+    assert kinds(session, 1) == ["delta"]
+    session.on_ack(Position(8, b"wrong"))
+    assert kinds(session, 1 + HEARTBEAT) == ["snapshot"]
+    session.on_ack(here.head)
+    assert kinds(session, 1 + 2 * HEARTBEAT) == ["heartbeat"]
+    assert here.tally == Tally(
+        encoded=2 + 3, deltas=1, snapshots=2, heartbeats=1, collapsed=2, acks=3, misses=1
+    )
