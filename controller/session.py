@@ -48,6 +48,11 @@ class Session:
         self.acked = held.revision if peers.position(held.revision) == held else 0
 
     @property
+    def waits_for_ack(self) -> bool:
+        """Whether a bundle is in flight."""
+        return self._in_flight is not None
+
+    @property
     def in_step(self) -> bool:
         """Whether the agent holds the head."""
         return self._held == self._map.head
