@@ -19,7 +19,9 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from overmesh import __version__
+from prometheus_client import Histogram
+
+from overmesh import __version__, metrics, trace
 from overmesh import log as logs
 from overmesh.agent import netlink as rtnetlink
 from overmesh.agent.apply import reconcile
@@ -27,10 +29,11 @@ from overmesh.agent.desired import Desired, Own, desire
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.fastpath import Fastpath
 from overmesh.agent.host import Underlay
+from overmesh.agent.metrics import gather
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.peermap import Held, Replica, View
 from overmesh.agent.preflight import check_host, check_ports, host_id, lanes
-from overmesh.agent.service import serve
+from overmesh.agent.service import Service, serve
 from overmesh.agent.state import Identity, StateDir
 from overmesh.agent.sync import Facts, Sync, leave
 from overmesh.config import AgentConfig
@@ -71,6 +74,10 @@ class Agent:
         self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
         self._private_key = identity.keys.noise.private_bytes_raw()
         self._lanes = lanes(config)
+        self.numbers = metrics.registry()
+        self._apply_seconds = Histogram(
+            "overmesh_apply_seconds", "Time to make the host match its map", registry=self.numbers
+        )
         self.current: Current | None = None
         self.applied = asyncio.Condition()
         self.left = False
@@ -113,7 +120,8 @@ class Agent:
     async def apply(self) -> Sequence[Problem]:
         """Make the host match the replica now; return every problem with either."""
         try:
-            await self._reconcile()
+            with self._apply_seconds.time():
+                await self._reconcile()
         except OvermeshError as error:
             if self.current:
                 problems = (*self.current.view.problems, Problem("host", error.cause))
@@ -275,7 +283,11 @@ async def run(config: AgentConfig) -> None:
         netlink = await stack.enter_async_context(Netlink.open())
         agent = Agent(config, state, identity, netlink)
         check_ports(config, agent.replica.network.mode)
-        await stack.enter_async_context(serve(agent, config.socket))
+        service = Service(agent)
+        await stack.enter_async_context(serve(service, config.socket))
+        agent.numbers.register(metrics.Gathered(lambda: gather(service)))
+        stack.enter_context(metrics.served(config.metrics, agent.numbers))
+        stack.enter_context(trace.tracing(config.trace, "agent"))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, agent.stop)
         log.info("agent started", extra={"node": identity.membership.name, "version": __version__})

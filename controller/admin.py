@@ -8,11 +8,12 @@ import grpc.aio
 
 from overmesh.config import DEFAULT_NETWORK
 from overmesh.controller.membership import Membership
-from overmesh.controller.mirror import Mirror, NetworkView
+from overmesh.controller.mirror import Mirror
 from overmesh.controller.peers import Peers
 from overmesh.controller.presence import Presence
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
+from overmesh.controller.view import NetworkView
 from overmesh.controller.watch import Agents, Behind
 from overmesh.errors import InvalidError
 from overmesh.model import Mode, Problem, endpoints_key, node_key

@@ -22,12 +22,13 @@ from overmesh.config import DEFAULT_PORTS
 from overmesh.controller import keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, node_id
-from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
 from overmesh.controller.newcomers import Newcomers, checked_public_key
 from overmesh.controller.store.base import KeyValue, Put, unchanged
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
+from overmesh.controller.view import NetworkView
 from overmesh.errors import CloneError, InvalidError, PortInUseError, StoreCorruptError
 from overmesh.model import Endpoint, Kind, Mode, Node, Suite
 

@@ -15,10 +15,11 @@ from dataclasses import replace
 from overmesh.config import DEFAULT_IPV4_RANGE, DEFAULT_NETWORK
 from overmesh.controller import keys
 from overmesh.controller.audit import Deed
-from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
 from overmesh.controller.store.base import Compare, Delete, Op, Put, Target, absent, unchanged
 from overmesh.controller.trust import MeshRoot
+from overmesh.controller.view import NetworkView
 from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError
 from overmesh.model import Endpoint, Mode, Network, NodeEndpoints, Range, Record
 from overmesh.proto.codec import MAX_NETWORK_NUMBER

@@ -8,36 +8,25 @@ back through the watch: who made it will see it.
 """
 
 import asyncio
-import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from overmesh.controller import keys
 from overmesh.controller.audit import Audit, Deed
-from overmesh.controller.peermap import NetworkMap
 from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
+from overmesh.controller.view import Changes, Judge, NetworkView
 from overmesh.errors import (
     CompactedError,
     NotFoundError,
     OvermeshError,
-    RecordError,
-    StoreCorruptError,
     StoreUnavailableError,
 )
-from overmesh.model import (
-    NETWORK_KEY,
-    Network,
-    Node,
-    NodeEndpoints,
-    Record,
-    endpoints_key,
-    network_of,
-    node_key,
-)
+from overmesh.model import NETWORK_KEY, Record
 from overmesh.proto.signed import verify
 
 # etcd's limit is 128 operations and comparisons in a transaction.
@@ -49,9 +38,6 @@ _CATCH_UP = 10.0
 EVERYWHERE = ""
 _NOTHING: Mapping[str, KeyValue] = MappingProxyType({})
 
-_log = logging.getLogger("overmesh.controller")
-
-Changes = Mapping[str, bytes | None]
 Listener = Callable[[str, Changes], None]
 
 
@@ -64,62 +50,24 @@ class Change:
     deed: Deed | None = None
 
 
-@dataclass(slots=True)
-class NetworkView:
-    """One network: the map as agents get it, and what of it verifies.
-
-    refused: peer map key -> why its record can't be used. Its bytes are passed on all the same: the
-    agents refuse it themselves, by name.
-    """
-
-    name: str
-    map: NetworkMap
-    records: dict[str, Record] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def network(self) -> Network:
-        """The network's own record.
-
-        Raises:
-            StoreCorruptError: what the store has in its place is no such record.
-
-        """
-        record = self.records.get(NETWORK_KEY)
-        if isinstance(record, Network):
-            return record
-        why = self.refused.get(NETWORK_KEY, "it is missing")
-        raise StoreCorruptError(
-            f"the record of network {self.name} can't be used: {why}", "restore the store from a backup"
-        )
-
-    @property
-    def usable(self) -> bool:
-        """Whether the network's own record can be used."""
-        return NETWORK_KEY in self.records
-
-    def node(self, node_id: str) -> Node | None:
-        """Return a member's record; None when it is missing or refused."""
-        record = self.records.get(node_key(node_id))
-        return record if isinstance(record, Node) else None
-
-    def endpoints(self, node_id: str) -> NodeEndpoints | None:
-        """Return where a member is; None when that is missing or refused."""
-        record = self.records.get(endpoints_key(node_id))
-        return record if isinstance(record, NodeEndpoints) else None
-
-
 class Mirror:
     """All keys of the store but the audit's, as of `revision`."""
 
-    def __init__(self, store: Store, root: EllipticCurvePublicKey, audit: Audit) -> None:
+    def __init__(
+        self,
+        store: Store,
+        root: EllipticCurvePublicKey,
+        audit: Audit,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._audit = audit
         self._root = root
+        self._judge = Judge(self._verified, clock)
         self._kvs: dict[str, KeyValue] = {}
         self._held: defaultdict[tuple[str, str], dict[str, KeyValue]] = defaultdict(dict)
         self._views: dict[str, NetworkView] = {}
-        self._everywhere: dict[str, bytes | None] = {}
+        self._everywhere = NetworkView(EVERYWHERE, 0, {}, self._judge)
         self._listeners: list[Listener] = []
         self._moved = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -283,10 +231,9 @@ class Mirror:
             self._hold(place, kv)
             if place.map_key:
                 changes[place.network][place.map_key] = kv.value if kv else None
-        of_all = changes.pop(EVERYWHERE, {})
-        self._everywhere |= of_all
+        of_all = self._everywhere.take(revision, changes.pop(EVERYWHERE, {}))
         for network in changes.keys() | (self._views.keys() if of_all else set()):
-            self._change_map(network, revision, of_all | changes[network])
+            self._change_map(network, revision, {**of_all, **changes[network]})
         self.revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
@@ -304,36 +251,17 @@ class Mirror:
         else:
             held[place.item] = kv
 
-    def _change_map(self, network: str, revision: int, changes: Changes) -> None:
+    def _change_map(self, network: str, revision: int, said: Changes) -> None:
         view = self._views.get(network)
         if view is None:
-            changes = {**self._everywhere, **changes}
-            items = {key: signed for key, signed in changes.items() if signed is not None}
-            view = self._views[network] = NetworkView(network, NetworkMap(revision, items))
+            said = {**self._everywhere.map.items, **said}
+            view = self._views[network] = NetworkView(network, revision, said, self._judge)
+            changes: Changes = view.map.items
         else:
-            view.map.apply(revision, changes)
-        for key, signed in changes.items():
-            self._read(view, key, signed)
-        for listener in self._listeners:
-            listener(network, changes)
+            changes = view.take(revision, said)
+        if changes:
+            for listener in self._listeners:
+                listener(network, changes)
 
-    def _read(self, view: NetworkView, key: str, signed: bytes | None) -> None:
-        view.records.pop(key, None)
-        view.refused.pop(key, None)
-        if signed is None:
-            return
-        try:
-            view.records[key] = _of(view.name, verify(key, signed, self._root))
-        except RecordError as error:
-            view.refused[key] = error.cause
-            _log.warning(
-                "a record in the store can't be used",
-                extra={"network": view.name, "record": key, "reason": error.cause},
-            )
-
-
-def _of(network: str, record: Record) -> Record:
-    name = network_of(record)
-    if name not in (network, None):
-        raise RecordError(f"is of network {name}, not of {network}")
-    return record
+    def _verified(self, key: str, signed: bytes) -> Record:
+        return verify(key, signed, self._root)

@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from overmesh.controller import addressing, keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, Signer
-from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import MEMBERSHIP_DAYS
+from overmesh.controller.view import NetworkView
 from overmesh.errors import InvalidError, NameTakenError, StoreCorruptError
 from overmesh.model import Endpoint, Node, Suite
 from overmesh.proto.codec import PUBLIC_KEY_LENGTH

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, node_id
-from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
 from overmesh.controller.newcomers import Newcomers, checked_public_key
+from overmesh.controller.view import NetworkView
 from overmesh.errors import ExistsError, InvalidError, NotFoundError
 from overmesh.model import Endpoint, Kind, Mode, Node, Suite
 

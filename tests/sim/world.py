@@ -235,7 +235,7 @@ class World:
                 member.hang_up()
         self.streams = []
         self.ledger.mirror = self.mirror = Mirror(
-            self.ledger, ROOT.public_key, Audit(self.ledger, ROOT, self.clock, "c1")
+            self.ledger, ROOT.public_key, Audit(self.ledger, ROOT, self.clock, "c1"), self.clock
         )
         done(self.mirror.load())
         signer = Signer(ROOT, self.clock)
