@@ -1,6 +1,6 @@
 """What happens to a controller with N agents, phase by phase, and what each phase costs it.
 
-join       each host in full: see who is there, redeem the token, open the stream, get the map's change, hang up
+join       each host in full: see who is there, redeem the token, open the stream, report, hang up
 connect    all agents come with the map that they hold, and stay
 idle       heartbeats, keepalives, presence
 change     one agent has moved: until the last one knows, until the last one has said so
