@@ -193,10 +193,12 @@ class Replica:
 
     def _heartbeat(self, message: mesh_pb2.Heartbeat) -> Outcome:
         same = message.digest == self.digest.to_bytes()
+        if same and message.revision <= self.revision:
+            return Outcome.CURRENT
         if message.revision < self.revision:
             return Outcome.NOTHING
         if message.revision == self.revision:
-            return Outcome.CURRENT if same else Outcome.RESYNC
+            return Outcome.RESYNC
         if not same:
             return Outcome.BEHIND
         self._move(message.revision, self.digest, {}, set())

@@ -1,23 +1,29 @@
 """What meshctl asks of the controller: tokens, nodes, networks, and whether all agents are in step."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc.aio
 
 from overmesh.config import DEFAULT_NETWORK
+from overmesh.controller.approving import Approving
+from overmesh.controller.audit import Audit
+from overmesh.controller.auditing import Auditing, removed_node
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peers import Peers
+from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
+from overmesh.controller.revocations import Revocations
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import NetworkView
 from overmesh.controller.watch import Agents, Behind
-from overmesh.errors import InvalidError
-from overmesh.model import Mode, Problem, endpoints_key, node_key
-from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2
+from overmesh.errors import InvalidError, NotFoundError
+from overmesh.model import Mode, Problem, Revocation, endpoints_key, node_key, owner
+from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.proto.codec import endpoint_message, endpoint_value, problem_messages
 
 DEFAULT_TTL = 86400
@@ -27,32 +33,41 @@ _LOOK_EVERY = 0.05
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdminService(admin_pb2_grpc.AdminServicer):
+class AdminService(Auditing, Approving):
     """Requests in, replies out; an empty network name stands for the default network.
 
     Args:
-        mirror, membership, peers, tokens, agents, presence: the parts of this controller.
+        mirror, audit, membership, peers, tokens, pending, agents, presence: the parts of this controller.
         join_target: host or host:port that new hosts are told to join at.
+        clock: unix seconds.
 
     """
 
     def __init__(
         self,
         mirror: Mirror,
+        audit: Audit,
         membership: Membership,
+        revocations: Revocations,
         peers: Peers,
         tokens: Tokens,
+        pending: Pendings,
         agents: Agents,
         presence: Presence,
         join_target: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._mirror = mirror
+        self._audit = audit
         self._membership = membership
+        self._revocations = revocations
         self._peers = peers
         self._tokens = tokens
+        self._pending = pending
         self._agents = agents
         self._presence = presence
         self._join_target = join_target
+        self._clock = clock
 
     # Tokens.
 
@@ -65,6 +80,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             request.ttl_seconds or DEFAULT_TTL,
             request.uses,
             request.tags,
+            approval=request.approval,
         )
         line = f"meshctl join {self._join_target} --token {secret}"
         return admin_pb2.CreateTokenReply(
@@ -96,17 +112,48 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         else:
             found = sorted(self._mirror.held("nodes", view.name), key=lambda node_id: _sorting(view, node_id))
         nodes = [self._node_message(view, node_id) for node_id in found]
-        return admin_pb2.ListNodesReply(nodes=nodes, revision=view.map.head.revision)
+        return admin_pb2.ListNodesReply(
+            nodes=nodes,
+            revision=view.map.head.revision,
+            problems=problem_messages(self._store_problems(view)),
+        )
 
     async def RemoveNode(  # noqa: N802
         self, request: admin_pb2.RemoveNodeRequest, _context: Context
     ) -> admin_pb2.RemoveNodeReply:
         """Take a node out of its network."""
         view = self._mirror.view(request.network or DEFAULT_NETWORK)
-        node_id = self._membership.find(view.name, request.node)
+        try:
+            node_id = self._membership.find(view.name, request.node)
+        except NotFoundError:
+            if done := await self._audit.done():
+                return admin_pb2.RemoveNodeReply(node=removed_node(done), revision=done.revision)
+            raise
         node = self._node_message(view, node_id)
-        revision = await self._membership.remove(view.name, node_id)
+        revision = await self._revocations.remove(view.name, node_id)
         return admin_pb2.RemoveNodeReply(node=node, revision=revision)
+
+    async def RevokeNode(  # noqa: N802
+        self, request: admin_pb2.RevokeNodeRequest, _context: Context
+    ) -> admin_pb2.RevokeNodeReply:
+        """Take a node out, and its key for good."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        revoked = await self._revocations.revoke(view.name, request.node, request.reason)
+        return admin_pb2.RevokeNodeReply(
+            revocation=_revocation_message(revoked.revocation),
+            revision=revoked.revision,
+            was_member=revoked.was_member,
+        )
+
+    async def ListRevocations(  # noqa: N802
+        self, request: admin_pb2.ListRevocationsRequest, _context: Context
+    ) -> admin_pb2.ListRevocationsReply:
+        """List the nodes that were taken out of a network, the last one first."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        return admin_pb2.ListRevocationsReply(
+            revocations=map(_revocation_message, self._revocations.known(view.name)),
+            revision=view.map.head.revision,
+        )
 
     async def AddPeer(self, request: admin_pb2.AddPeerRequest, _context: Context) -> admin_pb2.AddPeerReply:  # noqa: N802
         """Make a stock WireGuard peer a member."""
@@ -118,6 +165,12 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             revision=added.revision,
             already_member=added.already_member,
         )
+
+    def _store_problems(self, view: NetworkView) -> list[Problem]:
+        """Return what is wrong with the store, besides the records of its nodes."""
+        nodes = self._mirror.held("nodes", view.name)
+        refused = [Problem(key, why) for key, why in sorted(view.refused.items()) if owner(key) not in nodes]
+        return [*refused, *self._mirror.notices.of(view.name)]
 
     def _node_message(self, view: NetworkView, node_id: str) -> admin_pb2.Node:
         sighting = self._agents.sighting(view.name, node_id)
@@ -221,6 +274,7 @@ def _token_message(token: Token) -> admin_pb2.Token:
         revoked=token.revoked,
         tags=token.tags,
         created=token.created,
+        approval=token.approval,
     )
 
 
@@ -246,6 +300,19 @@ def _record_fields(view: NetworkView, node_id: str) -> admin_pb2.Node:
         message.lanes = places.lanes
         message.endpoints.extend(endpoint_message(endpoint) for endpoint in places.endpoints)
     return message
+
+
+def _revocation_message(revocation: Revocation) -> admin_pb2.Revocation:
+    return admin_pb2.Revocation(
+        node_id=revocation.node_id,
+        network=revocation.network,
+        name=revocation.name,
+        revoked_serial=revocation.revoked_serial,
+        banned=revocation.banned,
+        not_after=revocation.not_after,
+        reason=revocation.reason,
+        at=revocation.serial // 1000,
+    )
 
 
 def _unreadable(view: NetworkView, node_id: str) -> list[Problem]:

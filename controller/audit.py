@@ -25,10 +25,12 @@ from overmesh.errors import StoreCorruptError
 
 KEPT_SECONDS = 90 * 86400
 KEPT_ENTRIES = 20_000
-_PAGE = 500
 _DELETES = 100
 # Everything else a controller writes is no change of who or what is in the mesh.
 _AUDITED = frozenset({"networks", "nodes", "tokens", "pending", "revoked", "roots"})
+# In the year 6429: as late as a date can be shown.
+_LATEST_MS = 1 << 47
+_LONGEST = 1000
 _ID = re.compile(r"([0-9a-f]{12})[0-9a-f.]+")
 
 
@@ -71,12 +73,12 @@ class Entry:
         except StoreCorruptError:
             fields, genuine = _claims(kv.value), False
         return cls(
-            id=kv.key.removeprefix(keys.AUDIT),
+            id=_text(kv.key.removeprefix(keys.AUDIT)),
             at_ms=_milliseconds(fields.get("at_ms"), kv.key),
             deed=_deed(fields.get("deed")),
-            who=str(fields.get("who", "")),
-            origin=str(fields.get("origin", "")),
-            controller=str(fields.get("controller", "")),
+            who=_text(fields.get("who")),
+            origin=_text(fields.get("origin")),
+            controller=_text(fields.get("controller")),
             revision=kv.mod_revision,
             genuine=genuine,
         )
@@ -96,18 +98,23 @@ def _claims(value: bytes) -> dict[str, Any]:
 
 
 def _milliseconds(value: object, key: str) -> int:
-    if isinstance(value, int) and 0 <= value < 1 << 62:
-        return value
     found = _ID.fullmatch(key.removeprefix(keys.AUDIT))
-    return int(found[1], 16) if found else 0
+    by_key = int(found[1], 16) if found else 0
+    return min(value if type(value) is int and value >= 0 else by_key, _LATEST_MS)
 
 
 def _deed(value: object) -> Deed:
     fields = value if isinstance(value, dict) else {}
     details = fields.get("details")
-    texts = {name: str(fields.get(name, "")) for name in ("what", "network", "subject", "name", "who")}
+    texts = {name: _text(fields.get(name)) for name in ("what", "network", "subject", "name")}
     pairs = details.items() if isinstance(details, dict) else ()
-    return Deed(**texts, details={str(key): str(text) for key, text in pairs})
+    return Deed(**texts, details={_text(key): _text(text) for key, text in pairs})
+
+
+def _text(value: object) -> str:
+    """Return what can be shown and sent: a forger may have put anything there."""
+    text = str(value or "")[:_LONGEST].encode(errors="replace").decode()
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 class Audit:
@@ -176,23 +183,18 @@ class Audit:
         return entry if entry and entry.genuine else None
 
     async def entries(self, since: float = 0, *, follow: bool = False) -> AsyncIterator[Entry]:
-        """Yield entries from a time on (unix seconds), in the order of their ids; then new ones, for ever.
+        """Yield entries from a time on (unix seconds), as the changes came; with `follow`, new ones for ever.
 
         Raises:
             StoreUnavailableError
 
         """
-        after, revision = keys.audit(_time_part(since)), 0
-        while True:
-            found = await self._store.range(keys.AUDIT, after=after, limit=_PAGE, revision=revision)
-            for kv in found.kvs:
-                yield Entry.read(kv, self._root)
-            revision = found.revision
-            if not found.more:
-                break
-            after = found.kvs[-1].key
+        found = await self._store.range(keys.AUDIT, after=keys.audit(_time_part(since)))
+        # Clocks of controllers differ, and with them the order of ids.
+        for kv in sorted(found.kvs, key=lambda kv: kv.mod_revision):
+            yield Entry.read(kv, self._root)
         if follow:
-            async for batch in self._store.watch(keys.AUDIT, revision + 1):
+            async for batch in self._store.watch(keys.AUDIT, found.revision + 1):
                 for event in batch.events:
                     if event.kv:
                         yield Entry.read(event.kv, self._root)

@@ -3,7 +3,6 @@
 Without the MAC, whoever can write to the store could make a token and join with it.
 """
 
-import hmac
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +31,7 @@ def decode(root: MeshRoot, kv: KeyValue, what: str) -> dict[str, Any]:
 
     """
     value, _, mac = kv.value.partition(b"\n")
-    if not hmac.compare_digest(mac, root.mac(kv.key, value)):
+    if not root.is_mac(kv.key, value, mac):
         raise StoreCorruptError(f"{kv.key} in the store is not {what} of this mesh")
     fields: dict[str, Any] = json.loads(value)
     return fields

@@ -12,7 +12,9 @@ Below /overmesh/v1/:
     revoked/<net>/<node id>      Signed RevocationRecord
     controllers/<controller id>  Signed ControllerRecord; under that controller's lease
     roots/<SHA-256, hex>         Signed RootRecord
-    credentials/<net>/<node id>  MAC of the node's TLS public key
+    succession/<SHA-256, hex>    the same as its predecessor signed it: how to get there from that one
+    issuers/<net>/<node id>      pin of the root that the node's certificate is of, since a rotation
+    credentials/<net>/<node id>  JSON, see credentials.py
     tokens/<id>                  JSON, see tokens.py
     pending/<net>/<node id>      JSON, see pending.py
     presence/<net>/<node id>     JSON, see presence.py; under the controller's lease
@@ -88,6 +90,16 @@ def root(fingerprint: str) -> str:
     return f"{PREFIX}roots/{fingerprint}"
 
 
+def succession(fingerprint: str) -> str:
+    """Return the key of what first made a certificate a mesh root, by its SHA-256 in hex."""
+    return f"{PREFIX}succession/{fingerprint}"
+
+
+def issuer(network_name: str, node_id: str) -> str:
+    """Return the key that says which root a node's certificate is of."""
+    return f"{PREFIX}issuers/{network_name}/{node_id}"
+
+
 def token(token_id: str) -> str:
     """Return the key of a join token."""
     return TOKENS + token_id
@@ -142,12 +154,25 @@ _MAP_KEYS: Mapping[str, Callable[[str], str]] = {
 }
 
 
+_KEYS: Mapping[str, Callable[[str, str], str]] = {
+    "node": node,
+    "endpoints": endpoints,
+    "revoked": revoked,
+}
+
+
+def of_item(network_name: str, map_key: str) -> str:
+    """Return the key of a record in a network's peer map: of the network, a node, endpoints, a revocation."""
+    kind, _, item = map_key.partition("/")
+    return network(network_name) if map_key == NETWORK_KEY else _KEYS[kind](network_name, item)
+
+
 def parse(key: str) -> Place | None:
     """Take a key apart; None when it is not one of many of its kind."""
     match key.removeprefix(PREFIX).split("/"):
         case ["networks", network_name]:
             return Place("networks", network_name, "")
-        case ["tokens" | "controllers" | "roots" as kind, item]:
+        case ["tokens" | "controllers" | "roots" | "succession" as kind, item]:
             return Place(kind, "", item)
         case [kind, network_name, item]:
             return Place(kind, network_name, item)

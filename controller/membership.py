@@ -1,7 +1,7 @@
-"""Networks and their members: what there is, and how it changes once a node is in (join.py lets it in).
+"""Networks and their members: what there is, and how it changes while a node is in.
 
-Every change is one transaction: a node goes with its endpoints, name, addresses and credential or not
-at all. Records are signed here, where they change, and only carried everywhere else.
+join.py lets it in, revocations.py takes it out. Every change is one transaction. Records are signed where
+they change, and only carried everywhere else.
 """
 
 import base64
@@ -17,11 +17,11 @@ from overmesh.controller import keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
-from overmesh.controller.store.base import Compare, Delete, Op, Put, Target, absent, unchanged
+from overmesh.controller.store.base import Compare, Op, Put, Target, absent, unchanged
 from overmesh.controller.trust import MeshRoot
 from overmesh.controller.view import NetworkView
-from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError
-from overmesh.model import Endpoint, Mode, Network, NodeEndpoints, Range, Record
+from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError, RevokedError
+from overmesh.model import Endpoint, Mode, Network, NodeEndpoints, Range, Record, Revocation
 from overmesh.proto.codec import MAX_NETWORK_NUMBER
 
 MAX_ENDPOINTS = 16
@@ -160,47 +160,6 @@ class Membership:
             return named.value.decode(errors="replace")
         raise NotFoundError(f"network {network} has no node {node!r}", "see `meshctl node list`")
 
-    async def remove(self, network: str, node: str) -> int:
-        """Take a node out of the mesh; return the revision.
-
-        Its name and addresses are free again. Works for a node whose record can't be read, too.
-
-        Raises:
-            NotFoundError: there is no such node.
-
-        """
-        result = await self._mirror.change(lambda: self._removal(network, node))
-        _log.info("node removed", extra={"network": network, "id": node, "revision": result.revision})
-        return result.revision
-
-    def _removal(self, network: str, node: str) -> Change:
-        kv = self._mirror.held("nodes", network).get(node)
-        if kv is None:
-            raise NotFoundError(f"network {network} has no node {node!r}", "see `meshctl node list`")
-        owned = [
-            held.key
-            for kind in ("names", "addresses")
-            for held in self._mirror.held(kind, network).values()
-            if held.value == node.encode()
-        ]
-        beside = [of(network, node) for of in (keys.endpoints, keys.credential, keys.presence)]
-        return Change(
-            [unchanged(kv)],
-            [Delete(key) for key in (kv.key, *beside, *owned)],
-            self._deed("node removed", network, node),
-        )
-
-    def _deed(self, what: str, network: str, node: str) -> Deed:
-        """Return what happens to a node, for the audit."""
-        known = self._mirror.view(network).node(node)
-        addresses = " ".join(map(str, known.addresses)) if known else ""
-        return Deed(what, network, node, known.name if known else "", details={"addresses": addresses})
-
-    async def leave(self, network: str, node: str) -> int:
-        """Do the same at the node's own wish; nothing happens when it is gone already."""
-        gone = node not in self._mirror.held("credentials", network)
-        return self._mirror.revision if gone else await self.remove(network, node)
-
     # Endpoints.
 
     async def report(self, network: str, node: str, endpoints: Sequence[Endpoint], lanes: int = 1) -> int:
@@ -232,8 +191,9 @@ class Membership:
 
         No lanes: as many as before.
         """
-        before = self._mirror.view(network).endpoints(node)
-        known = before or NodeEndpoints(node, network, ())
+        view = self._mirror.view(network)
+        before = view.endpoints(node)
+        known = before or NodeEndpoints(node, network, (), serial=view.revoked_serial(node))
         record = replace(known, endpoints=endpoints, lanes=lanes or known.lanes)
         if record == before:
             return []
@@ -259,6 +219,15 @@ def removed(network: str) -> RemovedError:
     """Return what a caller hears who is not a member."""
     return RemovedError(
         f"this host is no longer a member of network {network}", "join again with a new token"
+    )
+
+
+def revoked(revocation: Revocation) -> RevokedError:
+    """Return what a caller hears whose key was revoked for good."""
+    named = f" ({revocation.name})" if revocation.name else ""
+    return RevokedError(
+        f"the key of this host{named} was revoked for good in network {revocation.network}",
+        "`meshctl leave --force` on the host, then join with a new token: that makes new keys",
     )
 
 

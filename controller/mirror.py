@@ -10,14 +10,13 @@ back through the watch: who made it will see it.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
 from overmesh.controller import keys
 from overmesh.controller.audit import Audit, Deed
+from overmesh.controller.notices import Notices
 from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
 from overmesh.controller.turns import Turns
 from overmesh.controller.view import Changes, Judge, NetworkView
@@ -27,7 +26,8 @@ from overmesh.errors import (
     OvermeshError,
     StoreUnavailableError,
 )
-from overmesh.model import NETWORK_KEY, Record
+from overmesh.model import NETWORK_KEY, Record, root_key
+from overmesh.proto.roots import Roots, is_root_key
 from overmesh.proto.signed import verify
 
 # etcd's limit is 128 operations and comparisons in a transaction.
@@ -69,14 +69,15 @@ class Mirror:
     def __init__(
         self,
         store: Store,
-        root: EllipticCurvePublicKey,
+        anchor: Roots,
         audit: Audit,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._audit = audit
-        self._root = root
+        self._anchor = self.roots = anchor
         self._judge = Judge(self._verified, clock)
+        self.notices = Notices(clock)
         self._kvs: dict[str, KeyValue] = {}
         self._held: defaultdict[tuple[str, str], dict[str, KeyValue]] = defaultdict(dict)
         self._views: dict[str, NetworkView] = {}
@@ -169,6 +170,7 @@ class Mirror:
                 except OvermeshError:
                     # Perhaps because of what an earlier attempt has done after all.
                     if done := await self._done(entry):
+                        await self._caught_up(done.revision)
                         return done
                     raise
                 if change is None:
@@ -248,6 +250,8 @@ class Mirror:
             self._hold(place, kv)
             if place.map_key:
                 changes[place.network][place.map_key] = kv.value if kv else None
+        if any(map(is_root_key, changes[EVERYWHERE])):
+            self._follow_roots(revision)
         of_all = self._everywhere.take(revision, changes.pop(EVERYWHERE, {}))
         for network in changes.keys() | (self._views.keys() if of_all else set()):
             self._change_map(network, revision, {**of_all, **changes[network]})
@@ -281,4 +285,32 @@ class Mirror:
                 listener(network, changes)
 
     def _verified(self, key: str, signed: bytes) -> Record:
-        return verify(key, signed, self._root)
+        return verify(key, signed, self.roots)
+
+    # The mesh root.
+
+    @property
+    def root_records(self) -> Iterator[tuple[str, bytes]]:
+        """Peer map key and encoded Signed of all that says how the mesh root came to be what it is."""
+        for kind in ("succession", "roots"):
+            yield from ((root_key(item), kv.value) for item, kv in self.held(kind).items())
+
+    def _follow_roots(self, revision: int) -> None:
+        before, self.roots = self.roots, self._anchor.following(self.root_records)
+        if self.roots == before:
+            return
+        for view in (self._everywhere, *self._views.values()):
+            view.distrust()
+        self._everywhere.take(revision, self._refused(self._everywhere))
+        for view in self._views.values():
+            self._change_map(view.name, revision, self._refused(view))
+
+    def _refused(self, view: NetworkView) -> Changes:
+        """Return what the store says under the keys of a network with which there was something wrong."""
+        places = ((keys.parse(key), kv) for key, kv in self._kvs.items())
+        said = {
+            place.map_key: kv.value
+            for place, kv in places
+            if place and place.map_key and place.network in (view.name, EVERYWHERE)
+        }
+        return {key: said[key] for key in view.refused if key in said}

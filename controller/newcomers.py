@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from overmesh.controller import addressing, keys
 from overmesh.controller.audit import Deed
-from overmesh.controller.membership import Membership, Signer
+from overmesh.controller.membership import Membership, Signer, revoked
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import MEMBERSHIP_DAYS
@@ -50,18 +50,31 @@ class Newcomers:
 
         Raises:
             NameTakenError, PoolExhaustedError
+            RevokedError: its key was revoked for good.
 
         """
+        check_not_banned(view, node.id)
         self._check_name(view, node.name)
         addresses = addressing.choose(view.network, node.id, self._mirror.held("addresses", view.name))
         claims = [
             keys.name(view.name, node.name),
             *(keys.address(view.name, address) for address in addresses),
         ]
-        record = keys.node(view.name, node.id)
-        member = replace(node, addresses=addresses, not_after=int(self._clock()) + _VALIDITY)
+        record, revocation = keys.node(view.name, node.id), keys.revoked(view.name, node.id)
+        member = replace(
+            node,
+            addresses=addresses,
+            serial=view.revoked_serial(node.id),
+            not_after=int(self._clock()) + _VALIDITY,
+        )
+        known = self._mirror.key(revocation)
         return Change(
-            [absent(record), *map(absent, claims)],
+            [
+                absent(record),
+                *map(absent, claims),
+                # That the key was not revoked meanwhile.
+                unchanged(known) if known else absent(revocation),
+            ],
             [
                 Put(record, self._signer.sign(member)),
                 *self._membership.endpoints_ops(view.name, node.id, endpoints),
@@ -81,9 +94,11 @@ class Newcomers:
         """Return the record of who is a member already, in the store and as it reads.
 
         Raises:
+            RevokedError: its key was revoked for good.
             StoreCorruptError: it does not read.
 
         """
+        check_not_banned(view, node_id)
         kv = self._mirror.held("nodes", view.name).get(node_id)
         if kv is None:
             return None
@@ -116,6 +131,13 @@ class Newcomers:
             ops.append(Put(kv.key, self._signer.sign(renewed)))
             deed = Deed("node renewed", view.name, member.id, member.name)
         return Change([unchanged(kv)], ops, deed) if ops else None
+
+
+def check_not_banned(view: NetworkView, node_id: str) -> None:
+    """Raise RevokedError for a node whose key never comes back."""
+    known = view.revocation(node_id)
+    if known and known.banned:
+        raise revoked(known)
 
 
 def checked_public_key(key: bytes) -> bytes:

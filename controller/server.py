@@ -7,7 +7,7 @@ unix socket  0600         Admin             root of this host
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +22,12 @@ from overmesh.controller import caller
 from overmesh.controller.admin import AdminService
 from overmesh.controller.join import Admission, Application, Joins
 from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
+from overmesh.controller.pending import LONGEST_WAIT
 from overmesh.controller.ports import any_address, take_port, take_socket
 from overmesh.controller.presence import Health, Presence
+from overmesh.controller.remembered import Remembered
+from overmesh.controller.renewal import Renewals
+from overmesh.controller.revocations import Revocations
 from overmesh.controller.trust import Identity
 from overmesh.controller.watch import Agents, Watch
 from overmesh.errors import InvalidError, OvermeshError, RecordError
@@ -106,12 +110,22 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
 
     Args:
         joins: lets hosts in.
-        controllers: host:port of the mesh ports that members are told.
+        renewals: of members' certificates.
+        roots: returns what says how the mesh root came to be what it is, see `Mirror.root_records`.
+        controllers: returns host:port of the mesh ports that members are told.
 
     """
 
-    def __init__(self, joins: Joins, controllers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        joins: Joins,
+        renewals: Renewals,
+        roots: Callable[[], Iterable[tuple[str, bytes]]],
+        controllers: Callable[[], Sequence[str]],
+    ) -> None:
         self._joins = joins
+        self._renewals = renewals
+        self._roots = roots
         self._controllers = controllers
 
     async def Join(self, request: mesh_pb2.JoinRequest, _context: Context) -> mesh_pb2.JoinReply:  # noqa: N802
@@ -127,6 +141,7 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
                 host_id=request.host_id,
                 suites=suite_values(request.suites),
                 modes=mode_values(request.modes),
+                wait=min(request.wait_seconds, LONGEST_WAIT),
             )
         )
         return self._reply(admission)
@@ -137,17 +152,39 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
             certificate=admission.certificate,
             network=admission.network,
             node=admission.node,
-            controllers=self._controllers,
+            controllers=self._controllers(),
             revision=admission.revision,
             already_member=admission.already_member,
+        )
+
+    async def Renew(self, request: mesh_pb2.RenewRequest, _context: Context) -> mesh_pb2.RenewReply:  # noqa: N802
+        """Give a member another certificate."""
+        renewed = await self._renewals.renew(Identity(request.network, request.node_id), request.csr)
+        return mesh_pb2.RenewReply(
+            certificate=renewed.certificate, network=renewed.network, node=renewed.node, time=renewed.time
+        )
+
+    async def Roots(self, _request: mesh_pb2.RootsRequest, _context: Context) -> mesh_pb2.RootsReply:  # noqa: N802
+        """Show how the mesh root came to be what it is."""
+        return mesh_pb2.RootsReply(
+            records=[mesh_pb2.Item(key=key, signed=signed) for key, signed in self._roots()]
         )
 
 
 class MeshService:
     """The mesh port's calls; who calls is what its certificate says."""
 
-    def __init__(self, agents: Agents, membership: Membership, presence: Presence) -> None:
+    def __init__(
+        self,
+        agents: Agents,
+        membership: Membership,
+        revocations: Revocations,
+        remembered: Remembered,
+        presence: Presence,
+    ) -> None:
         self._agents = agents
+        self._revocations = revocations
+        self._remembered = remembered
         self._watch = Watch(agents)
         self._membership = membership
         self._presence = presence
@@ -173,6 +210,7 @@ class MeshService:
     async def _report(self, request: mesh_pb2.ReportRequest, context: Context) -> mesh_pb2.ReportReply:
         caller = Identity.of_caller(context.auth_context())
         self._agents.check_connected(caller, request.host_id)
+        self._remembered.witnessed(caller, request.withheld)
         endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
         revision = await self._membership.report(caller.network, caller.node_id, endpoints, lanes)
         self._presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
@@ -180,7 +218,7 @@ class MeshService:
 
     async def _leave(self, _request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
         caller = Identity.of_caller(context.auth_context())
-        revision = await self._membership.leave(caller.network, caller.node_id)
+        revision = await self._revocations.leave(caller.network, caller.node_id)
         return mesh_pb2.LeaveReply(revision=revision)
 
 

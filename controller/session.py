@@ -45,7 +45,7 @@ class Session:
         self._misses_in_a_row = 0
         self.misses = 0
         # The revision that the agent holds for certain; 0: none.
-        self.acked = held.revision if peers.position(held.revision) == held else 0
+        self.acked = held.revision if self.in_step or peers.position(held.revision) == held else 0
 
     @property
     def waits_for_ack(self) -> bool:
@@ -54,8 +54,13 @@ class Session:
 
     @property
     def in_step(self) -> bool:
-        """Whether the agent holds the head."""
-        return self._held == self._map.head
+        """Whether the agent holds the head.
+
+        It may know a later revision for it: that of another controller, which has begun to follow the
+        store after the last change of this map.
+        """
+        head, held = self._map.head, self._held
+        return held is not None and held.digest == head.digest and held.revision >= head.revision
 
     def poll(self, now: float) -> Sequence[bytes]:
         """Return the messages to send now; none: ask again after an ack, a change, or at `deadline`.

@@ -13,6 +13,7 @@ from typing import Self
 
 from overmesh.controller import authentic, keys
 from overmesh.controller.audit import Deed
+from overmesh.controller.caller import caller
 from overmesh.controller.mirror import MAX_OPS, Change, Mirror
 from overmesh.controller.names import checked_tag
 from overmesh.controller.store.base import Delete, KeyValue, Put, absent, unchanged
@@ -31,7 +32,10 @@ _log = logging.getLogger("overmesh.controller")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What the controller knows of a token. uses: 0 is unlimited; times in unix seconds."""
+    """What the controller knows of a token. uses: 0 is unlimited; times in unix seconds.
+
+    approval: a host that comes with it has to wait for an operator (see pending.py).
+    """
 
     id: str
     network: str
@@ -42,6 +46,7 @@ class Token:
     used: int = 0
     revoked: bool = False
     tags: tuple[str, ...] = ()
+    approval: bool = False
 
     @property
     def uses_left(self) -> int:
@@ -109,14 +114,17 @@ class Tokens:
         self._root = root
         self._clock = clock
 
-    async def create(self, network: str, ttl: int, uses: int, tags: Sequence[str]) -> tuple[Token, JoinToken]:
-        """Make a token; the JoinToken holds the secret, which can't be had again.
+    async def create(
+        self, network: str, ttl: int, uses: int, tags: Sequence[str], *, approval: bool = False
+    ) -> tuple[Token, JoinToken]:
+        """Make a token; the JoinToken holds the secret, which only a repetition of the request gets again.
 
         Args:
             network: that it lets into.
             ttl: seconds until it expires.
             uses: how many hosts it lets in; 0: any number.
             tags: given to the nodes that join with it.
+            approval: whether an operator has to let each of them in.
 
         Raises:
             InvalidError, NotFoundError
@@ -128,7 +136,7 @@ class Tokens:
         if len(tags) > MAX_TAGS:
             raise InvalidError(f"{len(tags)} tags are too many", f"give at most {MAX_TAGS}")
         now = int(self._clock())
-        secret = JoinToken.new(self._root.der)
+        secret = self._new_secret()
         token = Token(
             id=secret.id,
             network=network,
@@ -137,12 +145,27 @@ class Tokens:
             expires=now + ttl,
             uses=uses,
             tags=tuple(dict.fromkeys(checked_tag(tag) for tag in tags)),
+            approval=approval,
         )
         put = token.put(self._root)
-        deed = token.deed("token created", uses=str(uses or "any number"), tags=" ".join(token.tags))
+        deed = token.deed(
+            "token created",
+            uses=str(uses or "any number"),
+            tags=" ".join(token.tags),
+            approval="needed" if approval else "",
+        )
         await self._mirror.change(lambda: Change([absent(put.key)], [put], deed))
         _log.info("token created", extra={"network": network, "token": token.id})
-        return token, secret
+        kv = self._mirror.key(put.key)
+        return (Token.read(kv, self._root) if kv else token), secret
+
+    def _new_secret(self) -> JoinToken:
+        """Return a token; for a repeated request the same, which only who has the mesh root can work out."""
+        request = caller().request
+        if not request:
+            return JoinToken.new(self._root.der)
+        seed = bytes.fromhex(self._root.mac("token of request", request.encode()).decode())
+        return JoinToken.derived(self._root.der, seed)
 
     def known(self, network: str = "") -> list[Token]:
         """Return the tokens there are (of one network), oldest first."""

@@ -149,6 +149,15 @@ class NetworkView:
             changes |= self._gone(key) if signed is None else self._come(key, signed)
         return changes
 
+    def distrust(self) -> None:
+        """Stop using what none of the roots signed that are trusted now."""
+        for key in list(self.records):
+            try:
+                self._verified(key, self.map.items[key])
+            except RecordError as error:
+                del self.records[key]
+                self._refuse(key, error.cause, wronged=False)
+
     def check(self, key: str, signed: bytes) -> Record:
         """Return the record in an encoded Signed, if it could be used now.
 

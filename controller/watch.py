@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from overmesh.controller.membership import removed
-from overmesh.controller.mirror import Changes, Mirror
+from overmesh.controller import keys
+from overmesh.controller.membership import removed, revoked
+from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
 from overmesh.controller.session import Session
 from overmesh.controller.trust import Identity
-from overmesh.errors import CloneError, InvalidError, OvermeshError, UnreachableError
+from overmesh.controller.view import Changes
+from overmesh.errors import CloneError, InvalidError, OvermeshError, RemovedError, UnreachableError
 from overmesh.model import Problem
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import problem_values
@@ -125,6 +127,18 @@ class Agents:
         self._gone: dict[Identity, Sighting] = {}
         mirror.on_change(self._changed)
 
+    async def catch_up(self, identity: Identity, hello: mesh_pb2.Hello) -> None:
+        """Know at least as much as an agent that comes from another controller.
+
+        Raises:
+            StoreUnavailableError: that can't be.
+
+        """
+        await self._mirror.look_up(keys.credential(identity.network, identity.node_id))
+        if not await self._mirror.catch_up(hello.revision):
+            seen = {"revision": hello.revision, "store": self._mirror.revision}
+            _log.warning("an agent has seen more than the store holds", extra=self._named(identity) | seen)
+
     def open(self, identity: Identity, hello: mesh_pb2.Hello, now: float) -> Agent:
         """Take in an agent that said hello. A stream of the same host that is still there ends.
 
@@ -146,9 +160,18 @@ class Agents:
         return agent
 
     def _check_member(self, identity: Identity) -> None:
+        network, node_id = identity.network, identity.node_id
+        view = self._mirror.view(network)
         # Only a node that runs an agent has one: its key may be a stock WireGuard peer's by now.
-        if identity.node_id not in self._mirror.held("credentials", identity.network):
-            raise removed(identity.network)
+        known = node_id in self._mirror.held("credentials", network)
+        # Whoever can write to the store may have put back what belonged to a revoked one.
+        void = view.revocation(node_id) is not None and view.node(node_id) is None
+        if void or not known:
+            raise self._why_out(network, node_id)
+
+    def _why_out(self, network: str, node_id: str) -> RemovedError:
+        revocation = self._mirror.view(network).revocation(node_id)
+        return revoked(revocation) if revocation and revocation.banned else removed(network)
 
     def _replace(self, older: Agent | None, host_id: str) -> None:
         if older is None:
@@ -203,7 +226,7 @@ class Agents:
         for node_id in _removed_nodes(changes):
             self._gone.pop(Identity(network, node_id), None)
             if node_id in live:
-                live[node_id].finish(removed(network))
+                live[node_id].finish(self._why_out(network, node_id))
 
     # Asking.
 
@@ -295,7 +318,9 @@ class Watch:
             InvalidError: it does not follow the protocol.
 
         """
-        agent = self._agents.open(identity, await _hello(stream), self._clock())
+        hello = await _hello(stream)
+        await self._agents.catch_up(identity, hello)
+        agent = self._agents.open(identity, hello, self._clock())
         reader = asyncio.create_task(self._read(agent, stream))
         reader.add_done_callback(partial(_reading_ended, agent))
         try:

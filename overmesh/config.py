@@ -47,6 +47,7 @@ class ControllerConfig:
     mesh_port: int = MESH_PORT
     advertise: tuple[str, ...] = ()
     ranges: tuple[str, ...] = ()
+    certificate_lifetime: int = CERTIFICATE_LIFETIME
     metrics: str = f"127.0.0.1:{CONTROLLER_METRICS_PORT}"
     trace: str = ""
     log_format: LogFormat = "text"

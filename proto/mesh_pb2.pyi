@@ -35,7 +35,7 @@ KIND_AGENT: Kind
 KIND_WIREGUARD: Kind
 
 class JoinRequest(_message.Message):
-    __slots__ = ("token_id", "token_secret", "name", "csr", "public_key", "endpoints", "host_id", "version", "suites", "modes")
+    __slots__ = ("token_id", "token_secret", "name", "csr", "public_key", "endpoints", "host_id", "version", "suites", "modes", "wait_seconds")
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_SECRET_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class JoinRequest(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SUITES_FIELD_NUMBER: _ClassVar[int]
     MODES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     token_id: str
     token_secret: str
     name: str
@@ -56,7 +57,8 @@ class JoinRequest(_message.Message):
     version: str
     suites: _containers.RepeatedScalarFieldContainer[Suite]
     modes: _containers.RepeatedScalarFieldContainer[Mode]
-    def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ...) -> None: ...
+    wait_seconds: int
+    def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., wait_seconds: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("node_id", "certificate", "network", "node", "controllers", "revision", "already_member")

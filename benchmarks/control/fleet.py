@@ -110,11 +110,24 @@ class Entry:
 
         """
         (await _connect(self.port, _unverified())).close()
-        connection = await _connect(self.port, _verifying(self.root))
+        connection = await self.connect()
         try:
-            data = await connection.unary(_JOIN, host.request(self.token).SerializeToString())
+            return await self.redeem(host, connection)
         finally:
             connection.close()
+
+    async def connect(self) -> Connection:
+        """Return a connection to the join port."""
+        return await _connect(self.port, _verifying(self.root))
+
+    async def redeem(self, host: Host, connection: Connection) -> Member:
+        """Do the second half alone, over a connection that is there.
+
+        Raises:
+            MeshError: the controller says no, or is gone.
+
+        """
+        data = await connection.unary(_JOIN, host.request(self.token).SerializeToString())
         reply = mesh_pb2.JoinReply.FromString(data)
         return Member(host.number, reply.node_id, self._tls(host, reply.certificate))
 

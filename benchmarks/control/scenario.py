@@ -1,6 +1,7 @@
 """What happens to a controller with N agents, phase by phase, and what each phase costs it.
 
 join       each host in full: see who is there, redeem the token, open the stream, report, hang up
+fill       the other hosts redeem the token over one connection, and nothing else
 connect    all agents come with the map that they hold, and stay
 idle       heartbeats, keepalives, presence
 change     one agent has moved: until the last one knows, until the last one has said so
@@ -30,9 +31,10 @@ Row = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything: agents, changes measured, seconds of idling."""
+    """How much of everything: agents, full joins, changes measured, seconds of idling."""
 
     agents: int
+    joins: int = 1000
     changes: int = 5
     idle: float = 20.0
 
@@ -76,8 +78,7 @@ class Scenario:
 
     async def _join(self) -> None:
         entry = Entry(self._first.join_port, await self._first.token(), self._first.root, self._scratch)
-        hosts = [Host.new(number) for number in range(self._size.agents)]
-        guide = Agent(await entry.join(hosts[0]), [self._first.mesh_port], self._census, {})
+        guide = Agent(await entry.join(Host.new(0)), [self._first.mesh_port], self._census, {})
         await guide.connect()
         await _until(lambda: guide.revision > 0)
         members = [guide.member]
@@ -87,10 +88,20 @@ class Scenario:
             await self._come_and_go(member, guide)
             members.append(member)
 
+        hosts = [Host.new(number) for number in range(1, self._size.agents)]
         async with self._measured("join") as spent:
-            await _crowd(join, hosts[1:])
-        self.row["join_per_cpu_s"] = len(hosts) / spent.cpu
-        self.row["join_per_s"] = len(hosts) / spent.wall
+            await _crowd(join, hosts[: self._size.joins])
+        self.row["joins"] = joined = len(hosts[: self._size.joins])
+        self.row["join_per_cpu_s"], self.row["join_per_s"] = joined / spent.cpu, joined / spent.wall
+        connection = await entry.connect()
+
+        async def redeem(host: Host) -> None:
+            members.append(await entry.redeem(host, connection))
+
+        async with self._measured("fill"):
+            await _crowd(redeem, hosts[self._size.joins :])
+        connection.close()
+        await _until(lambda: len(guide.items or {}) > 2 * len(members))
         self._agents = [self._agent(member, guide) for member in members]
         guide.close()
 

@@ -9,6 +9,7 @@ import typer
 
 from overmesh.cli import (
     agent,
+    audit,
     controller,
     join,
     network,
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for _module in (join, status, ping, wait, version):
+for _module in (join, status, ping, wait, audit, version):
     _module.register(app)
 for _name, _module in (
     ("node", node),

@@ -22,6 +22,7 @@ from overmesh.agent.host import Route
 from overmesh.agent.join import Target, join
 from overmesh.agent.netlink import Netlink
 from overmesh.config import AgentConfig
+from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.trust import MeshRoot
 from overmesh.errors import (
     MeshError,
@@ -276,7 +277,7 @@ async def test_a_host_in_another_mesh(mesh: Mesh, tmp_path: Path) -> None:
     await joined(mesh, config)
     kept = hashlib.sha256((config.state_dir / "node.pem").read_bytes()).digest()
     root = MeshRoot.new()
-    credentials = root.server_credentials([], mutual=False)
+    credentials = ServerCertificates(root, lambda: root.anchor, []).credentials(mutual=False)
     server = grpc.aio.server()
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()

@@ -16,6 +16,7 @@ from overmesh.agent.peermap import Held, Replica
 from overmesh.agent.state import Identity
 from overmesh.agent.sync import AckLimiter, Backoff, Facts, Sync, leave
 from overmesh.config import AgentConfig
+from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.daemon import running
 from overmesh.errors import StateError, UnreachableError
 from overmesh.model import Endpoint, Problem
@@ -299,9 +300,10 @@ async def instead(
                 yield reply
             await asyncio.Event().wait()
 
+    certificates = ServerCertificates(mesh.controller.root, lambda: mesh.controller.root.anchor, [])
     server = grpc.aio.server()
     mesh_pb2_grpc.add_MeshServicer_to_server(Says(), server)  # type: ignore[no-untyped-call]
-    port = server.add_secure_port("127.0.0.1:0", mesh.controller.root.server_credentials([], mutual=True))
+    port = server.add_secure_port("127.0.0.1:0", certificates.credentials(mutual=True))
     await server.start()
     try:
         yield replace(identity, membership=replace(identity.membership, controllers=(f"127.0.0.1:{port}",)))

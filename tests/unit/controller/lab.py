@@ -25,11 +25,15 @@ from overmesh.config import ControllerConfig
 from overmesh.controller.audit import Audit
 from overmesh.controller.daemon import Controller
 from overmesh.controller.join import Application, Joins
+from overmesh.controller.lease import Lease
 from overmesh.controller.membership import Membership, Signer, node_id
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peers import Peers
+from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
+from overmesh.controller.renewal import Renewals
+from overmesh.controller.revocations import Revocations
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Store
 from overmesh.controller.tokens import Tokens
@@ -116,10 +120,14 @@ class Mesh:
     audit: Audit
     mirror: Mirror
     membership: Membership
+    revocations: Revocations
     tokens: Tokens
+    pending: Pendings
     presence: Presence
+    lease: Lease
     agents: Agents
     joins: Joins
+    renewals: Renewals
     peers: Peers
     clock: Clock
 
@@ -140,20 +148,39 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     """Run those parts on a real embedded store, with the default network."""
     store, clock = open_store(f"sqlite:{path / 'store.db'}"), Clock()
     audit = Audit(store, ROOT, clock, "c1")
-    mirror = Mirror(store, ROOT.public_key, audit)
+    mirror = Mirror(store, ROOT.anchor, audit, clock)
     await mirror.load()
     following = asyncio.create_task(mirror.follow())
     signer = Signer(ROOT, clock)
     membership = Membership(mirror, signer)
+    revocations = Revocations(mirror, membership, signer, clock)
     tokens = Tokens(mirror, ROOT, clock)
-    presence = Presence(store, mirror)
+    pending = Pendings(mirror, ROOT, clock)
+    lease = Lease(store)
+    presence = Presence(mirror, lease)
     agents = Agents(mirror, presence.seen, clock)
     newcomers = Newcomers(mirror, membership, signer, clock)
+    renewals = Renewals(mirror, newcomers, ROOT, clock)
     peers = Peers(mirror, membership, newcomers)
-    joins = Joins(mirror, membership, newcomers, tokens, ROOT, agents.live_host, clock)
+    joins = Joins(mirror, membership, newcomers, tokens, pending, ROOT, agents.live_host, clock)
     try:
         await membership.ensure_network(ranges)
-        yield Mesh(store, audit, mirror, membership, tokens, presence, agents, joins, peers, clock)
+        yield Mesh(
+            store,
+            audit,
+            mirror,
+            membership,
+            revocations,
+            tokens,
+            pending,
+            presence,
+            lease,
+            agents,
+            joins,
+            renewals,
+            peers,
+            clock,
+        )
     finally:
         following.cancel()
         await asyncio.wait({following})

@@ -169,7 +169,7 @@ async def test_a_host_joins_the_network_of_its_token(world: World) -> None:
     mesh = await world.client.joined(host, await world.client.token(network="blue"))
     watcher = await Watcher(mesh.Watch()).hello()
     await watcher.receive()
-    assert set(watcher.items) == {"network", f"node/{host.id}", f"endpoints/{host.id}"}
+    assert watcher.members == {"network", f"node/{host.id}", f"endpoints/{host.id}"}
     assert await nodes(world.client) == []
     (node,) = await nodes(world.client, network="blue")
     assert node.addresses[0].startswith("10.77.")
