@@ -1,6 +1,6 @@
-"""What the interpreter has to be told to hold thousands of streams: which event loop, and when to look for garbage.
+"""How the interpreter has to be run to hold thousands of streams.
 
-Measured with 10,000 streams, one change to all of them (docs/scale.md): the collector as it comes walks every
+Measured with 10,000 of them, one change to all (docs/scale.md): the garbage collector as it comes walks every
 object of every stream again and again, which costs as much as sending. Reference counts free nearly all that
 there is; cycles are few and young, but for what an hour's look finds.
 """
