@@ -49,6 +49,7 @@ class Scenario:
         self._first = controllers[0]
         self._census = Census()
         self._agents: list[Agent] = []
+        self._idle_memory = self._first.used().memory
         self.row: Row = {"agents": size.agents, "controllers": len(controllers)}
 
     async def run(self) -> Row:
@@ -124,12 +125,12 @@ class Scenario:
     # Following.
 
     async def _connect(self) -> None:
-        before = self._first.used().memory
         async with self._measured("connect"):
             await _crowd(lambda agent: agent.connect(), self._agents)
             await _until(lambda: all(agent.reported for agent in self._agents))
         await asyncio.sleep(5)
-        self.row["memory_kib_per_agent"] = (self._first.used().memory - before) / len(self._agents)
+        grown = self._first.used().memory - self._idle_memory
+        self.row["memory_kib_per_agent"] = grown / len(self._agents)
 
     async def _idle(self) -> None:
         async with self._measured("idle"):
