@@ -18,7 +18,7 @@ from typing import Any
 
 from overmesh import __version__, log
 from overmesh.config import JOIN_PORT, ControllerConfig
-from overmesh.controller import keys
+from overmesh.controller import keys, process
 from overmesh.controller.admin import AdminService
 from overmesh.controller.audit import Audit
 from overmesh.controller.certificates import ServerCertificates
@@ -68,7 +68,7 @@ def run(config: ControllerConfig) -> None:
 
     """
     log.setup(config.log_format)
-    asyncio.run(_run(config))
+    process.run(_run(config))
 
 
 async def _run(config: ControllerConfig) -> None:
@@ -77,7 +77,9 @@ async def _run(config: ControllerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(config) as controller:
+        sparing = asyncio.create_task(process.spare_the_old())
         await controller.until(stop)
+        sparing.cancel()
         _log.info("controller stops")
 
 
