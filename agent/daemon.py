@@ -174,7 +174,7 @@ class Agent:
     async def _sources(self) -> list[Address]:
         """Return the addresses from which this host reaches its controllers."""
         found = []
-        for target in self.identity.membership.controllers:
+        for target in self.sync.controllers:
             # A controller known by name is not looked up here: this has to work without DNS.
             with suppress(ValueError):
                 source = await self._netlink.source_toward(ip_address(target.rpartition(":")[0].strip("[]")))
@@ -232,7 +232,7 @@ class Agent:
         """
         told = True
         try:
-            await leave(self.identity)
+            await leave(self.sync.identity)
         except OvermeshError as error:
             if not force:
                 raise type(error)(error.cause, "try again later, or leave without telling: --force") from None

@@ -7,7 +7,7 @@ the same map; the verified records are what is used. An item that can't be used 
 the last good record under its key stays in use. No I/O, no clock, no concurrency.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_network
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from overmesh.errors import RecordError
 from overmesh.model import (
     NETWORK_KEY,
+    Controller,
     Digest,
     Network,
     Node,
@@ -263,6 +264,17 @@ class Replica:
         """Return what has to be on disk for the next process to start from here."""
         good = {key: held.signed for key, held in self._good.items() if self._items.get(key) != held.signed}
         return Held(self.revision, self._newest, dict(self._items), good, dict(self._floors))
+
+    @property
+    def controllers(self) -> Sequence[Controller]:
+        """The controllers that run now, as far as their records verify."""
+        records = (held.record for held in self._good.values())
+        return [record for record in records if isinstance(record, Controller)]
+
+    @property
+    def members(self) -> int:
+        """How many nodes the map names."""
+        return sum(key.startswith("node/") for key in self._items)
 
     @property
     def network(self) -> Network:

@@ -124,6 +124,7 @@ def test_heartbeats_tell_where_the_controller_stands() -> None:
     here = holding(5, members(2))
     assert here.receive(heartbeat(5, members(2))) is Outcome.CURRENT
     assert here.receive(heartbeat(4, members())) is Outcome.NOTHING
+    assert here.receive(heartbeat(4, members(2))) is Outcome.CURRENT, "the same map: nothing is amiss"
     assert here.receive(heartbeat(6, members(2, 3))) is Outcome.BEHIND
     assert here.receive(heartbeat(7, members(2))) is Outcome.CHANGED, "the same map, under a newer revision"
     assert here.revision == 7

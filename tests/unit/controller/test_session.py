@@ -46,6 +46,18 @@ def test_who_is_at_the_head_hears_so_at_once_then_every_ten_seconds(here: Networ
     assert kinds(session, HEARTBEAT) == []
 
 
+def test_who_knows_a_later_revision_for_the_same_map_is_in_step_and_goes_on_from_there(
+    here: NetworkMap,
+) -> None:
+    """It comes from a controller that began to follow the store after the last change of this map."""
+    session = Session(here, Position(8, here.head.digest), 0)
+    assert (session.in_step, session.acked) == (True, 8)
+    assert kinds(session, 0) == ["heartbeat"]
+    here.apply(9, {"node/b": b"b"})
+    [reply] = sent(session, 1)
+    assert (reply.delta.from_revision, reply.delta.to_revision) == (8, 9)
+
+
 def test_a_wrong_digest_at_hello_gets_a_snapshot(here: NetworkMap) -> None:
     session = Session(here, Position(5, b"x"), 0)
     assert session.acked == 0
