@@ -18,24 +18,20 @@ import asyncio
 import os
 import re
 import socket
-import ssl
-import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from overmesh import __version__, rpc
 from overmesh.agent.endpoints import candidates, configured
+from overmesh.agent.joinport import Target, certificate_request, check_clock, unverified_chain
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.plan import refuse_collisions
 from overmesh.agent.preflight import check_host, host_id, possible_modes, suites
@@ -51,13 +47,13 @@ from overmesh.errors import (
     RecordError,
     StateError,
     UnreachableError,
-    UsageError,
 )
 from overmesh.model import NETWORK_KEY, Address, Endpoint, Mode, Network, Node, node_key
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_message
+from overmesh.proto.roots import Roots, fingerprint
 from overmesh.proto.signed import verify
-from overmesh.token import JoinToken, root_pin
+from overmesh.token import JoinToken
 
 REACH_TIMEOUT = 10.0
 REDEEM_TIMEOUT = 30.0
@@ -128,10 +124,10 @@ def _member_with_agent(state: StateDir, token: JoinToken) -> Joined | None:
     identity = _membership(state) if state.in_use() else None
     if identity is None:
         return None
-    if root_pin(identity.root.public_bytes(Encoding.DER)) != token.pin:
+    if token.pin.hex() not in identity.roots.fingerprints:
         raise _other_mesh(identity)
     mine = identity.membership
-    network, node = _records(identity.root, mine.network, mine.node_id, mine.node)
+    network, node = _records(identity.roots, mine.network, mine.node_id, mine.node)
     return _joined(network, node, already_member=True)
 
 
@@ -151,8 +147,8 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
     source = await _reach(target)
     step("reach", f"{target} answers")
 
-    root = await _pinned_root(target, token.pin)
-    if before and before.root != root:
+    roots = await _pinned_root(target, token.pin)
+    if before and not set(roots.fingerprints) <= set(before.roots.fingerprints):
         raise _other_mesh(before)
     step("tls", f"it holds the mesh root that the token pins ({token.pin.hex()[:16]}…)")
 
@@ -160,10 +156,12 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
     state.save_keys(keys)
     underlay = await netlink.underlay()
     endpoints = configured(config.endpoints, config.port) or candidates(underlay, config.port, [source])
-    reply = await _redeem(target, root, _request(wanted, keys, endpoints))
+    reply = await _redeem(target, roots, _request(wanted, keys, endpoints))
     step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
-    identity, network, node = _admitted(reply, keys, root, target, host_id(config))
+    identity, network, node = _admitted(
+        reply, keys, before.roots if before else roots, target, host_id(config)
+    )
     try:
         refuse_collisions(network.ranges, await netlink.routes(), underlay, config.interface)
     except RangeCollisionError:
@@ -199,35 +197,6 @@ def _other_mesh(identity: Identity) -> StateError:
 # Where to.
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A join port."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `host`, `host:port`, `address`, `[address]` or `[address]:port`.
-
-        Raises:
-            UsageError: none of these.
-
-        """
-        with suppress(ValueError):
-            return cls(str(ip_address(text)), JOIN_PORT)
-        found = re.fullmatch(
-            r"\[(?P<v6>[0-9a-fA-F:.%]+)\](:(?P<p6>\d+))?|(?P<host>[^:/\s\[\]]+)(:(?P<port>\d+))?", text
-        )
-        port = int((found and (found["port"] or found["p6"])) or JOIN_PORT)
-        if not found or not 0 < port < 1 << 16:
-            raise UsageError(f"{text!r} is not a controller", "write HOST, HOST:PORT or [IPv6]:PORT")
-        return cls(found["host"] or found["v6"], port)
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
 async def _reach(target: Target) -> Address:
     """Find out whether anybody listens there; return the address of ours that leads there."""
     fix = "check the address, the controller and what filters packets in between"
@@ -252,46 +221,26 @@ async def _reach(target: Target) -> Address:
 # Whom to trust.
 
 
-async def _pinned_root(target: Target, pin: bytes) -> x509.Certificate:
-    """Return the certificate with this hash from the chain that the server shows.
+async def _pinned_root(target: Target, pin: bytes) -> Roots:
+    """Return the root with this hash from the chain that the server shows.
 
     Nothing is believed on this connection: it only brings the certificate, and the hash says which.
 
     Raises:
         PinMismatchError: it is not in the chain.
-        UnreachableError: no TLS is spoken there.
+        UnreachableError: no TLS is spoken there, or the clocks are too far apart for it.
 
     """
-    try:
-        chain = await asyncio.wait_for(asyncio.to_thread(_unverified_chain, target), REACH_TIMEOUT)
-    except (OSError, TimeoutError):
-        raise UnreachableError(
-            f"{target} does not speak TLS", f"name the join port of the controller ({JOIN_PORT} by default)"
-        ) from None
+    chain = await unverified_chain(target)
     for certificate in chain:
-        if root_pin(certificate) == pin:
-            return x509.load_der_x509_certificate(certificate)
+        if fingerprint(certificate) == pin.hex():
+            check_clock(chain[0], target, time.time())
+            return Roots((certificate,))
     raise PinMismatchError(
         f"{target} does not hold the mesh root that the token pins",
-        "check that the token is from this controller; if it is, somebody answers in its place",
+        "check that the token is from this controller, and from after the last rotation of its root; "
+        "if it is, somebody answers in its place",
     )
-
-
-def _unverified_chain(target: Target) -> list[bytes]:
-    """Return the chain that a TLS server shows (DER), verified in no way."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])  # gRPC servers refuse a client without it
-    with (
-        socket.create_connection((target.host, target.port), REACH_TIMEOUT) as plain,
-        context.wrap_socket(plain) as secure,
-    ):
-        if sys.version_info >= (3, 13):
-            return secure.get_unverified_chain()
-        # The same function before it was made public.
-        inner: Any = secure._sslobj  # type: ignore[attr-defined]
-        return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in inner.get_unverified_chain()]
 
 
 # The token.
@@ -305,11 +254,9 @@ class _Unknown(Exception):  # noqa: N818
         self.error = error
 
 
-async def _redeem(
-    target: Target, root: x509.Certificate, request: mesh_pb2.JoinRequest
-) -> mesh_pb2.JoinReply:
+async def _redeem(target: Target, roots: Roots, request: mesh_pb2.JoinRequest) -> mesh_pb2.JoinReply:
     """Send the secret, over a connection that is verified against the pinned root and nothing else."""
-    credentials = grpc.ssl_channel_credentials(root.public_bytes(Encoding.PEM))
+    credentials = grpc.ssl_channel_credentials(roots.pem)
     options = [("grpc.ssl_target_name_override", rpc.CONTROLLER_NAME), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(str(target), credentials, options=options) as channel:
         stub: Any = mesh_pb2_grpc.JoinStub(channel)  # type: ignore[no-untyped-call]
@@ -334,13 +281,11 @@ def _refusal(error: grpc.aio.AioRpcError, target: Target) -> Exception:
 
 
 def _request(wanted: _Wanted, keys: Keys, endpoints: Sequence[Endpoint]) -> mesh_pb2.JoinRequest:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, wanted.name)])
-    csr = x509.CertificateSigningRequestBuilder(subject).sign(keys.tls, SHA256())
     return mesh_pb2.JoinRequest(
         token_id=wanted.token.id,
         token_secret=wanted.token.secret_text,
         name=wanted.name,
-        csr=csr.public_bytes(Encoding.DER),
+        csr=certificate_request(keys.tls, wanted.name),
         public_key=keys.public,
         endpoints=map(endpoint_message, endpoints),
         host_id=host_id(wanted.config),
@@ -370,29 +315,33 @@ def _controllers(reply: mesh_pb2.JoinReply, target: Target) -> tuple[str, ...]:
 
 
 def _admitted(
-    reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate, target: Target, host: str
+    reply: mesh_pb2.JoinReply, keys: Keys, roots: Roots, target: Target, host: str
 ) -> tuple[Identity, Network, Node]:
     """Return what the reply makes of this host, once it is certain that all of it is right."""
     try:
         certificate = x509.load_der_x509_certificate(reply.certificate)
-        network, node = _records(root, reply.network, reply.node_id, reply.node)
+        network, node = _records(roots, reply.network, reply.node_id, reply.node)
     except (ValueError, RecordError) as error:
         raise MeshError(f"the controller's answer can't be right: {error}") from None
     membership = Membership(
-        reply.node_id, node.name, network.name, _controllers(reply, target), reply.network, reply.node, host
+        node_id=reply.node_id,
+        name=node.name,
+        network_name=network.name,
+        controllers=_controllers(reply, target),
+        network=reply.network,
+        node=reply.node,
+        host_id=host,
+        join=(str(target),),
     )
-    identity = Identity(keys, membership, root, certificate)
+    identity = Identity(keys, membership, roots, certificate)
     if not issued(identity) or node.public_key != keys.public or node.network != network.name:
         raise MeshError("the controller's answer can't be right: it is for another host")
     return identity, network, node
 
 
-def _records(root: x509.Certificate, network: bytes, node_id: str, node: bytes) -> tuple[Network, Node]:
-    """Return both records as the root signed them; RecordError when it did not."""
-    key = root.public_key()
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise RecordError("the mesh root's key is not ECDSA")
-    network_record, node_record = verify(NETWORK_KEY, network, key), verify(node_key(node_id), node, key)
+def _records(roots: Roots, network: bytes, node_id: str, node: bytes) -> tuple[Network, Node]:
+    """Return both records as a root signed them; RecordError when it did not."""
+    network_record, node_record = verify(NETWORK_KEY, network, roots), verify(node_key(node_id), node, roots)
     assert isinstance(network_record, Network)
     assert isinstance(node_record, Node)
     return network_record, node_record

@@ -1,5 +1,6 @@
 """`meshctl status`: this host, as its agent sees it."""
 
+import time
 from typing import TYPE_CHECKING
 
 import typer
@@ -88,8 +89,17 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
         ("endpoints", ", ".join(map(output.endpoint, reply.endpoints)) or "none"),
         ("map", f"revision {reply.revision}, confirmed {output.ago(reply.map_age_seconds)}"),
         ("controller", _controller(reply.controller)),
+        ("certificate", _until(reply.certificate_until)),
+        ("membership", _until(reply.membership_until)),
         ("version", reply.version),
     ]
+
+
+def _until(moment: int) -> output.Cell:
+    left = moment - time.time()
+    if left <= 0:
+        return Text(f"ended {output.ago(-left)}", output.BAD)
+    return f"for {output.span(left)} more"
 
 
 def _fastpath(fastpath: "agent_pb2.Fastpath") -> output.Cell:
@@ -178,6 +188,8 @@ def as_dict(reply: "agent_pb2.StatusReply") -> dict[str, object]:
         "revision": reply.revision,
         "digest": reply.digest.hex(),
         "map_age_seconds": _or_never(reply.map_age_seconds),
+        "certificate_until": reply.certificate_until,
+        "membership_until": reply.membership_until,
         "controller": {
             "address": reply.controller.address,
             "connected": reply.controller.connected,

@@ -19,7 +19,8 @@ from cryptography.x509.oid import NameOID
 
 from overmesh.agent import join as joins
 from overmesh.agent.host import Route
-from overmesh.agent.join import Target, join
+from overmesh.agent.join import join
+from overmesh.agent.joinport import Target
 from overmesh.agent.netlink import Netlink
 from overmesh.config import AgentConfig
 from overmesh.controller.certificates import ServerCertificates
