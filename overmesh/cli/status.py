@@ -89,17 +89,20 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
         ("endpoints", ", ".join(map(output.endpoint, reply.endpoints)) or "none"),
         ("map", f"revision {reply.revision}, confirmed {output.ago(reply.map_age_seconds)}"),
         ("controller", _controller(reply.controller)),
-        ("certificate", _until(reply.certificate_until)),
-        ("membership", _until(reply.membership_until)),
+        ("trust", _trust(reply)),
         ("version", reply.version),
     ]
 
 
-def _until(moment: int) -> output.Cell:
-    left = moment - time.time()
-    if left <= 0:
-        return Text(f"ended {output.ago(-left)}", output.BAD)
-    return f"for {output.span(left)} more"
+def _trust(reply: "agent_pb2.StatusReply") -> output.Cell:
+    """Say how long this host may take part; both are renewed long before."""
+    ends = (("certificate", reply.certificate_until), ("membership", reply.membership_until))
+    left = [(what, end - time.time()) for what, end in ends]
+    words = [
+        f"{what} for {output.span(rest)}" if rest > 0 else f"{what} ended {output.ago(-rest)}"
+        for what, rest in left
+    ]
+    return Text(", ".join(words), "" if all(rest > 0 for _, rest in left) else output.BAD)
 
 
 def _fastpath(fastpath: "agent_pb2.Fastpath") -> output.Cell:
