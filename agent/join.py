@@ -6,12 +6,14 @@
     token    over a new connection, verified against that root: the secret, our public keys, our endpoints,
              what we can seal with. Whether the network is sealed is not known before the answer: endpoints
              without a port get the usual one there, and a network whose port is taken here refuses us
+             (waiting, approval: only when an operator has to let this host in, see `meshctl node approve`)
     address  the answer verifies, fits our keys, and no route of this host is in its way
     state    all of it is on disk
 
 The private keys are made here and stay here. Joining again with the same keys gives the same node.
 On failure nothing is left behind: not here, and, once the token was redeemed, not there either. Only
-when nobody can know whether the controller took the token do the keys stay, for the next attempt.
+when nobody can know whether the controller took the token, or an operator has yet to decide, do the
+keys stay, for the next attempt.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -39,6 +41,7 @@ from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
 from overmesh.agent.sync import leave
 from overmesh.config import JOIN_PORT, AgentConfig
 from overmesh.errors import (
+    ApprovalPendingError,
     MeshError,
     NotJoinedError,
     OvermeshError,
@@ -59,6 +62,13 @@ REACH_TIMEOUT = 10.0
 REDEEM_TIMEOUT = 30.0
 
 
+# Seconds that the controller may hold its answer while an operator has yet to decide.
+_HELD = 20
+# Seconds until it is asked again, also when it is away for a moment.
+_PAUSE = 1.0
+# The one step that is told before it is done; its detail says what has to happen.
+WAITING = "waiting"
+
 # Called after each step with its name, as in the list above, and a detail for people.
 Step = Callable[[str, str], None]
 
@@ -75,7 +85,9 @@ class Joined:
     already_member: bool
 
 
-async def join(config: AgentConfig, host: str, token: str, name: str, step: Step) -> Joined:
+async def join(
+    config: AgentConfig, host: str, token: str, name: str, step: Step, *, wait: bool = True
+) -> Joined:
     """Make this host a member of the network that a token is for.
 
     Args:
@@ -84,8 +96,10 @@ async def join(config: AgentConfig, host: str, token: str, name: str, step: Step
         token: as `meshctl token create` printed it.
         name: the wanted node name, a DNS label; empty: the host's.
         step: called after each step.
+        wait: whether to wait, for however long, until an operator lets this host in.
 
     Raises:
+        ApprovalPendingError: it is not to wait, and would have to.
         UsageError: host or token can't be right.
         HostError: this host can't carry an overlay, or its routes are in the way.
         UnreachableError: nobody answers there, or not a controller.
@@ -108,7 +122,7 @@ async def join(config: AgentConfig, host: str, token: str, name: str, step: Step
             member = _membership(state) is not None
             undecided = state.keys() is not None  # an attempt before this one ended in _Unknown
             try:
-                wanted = _Wanted(config, parsed, name or _host_name(), modes)
+                wanted = _Wanted(config, parsed, name or _host_name(), modes, wait)
                 return await _join(target, wanted, state, netlink, step)
             except _Unknown as unknown:
                 raise unknown.error from None
@@ -133,12 +147,13 @@ def _member_with_agent(state: StateDir, token: JoinToken) -> Joined | None:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What this host wants to be. modes: of the networks that it could be in."""
+    """What this host wants to be. modes: of the networks that it could be in; wait: for an operator."""
 
     config: AgentConfig
     token: JoinToken
     name: str
     modes: tuple[Mode, ...]
+    wait: bool
 
 
 async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Netlink, step: Step) -> Joined:
@@ -156,7 +171,11 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
     state.save_keys(keys)
     underlay = await netlink.underlay()
     endpoints = configured(config.endpoints, config.port) or candidates(underlay, config.port, [source])
-    reply = await _redeem(target, roots, _request(wanted, keys, endpoints))
+
+    def redeem(held: int) -> Awaitable[mesh_pb2.JoinReply]:
+        return _redeem(target, roots, _request(wanted, keys, endpoints, held))
+
+    reply = await _let_in(redeem, step, wait=wanted.wait)
     step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
     identity, network, node = _admitted(
@@ -247,11 +266,39 @@ async def _pinned_root(target: Target, pin: bytes) -> Roots:
 
 
 class _Unknown(Exception):  # noqa: N818
-    """Nobody can know whether the controller has taken the token: `error` says why."""
+    """Nobody can know yet whether this host is to be a member: `error` says why."""
 
     def __init__(self, error: OvermeshError) -> None:
         super().__init__(error.cause)
         self.error = error
+
+
+async def _let_in(
+    redeem: Callable[[int], Awaitable[mesh_pb2.JoinReply]], step: Step, *, wait: bool
+) -> mesh_pb2.JoinReply:
+    """Return the answer to a request, once an operator has decided if one has to.
+
+    Args:
+        redeem: asks; the controller may take so many seconds to answer.
+        step: told what has to happen, and when it has.
+        wait: whether to wait for an operator at all.
+
+    """
+    told = False
+    while True:
+        try:
+            reply = await redeem(_HELD if told else 0)
+        except _Unknown as unknown:
+            if not wait or not (told or isinstance(unknown.error, ApprovalPendingError)):
+                raise
+            if not told:
+                step(WAITING, f"{unknown.error.cause}; {unknown.error.fix}")
+            told = True
+            await asyncio.sleep(_PAUSE)
+        else:
+            if told:
+                step("approval", "given")
+            return reply
 
 
 async def _redeem(target: Target, roots: Roots, request: mesh_pb2.JoinRequest) -> mesh_pb2.JoinReply:
@@ -274,13 +321,15 @@ def _refusal(error: grpc.aio.AioRpcError, target: Target) -> Exception:
             "somebody answers in the controller's place",
         )
     raised = rpc.raised(error, f"controller {target}")
+    if isinstance(raised, ApprovalPendingError):
+        return _Unknown(raised)
     if not isinstance(raised, UnreachableError):
         return raised
     fix = f"check that this is the join port ({JOIN_PORT} by default), then run the same line again"
     return _Unknown(UnreachableError(raised.cause, fix))
 
 
-def _request(wanted: _Wanted, keys: Keys, endpoints: Sequence[Endpoint]) -> mesh_pb2.JoinRequest:
+def _request(wanted: _Wanted, keys: Keys, endpoints: Sequence[Endpoint], held: int) -> mesh_pb2.JoinRequest:
     return mesh_pb2.JoinRequest(
         token_id=wanted.token.id,
         token_secret=wanted.token.secret_text,
@@ -292,6 +341,7 @@ def _request(wanted: _Wanted, keys: Keys, endpoints: Sequence[Endpoint]) -> mesh
         version=__version__,
         suites=[mesh_pb2.Suite.Name(suite) for suite in suites()],
         modes=[mesh_pb2.Mode.Name(mode) for mode in wanted.modes],
+        wait_seconds=held,
     )
 
 
