@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from random import SystemRandom
 from typing import Any
 
@@ -38,7 +39,7 @@ from overmesh.errors import (
 )
 from overmesh.model import Endpoint, Problem
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
-from overmesh.proto.codec import endpoint_message, problem_messages
+from overmesh.proto.codec import MAX_WITHHELD, endpoint_message, problem_messages
 
 # Three of the controller's heartbeats: a stream that is silent for longer is dead, whatever TCP says.
 SILENCE = 30.0
@@ -311,6 +312,8 @@ class Sync:
             problems=problem_messages(problems),
         )
         self._ack_due.set()
+        if self._replica.withheld(time.time()):
+            self._facts_changed.set()
 
     async def _keep(self) -> list[Problem]:
         self._replica.prune(time.time())
@@ -408,6 +411,7 @@ class Sync:
             await self._facts_changed.wait()
 
     async def _send(self, facts: Facts, stub: Any, address: str) -> None:
+        withheld = islice(self._replica.withheld(time.time()).items(), MAX_WITHHELD)
         request = mesh_pb2.ReportRequest(
             endpoints=[endpoint_message(endpoint) for endpoint in facts.endpoints],
             backend=facts.backend,
@@ -415,6 +419,7 @@ class Sync:
             mtu=facts.mtu,
             lanes=facts.lanes,
             host_id=self._host_id,
+            withheld=[mesh_pb2.Item(key=key, signed=signed) for key, signed in withheld],
         )
         try:
             await _translated(stub.Report(request, timeout=CALL_TIMEOUT), address)

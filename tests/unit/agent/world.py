@@ -23,6 +23,7 @@ from overmesh.model import (
     Node,
     NodeEndpoints,
     Record,
+    Revocation,
     endpoints_key,
     node_key,
 )
@@ -66,6 +67,12 @@ def endpoints(number: int, serial: int = 10, port: int = 6081) -> NodeEndpoints:
     return NodeEndpoints(
         f"n{number}", NETWORK.name, (Endpoint(ip_address(f"192.0.2.{number}"), port),), serial
     )
+
+
+def revocation(number: int, revoked_serial: int = 10, **changes: object) -> Revocation:
+    """Return what takes the node with this number out."""
+    fields = {"not_after": LATER, "serial": revoked_serial + 1}
+    return Revocation(f"n{number}", NETWORK.name, f"host{number}", revoked_serial, **(fields | changes))  # type: ignore[arg-type]
 
 
 def signed(*records: Record) -> Items:
