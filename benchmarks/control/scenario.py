@@ -36,7 +36,7 @@ class Size:
     agents: int
     joins: int = 1000
     changes: int = 5
-    idle: float = 20.0
+    idle: float = 12.0
 
 
 class Scenario:
@@ -135,6 +135,7 @@ class Scenario:
     async def _idle(self) -> None:
         async with self._measured("idle"):
             await asyncio.sleep(self._size.idle)
+        self.row["idle_cpu_share"] = self.row["idle_cpu_s"] / self.row["idle_s"]
 
     async def _change(self) -> None:
         rows = [await self._one_change(51821 + number) for number in range(self._size.changes)]
