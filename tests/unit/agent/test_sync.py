@@ -12,9 +12,10 @@ import grpc.aio
 import pytest
 
 from overmesh.agent import sync as syncs
+from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Held, Replica
 from overmesh.agent.state import Identity
-from overmesh.agent.sync import AckLimiter, Backoff, Facts, Sync, leave
+from overmesh.agent.sync import Facts, Sync, leave
 from overmesh.config import AgentConfig
 from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.daemon import running
@@ -33,7 +34,7 @@ class Member:
         self.state = state(config)
         self.identity = self.state.identity()
         mine = self.identity.membership
-        self.replica = Replica(self.identity.root_key, mine.network, mine.node_id, mine.node, held)
+        self.replica = Replica(self.identity.roots, mine.network, mine.node_id, mine.node, held)
         self.sync = Sync(self.identity, host_id or config.host_id, self.replica, self.state, self.apply)
         self.applied: list[int] = []
         self.kept: list[int] = []
@@ -211,6 +212,25 @@ async def test_a_removed_node_drops_its_peers_and_says_so(
         await until(lambda: not member.sync.contact.removed and member.peers == ["b"])
 
 
+async def test_an_end_is_the_end_though_a_call_fails_on_being_ended(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail_when_cancelled(_stub: Any, _address: str) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise UnreachableError("the channel is closed") from None
+
+    await joined(mesh, host(tmp_path, "a"))
+    member = Member(host(tmp_path, "a"))
+    monkeypatch.setattr(member.sync, "_send_facts", fail_when_cancelled)
+    task = asyncio.create_task(member.sync.run())
+    await until(lambda: member.sync.contact.connected)
+    task.cancel()
+    await asyncio.wait({task}, timeout=2)
+    assert task.cancelled()
+
+
 async def test_a_clone_is_told_what_it_is(mesh: Mesh, tmp_path: Path) -> None:
     config = host(tmp_path, "a")
     await joined(mesh, config)
@@ -314,7 +334,7 @@ async def instead(
 async def end_of(member: Member, mesh: Mesh, say: Sequence[mesh_pb2.WatchReply]) -> str:
     """Return why the member gave up on a controller that says this."""
     async with instead(mesh, member.identity, say) as identity:
-        member.sync._identity = identity
+        member.sync.identity = identity
         async with following(member):
             await until(lambda: bool(member.sync.contact.error))
     return member.sync.contact.error
