@@ -62,6 +62,11 @@ class Session:
         head, held = self._map.head, self._held
         return held is not None and held.digest == head.digest and held.revision >= head.revision
 
+    @property
+    def in_flight_since(self) -> float | None:
+        """When the bundle was sent that an ack is owed for; None when none is."""
+        return self._in_flight.since if self._in_flight else None
+
     def poll(self, now: float) -> Sequence[bytes]:
         """Return the messages to send now; none: ask again after an ack, a change, or at `deadline`.
 

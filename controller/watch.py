@@ -302,10 +302,20 @@ def _why_behind(session: Session) -> str:
 
 
 class Watch:
-    """Serves the stream of every agent."""
+    """Serves the stream of every agent.
 
-    def __init__(self, agents: Agents, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        agents: who is connected.
+        acked: is told how many seconds an ack took.
+        clock: monotonic.
+
+    """
+
+    def __init__(
+        self, agents: Agents, acked: Callable[[float], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._agents = agents
+        self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
 
@@ -334,7 +344,10 @@ class Watch:
         async for request in _requests(stream):
             if request.WhichOneof("body") != "ack":
                 raise InvalidError("after Hello only Ack is expected")
+            sent = agent.session.in_flight_since
             self._agents.ack(agent, request.ack)
+            if sent is not None and agent.session.in_flight_since is None:
+                self._acked(self._clock() - sent)
 
     async def _write(self, agent: Agent, stream: Stream, reader: "asyncio.Task[None]") -> None:
         while not reader.done():

@@ -29,6 +29,7 @@ class Follower:
     def __init__(self, identity: Identity, directory: Path, recorder: Recorder) -> None:
         self.identity = identity
         self.name = identity.membership.name
+        self.known = identity.membership.controllers
         self._recorder = recorder
         self._state = StateDir(directory / self.name)
         with self._state.locked():
@@ -111,7 +112,7 @@ class Reporting:
         places = [f"198.51.100.1:{port}"]
         with self._recorder.call(self._follower.name, "report", node=node, places=places) as call:
             for _ in range(5):
-                call.controller = self._follower.sync.contact.address
+                call.controller = self._follower.sync.contact.address or self._follower.known[0]
                 try:
                     reply = await self._told(request, call.controller)
                 except (UnreachableError, StoreUnavailableError) as error:

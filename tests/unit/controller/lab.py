@@ -199,6 +199,7 @@ def config(path: Path, **other: Any) -> ControllerConfig:
             mesh_port=0,
             advertise=("127.0.0.1",),
             ranges=RANGES,
+            metrics="off",
         ),
         **other,
     )
