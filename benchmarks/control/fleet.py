@@ -174,8 +174,10 @@ class Census:
     """What all agents together have seen since the last `expect`.
 
     pending, unacked: agents that do not hold the awaited revision yet, or have not acked it.
-    delivered, acked: seconds from `expect` to the last of them.
+    delivered, acked: seconds from `expect` to the last of them. apply: seconds that a host takes over a map.
     """
+
+    apply: float = 0.0
 
     deltas: int = 0
     snapshots: int = 0
@@ -371,7 +373,7 @@ class Agent:
         self.revision, self.digest = revision, digest
         if not self._ack_due:
             self._ack_due = True
-            wait = self._limiter.take(time.monotonic())
+            wait = max(self._census.apply, self._limiter.take(time.monotonic()))
             if wait:
                 asyncio.get_running_loop().call_later(wait, self._ack)
             else:
