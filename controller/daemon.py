@@ -32,6 +32,7 @@ from overmesh.controller.peers import Peers
 from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
 from overmesh.controller.reachable import own_addresses
+from overmesh.controller.rekeying import Rekeying
 from overmesh.controller.remembered import Remembered
 from overmesh.controller.renewal import Renewals
 from overmesh.controller.revocations import Revocations
@@ -140,6 +141,7 @@ async def running(
         newcomers = Newcomers(mirror, membership, signer, clock)
         peers = Peers(mirror, membership, newcomers)
         renewals = Renewals(mirror, newcomers, root, clock)
+        rekeying = Rekeying(mirror, newcomers, signer, root)
         joins = Joins(mirror, membership, newcomers, tokens, pending, root, agents.live_host, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
@@ -162,7 +164,7 @@ async def running(
             JoinService(
                 joins, renewals, lambda: mirror.root_records, lambda: reachable(mirror, registration.record)
             ),
-            MeshService(agents, membership, revocations, remembered, presence),
+            MeshService(agents, membership, revocations, remembered, rekeying, presence),
             AdminService(
                 mirror=mirror,
                 audit=audit,

@@ -355,3 +355,23 @@ class LeaveReply(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class RotateRequest(_message.Message):
+    __slots__ = ("public_key", "previous_public_key", "csr")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    previous_public_key: bytes
+    csr: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., previous_public_key: _Optional[bytes] = ..., csr: _Optional[bytes] = ...) -> None: ...
+
+class RotateReply(_message.Message):
+    __slots__ = ("certificate", "node", "revision")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    node: bytes
+    revision: int
+    def __init__(self, certificate: _Optional[bytes] = ..., node: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
