@@ -33,6 +33,7 @@ from overmesh.agent.metrics import gather
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.peermap import Held, Replica, View
 from overmesh.agent.preflight import check_host, check_ports, host_id, lanes
+from overmesh.agent.renewal import Renewal
 from overmesh.agent.service import Service, serve
 from overmesh.agent.state import Identity, StateDir
 from overmesh.agent.sync import Facts, Sync, leave
@@ -68,10 +69,10 @@ class Agent:
 
     def __init__(self, config: AgentConfig, state: StateDir, identity: Identity, netlink: Netlink) -> None:
         self.config = config
-        self.identity = identity
         self.replica, self._damaged = _replica(state, identity)
         self.fastpath = Fastpath(config, state.path / "fastpath.log", self.wake)
         self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
+        self.renewal = Renewal(self.sync, self.replica)
         self._private_key = identity.keys.noise.private_bytes_raw()
         self._lanes = lanes(config)
         self.numbers = metrics.registry()
@@ -88,6 +89,11 @@ class Agent:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._turn = asyncio.Lock()
+
+    @property
+    def identity(self) -> Identity:
+        """Who this host is, with its present certificate."""
+        return self.sync.identity
 
     def wake(self) -> None:
         """Have the host looked at soon."""
@@ -109,7 +115,13 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             self._tasks = [
                 group.create_task(work)
-                for work in (self.fastpath.run(), self.sync.run(), self._keep_matching(), self._follow_host())
+                for work in (
+                    self.fastpath.run(),
+                    self.sync.run(),
+                    self.renewal.run(),
+                    self._keep_matching(),
+                    self._follow_host(),
+                )
             ]
             await self._stop.wait()
             for task in self._tasks:
@@ -163,7 +175,7 @@ class Agent:
         damaged = () if self.replica.revision else self._damaged
         host = self.current.problems if self.current else ()
         copied = (_COPIED,) if self.sync.contact.copied else ()
-        return (*damaged, *copied, *host, *self.sync.problems)
+        return (*damaged, *copied, *host, *self.sync.problems, *self.renewal.problems)
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
         port = self.config.port_in(self.replica.network.mode)
@@ -174,7 +186,7 @@ class Agent:
     async def _sources(self) -> list[Address]:
         """Return the addresses from which this host reaches its controllers."""
         found = []
-        for target in self.identity.membership.controllers:
+        for target in self.sync.controllers:
             # A controller known by name is not looked up here: this has to work without DNS.
             with suppress(ValueError):
                 source = await self._netlink.source_toward(ip_address(target.rpartition(":")[0].strip("[]")))
@@ -232,7 +244,7 @@ class Agent:
         """
         told = True
         try:
-            await leave(self.identity)
+            await leave(self.sync.identity)
         except OvermeshError as error:
             if not force:
                 raise type(error)(error.cause, "try again later, or leave without telling: --force") from None
@@ -260,7 +272,7 @@ def _replica(state: StateDir, identity: Identity) -> tuple[Replica, tuple[Proble
         held, problems = Held(), (Problem("map.json", error.cause),)
     mine = identity.membership
     try:
-        return Replica(identity.root_key, mine.network, mine.node_id, mine.node, held), problems
+        return Replica(identity.roots, mine.network, mine.node_id, mine.node, held), problems
     except RecordError as error:
         raise state.corrupt("membership.json", f"its records do not verify: {error.cause}") from None
 

@@ -130,6 +130,8 @@ class Service(agent_pb2_grpc.AgentServicer):
             endpoints=map(endpoint_message, now.endpoints),
             version=__version__,
             membership="removed" if contact.removed else "member",
+            certificate_until=int(self._agent.renewal.until),
+            membership_until=me.not_after,
         )
 
     async def _stats(self) -> fastpath_pb2.StatsReply:

@@ -2,8 +2,9 @@
 
     tls.key          the TLS key (PEM, P-256); never leaves the host
     noise.key        the X25519 key, base64 of 32 bytes as WireGuard writes them; never leaves the host
-    root.pem         the mesh root that was pinned when the host joined
-    node.pem         this node's certificate, issued by the root
+    root.pem         the mesh roots that are trusted: the one that was pinned when the host joined, or what
+                     the map has made of it since; two while the root is rotated
+    node.pem         this node's certificate, issued by one of them
     membership.json  who this host is and where its controllers are; written last, so it says "joined"
     map.json         the last peer map, see peermap.py
     fastpath.log     what the fastpath said
@@ -20,16 +21,14 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
-    EllipticCurvePublicKey,
     generate_private_key,
 )
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -43,6 +42,7 @@ from cryptography.hazmat.primitives.serialization import (
 from overmesh.agent.peermap import Floor, Held
 from overmesh.errors import CorruptStateError, NotJoinedError, PermissionMissingError, StateError
 from overmesh.files import replace_file
+from overmesh.proto.roots import Roots
 
 T = TypeVar("T")
 
@@ -74,6 +74,7 @@ class Membership:
     """What the controller answered when this host joined. network and node: encoded Signed.
 
     host_id: of the machine that joined, to tell a copy of its disk; empty when an older version joined.
+    join: host:port of the join port that it joined at.
     """
 
     node_id: str
@@ -83,6 +84,7 @@ class Membership:
     network: bytes
     node: bytes
     host_id: str = ""
+    join: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +93,14 @@ class Identity:
 
     keys: Keys
     membership: Membership
-    root: x509.Certificate
+    roots: Roots
     certificate: x509.Certificate
 
     @property
-    def root_key(self) -> EllipticCurvePublicKey:
-        """The key that every record has to be signed with."""
-        key = self.root.public_key()
-        assert isinstance(key, EllipticCurvePublicKey)
-        return key
-
-    @property
     def tls_pem(self) -> tuple[bytes, bytes, bytes]:
-        """Root, private key and certificate, as `grpc.ssl_channel_credentials` takes them."""
+        """Roots, private key and certificate, as `grpc.ssl_channel_credentials` takes them."""
         return (
-            self.root.public_bytes(Encoding.PEM),
+            self.roots.pem,
             _pem(self.keys.tls),
             self.certificate.public_bytes(Encoding.PEM),
         )
@@ -194,19 +189,27 @@ class StateDir:
         identity = Identity(
             self._keys(),
             self._read("membership.json", _membership, "a membership in JSON"),
-            self._read("root.pem", x509.load_pem_x509_certificate, "a certificate in PEM"),
+            self._read("root.pem", Roots.from_pem, "certificates in PEM"),
             self._read("node.pem", x509.load_pem_x509_certificate, "a certificate in PEM"),
         )
-        if not issued(identity):
-            raise self.corrupt("node.pem", "it does not belong to tls.key and root.pem")
+        # Whether a root that is trusted issued it is another question: renewal.py gets one from it.
+        if identity.certificate.public_key() != identity.keys.tls.public_key():
+            raise self.corrupt("node.pem", "it does not belong to tls.key")
         return identity
 
     def save_identity(self, identity: Identity) -> None:
         """Keep all of it; the membership last."""
         self.save_keys(identity.keys)
-        self._write("root.pem", identity.root.public_bytes(Encoding.PEM))
+        self._write("root.pem", identity.roots.pem)
         self._write("node.pem", identity.certificate.public_bytes(Encoding.PEM))
         self._write("membership.json", _membership_text(identity.membership))
+
+    def change_identity(self, before: Identity, after: Identity) -> None:
+        """Keep what a renewal, or another mesh root, has made of it: what a crash leaves is consistent."""
+        both = Roots(tuple(dict.fromkeys((*before.roots.certificates, *after.roots.certificates))))
+        self.save_identity(replace(after, roots=both))
+        if both != after.roots:
+            self._write("root.pem", after.roots.pem)
 
     # The map.
 
@@ -280,12 +283,9 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def issued(identity: Identity) -> bool:
-    """Tell whether the certificate was issued by the root, for this host's TLS key."""
-    try:
-        identity.certificate.verify_directly_issued_by(identity.root)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return identity.certificate.public_key() == identity.keys.tls.public_key()
+    """Tell whether the certificate was issued by a root that is trusted, for this host's TLS key."""
+    own = identity.certificate.public_key() == identity.keys.tls.public_key()
+    return own and bool(identity.roots.issuer(identity.certificate))
 
 
 # How each file is written.
@@ -316,6 +316,7 @@ def _membership_text(membership: Membership) -> bytes:
             "network": _text(membership.network),
             "node": _text(membership.node),
             "host_id": membership.host_id,
+            "join": list(membership.join),
         }
     )
 
@@ -330,6 +331,7 @@ def _membership(data: bytes) -> Membership:
         network=_bytes(value["network"]),
         node=_bytes(value["node"]),
         host_id=str(value.get("host_id", "")),
+        join=tuple(str(target) for target in value.get("join", ())),
     )
 
 

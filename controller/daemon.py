@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from overmesh import __version__, log
+from overmesh import __version__, log, metrics, trace
 from overmesh.config import JOIN_PORT, ControllerConfig
-from overmesh.controller import keys
+from overmesh.controller import keys, process
 from overmesh.controller.admin import AdminService
 from overmesh.controller.audit import Audit
 from overmesh.controller.certificates import ServerCertificates
@@ -26,6 +26,7 @@ from overmesh.controller.controllers import Registration, reachable
 from overmesh.controller.join import Joins
 from overmesh.controller.lease import Lease
 from overmesh.controller.membership import Membership, Signer
+from overmesh.controller.metrics import Metrics
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peers import Peers
@@ -41,6 +42,7 @@ from overmesh.controller.server import JoinService, Listening, MeshService, Serv
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Put, Store, absent
 from overmesh.controller.store.history import trim_history
+from overmesh.controller.store.timed import TimedStore
 from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import CERTIFICATE_LIFETIMES, MeshRoot
 from overmesh.controller.watch import Agents
@@ -69,7 +71,7 @@ def run(config: ControllerConfig) -> None:
 
     """
     log.setup(config.log_format)
-    asyncio.run(_run(config))
+    process.run(_run(config))
 
 
 async def _run(config: ControllerConfig) -> None:
@@ -78,7 +80,9 @@ async def _run(config: ControllerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(config) as controller:
+        sparing = asyncio.create_task(process.spare_the_old())
         await controller.until(stop)
+        sparing.cancel()
         _log.info("controller stops")
 
 
@@ -117,7 +121,8 @@ async def running(
     """
     async with AsyncExitStack() as undo:
         _make_state_dir(config)
-        store = open_store(config.store_target)
+        numbers = Metrics()
+        store = TimedStore(open_store(config.store_target), numbers.store_took)
         undo.push_async_callback(store.close)
         root = await _root(config, store, clock)
         audit = Audit(store, root, clock, platform.node())
@@ -146,7 +151,7 @@ async def running(
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
         certificates = ServerCertificates(root, lambda: mirror.roots, hosts, clock)
-        servers = Servers()
+        servers = Servers(numbers.answered)
         undo.push_async_callback(servers.stop, GRACE)
         listening = servers.listen(
             config.listen,
@@ -162,9 +167,13 @@ async def running(
         await registration.enter()
         await servers.start(
             JoinService(
-                joins, renewals, lambda: mirror.root_records, lambda: reachable(mirror, registration.record)
+                joins,
+                renewals,
+                lambda: mirror.root_records,
+                lambda: reachable(mirror, registration.record),
+                numbers.joined,
             ),
-            MeshService(agents, membership, revocations, remembered, rekeying, presence),
+            MeshService(agents, membership, revocations, remembered, rekeying, presence, numbers.acked),
             AdminService(
                 mirror=mirror,
                 audit=audit,
@@ -193,6 +202,9 @@ async def running(
             _duty(undo, _every(_SWEEP_EVERY, pending.sweep)),
             _duty(undo, _every(_SWEEP_EVERY, audit.trim)),
         }
+        numbers.watch(mirror, agents)
+        undo.enter_context(metrics.served(config.metrics, numbers.registry))
+        undo.enter_context(trace.tracing(config.trace, "controller"))
         _log.info("controller ready", extra=_event(listening, root, mirror))
         yield Controller(listening, root, mirror, agents, duties)
 

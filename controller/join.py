@@ -33,7 +33,7 @@ from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.controller.view import NetworkView
 from overmesh.errors import CloneError, InvalidError, PortInUseError, StoreCorruptError
-from overmesh.model import Endpoint, Kind, Mode, Node, Suite
+from overmesh.model import NETWORK_KEY, Endpoint, Kind, Mode, Node, Suite, node_key
 
 _LONGEST_HOST_ID = 256
 
@@ -133,7 +133,8 @@ class Joins:
             await self._pending.decided(applicant.network, applicant.id, application.wait)
             result = await self._mirror.change(lambda: self._plan(application, applicant))
         kv = self._mirror.held("nodes", applicant.network).get(applicant.id)
-        if kv is None:
+        items = self._mirror.view(applicant.network).map.items
+        if kv is None or node_key(applicant.id) not in items:
             raise StoreCorruptError("the node was removed while it joined", "join again")
         new = result.succeeded and kv.create_revision == result.revision
         if new:
@@ -141,8 +142,8 @@ class Joins:
         return Admission(
             node_id=applicant.id,
             certificate=self._root.issue_node(applicant.request, Identity(applicant.network, applicant.id)),
-            network=self._mirror.held("networks", applicant.network)[""].value,
-            node=kv.value,
+            network=items[NETWORK_KEY],
+            node=items[node_key(applicant.id)],
             revision=self._mirror.view(applicant.network).map.head.revision,
             already_member=not new,
         )

@@ -10,7 +10,7 @@ back through the watch: who made it will see it.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ from overmesh.controller import keys
 from overmesh.controller.audit import Audit, Deed
 from overmesh.controller.notices import Notices
 from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
+from overmesh.controller.turns import Turns
 from overmesh.controller.view import Changes, Judge, NetworkView
 from overmesh.errors import (
     CompactedError,
@@ -32,6 +33,8 @@ from overmesh.proto.signed import verify
 # etcd's limit is 128 operations and comparisons in a transaction.
 MAX_OPS = 100
 _ATTEMPTS = 32
+# Further ones wait until there is room: they would only queue in the store's client.
+_CHANGES_AT_ONCE = 256
 # Seconds from a change to its coming back; a watch that has lost its member finds another in five.
 _CATCH_UP = 10.0
 # The "network" of what is in the map of all of them.
@@ -48,6 +51,16 @@ class Change:
     compares: Sequence[Compare]
     ops: Sequence[Op]
     deed: Deed | None = None
+
+    @property
+    def written(self) -> Set[str]:
+        """The keys that it changes."""
+        return {op.key for op in self.ops}
+
+    @property
+    def keys(self) -> Set[str]:
+        """Those, and the ones that it looks at."""
+        return self.written | {compare.key for compare in self.compares}
 
 
 class Mirror:
@@ -71,7 +84,8 @@ class Mirror:
         self._everywhere = NetworkView(EVERYWHERE, 0, {}, self._judge)
         self._listeners: list[Listener] = []
         self._moved = asyncio.Event()
-        self._changing = asyncio.Lock()
+        self._turns = Turns()
+        self._room = asyncio.Semaphore(_CHANGES_AT_ONCE)
         self.revision = 0
 
     # Reading.
@@ -148,8 +162,7 @@ class Mirror:
 
         """
         entry = self._audit.next_key()
-        # One at a time: racing against oneself would only cost attempts.
-        async with self._changing:
+        async with self._room:
             for _ in range(_ATTEMPTS):
                 planned_at = self.revision
                 try:
@@ -162,10 +175,14 @@ class Mirror:
                     raise
                 if change is None:
                     return TxnResult(succeeded=False, revision=planned_at)
-                result = await self._txn(change, entry)
-                if result.succeeded:
-                    await self._caught_up(result.revision)
-                    return result
+                if not self._turns.free(change.keys):
+                    await self._turns.until_free(change.keys)
+                    continue
+                with self._turns.taking(change.written):
+                    result = await self._txn(change, entry)
+                    if result.succeeded:
+                        await self._caught_up(result.revision)
+                        return result
                 # What came in between may be a delete, of which the store can't say when it was.
                 await self._caught_up(max(result.revision, planned_at + 1))
         raise StoreUnavailableError("other controllers kept changing the same thing", "try again")

@@ -33,6 +33,19 @@ class _Step:
     keys: frozenset[str]
 
 
+@dataclass(slots=True)
+class Tally:
+    """How often what happened to a map and on its streams. collapsed: changes that went along with others."""
+
+    encoded: int = 0
+    deltas: int = 0
+    snapshots: int = 0
+    heartbeats: int = 0
+    collapsed: int = 0
+    acks: int = 0
+    misses: int = 0
+
+
 class NetworkMap:
     """All items of one network and the way they came to be.
 
@@ -46,6 +59,7 @@ class NetworkMap:
     def __init__(self, revision: int, items: Mapping[str, bytes], *, history: int = HISTORY) -> None:
         self._history = history
         self._items = dict(items)
+        self.tally = Tally(encoded=len(items))
         self._encoded = {key: encode_item(key, signed) for key, signed in items.items()}
         self._digest = Digest.of(items)
         self._log = [_Step(Position(revision, self._digest.to_bytes()), frozenset())]
@@ -80,6 +94,7 @@ class NetworkMap:
             self._digest = self._digest.add(key, signed)
             self._items[key] = signed
             self._encoded[key] = encode_item(key, signed)
+            self.tally.encoded += 1
 
     def position(self, revision: int) -> Position | None:
         """Return where the map was at a revision; None when that is not (or no longer) known."""
@@ -103,6 +118,10 @@ class NetworkMap:
             # The log does not reach back, but nothing is different: so it is after a restart.
             return encode_delta(held.revision, self.head.revision, self.head.digest, (), ())
         return None
+
+    def changes_since(self, revision: int) -> int:
+        """Return how many changes lead from a revision that is known to the head."""
+        return len(self._log) - 1 - self._step(revision)
 
     def _delta(self, revision: int) -> bytes:
         if revision not in self._deltas:

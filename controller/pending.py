@@ -235,7 +235,7 @@ class Pendings:
 
     def _find(self, network: str, node: str) -> Pending:
         self._mirror.view(network)
-        hosts = [host for host in self.known(network) if node in (host.id, host.name)]
+        hosts = [host for host in self.known(network) if node.lower() in (host.id, host.name)]
         # A name that a host asked for in vain must not be in the way of one that asks for it now.
         hosts = [host for host in hosts if host.state(self._clock()) == WAITING] or hosts[-1:]
         if not hosts:

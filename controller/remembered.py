@@ -29,9 +29,9 @@ from overmesh.errors import InvalidError, NotFoundError, RecordError, StoreUnava
 from overmesh.files import replace_file
 from overmesh.model import Revocation, revoked_key
 from overmesh.proto import mesh_pb2
+from overmesh.proto.codec import MAX_WITHHELD
 
 FILE = "revocations.json"
-MAX_WITHHELD = 64
 # So soon the store is put right.
 PAUSE = 1.0
 # With a comparison each.

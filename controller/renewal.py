@@ -16,6 +16,7 @@ from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.store.base import Put, unchanged
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.errors import CloneError
+from overmesh.model import NETWORK_KEY, node_key
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -64,10 +65,13 @@ class Renewals:
         await self._mirror.look_up(keys.credential(member.network, member.node_id))
         await self._mirror.change(lambda: self._plan(member, request))
         _log.debug("certificate renewed", extra={"network": member.network, "id": member.node_id})
+        items = self._mirror.view(member.network).map.items
+        if node_key(member.node_id) not in items:
+            raise removed(member.network)
         return Renewed(
             certificate=self._root.issue_node(request, member),
-            network=self._mirror.held("networks", member.network)[""].value,
-            node=self._mirror.held("nodes", member.network)[member.node_id].value,
+            network=items[NETWORK_KEY],
+            node=items[node_key(member.node_id)],
             time=int(self._clock()),
         )
 

@@ -7,7 +7,7 @@ unix socket  0600         Admin             root of this host
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from overmesh import rpc
-from overmesh.controller import caller
 from overmesh.controller.admin import AdminService
+from overmesh.controller.boundary import Answered, Boundary
 from overmesh.controller.credentials import of_caller
 from overmesh.controller.join import Admission, Application, Joins
 from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
@@ -32,7 +32,7 @@ from overmesh.controller.renewal import Renewals
 from overmesh.controller.revocations import Revocations
 from overmesh.controller.trust import Identity
 from overmesh.controller.watch import Agents, Watch
-from overmesh.errors import InvalidError, OvermeshError, RecordError
+from overmesh.errors import InvalidError, RecordError
 from overmesh.model import Endpoint
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_value, lanes_value, mode_values, suite_values
@@ -59,51 +59,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _log = logging.getLogger("overmesh.controller")
 
 
-# Errors.
-
-
-class ErrorBoundary(grpc.aio.ServerInterceptor):
-    """Turns what our services raise into a status: ours by name, anything else without details."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wrap the handlers of our own services; health and reflection look after themselves."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/overmesh."):
-            return handler
-        coding = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        method = handler_call_details.method
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(_guarded(method, handler.stream_stream), **coding)
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(_guarded(method, handler.unary_stream), **coding)
-        return grpc.unary_unary_rpc_method_handler(_guarded(method, handler.unary_unary), **coding)
-
-
-def _guarded(
-    method: str, call: Callable[[Any, Context], Awaitable[T]]
-) -> Callable[[Any, Context], Awaitable[T]]:
-    async def guarded(request: Any, context: Context) -> T:
-        try:
-            caller.enter(method, context)
-            return await call(request, context)
-        except OvermeshError as error:
-            await rpc.abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            _log.exception("unexpected error in a call")
-            await context.abort(grpc.StatusCode.INTERNAL, "unexpected error; the controller's log says more")
-
-    return guarded
-
-
 # Services.
 
 
@@ -115,6 +70,7 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
         renewals: of members' certificates.
         roots: returns what says how the mesh root came to be what it is, see `Mirror.root_records`.
         controllers: returns host:port of the mesh ports that members are told.
+        joined: is told "new" or "again" of every host that was let in.
 
     """
 
@@ -124,11 +80,13 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
         renewals: Renewals,
         roots: Callable[[], Iterable[tuple[str, bytes]]],
         controllers: Callable[[], Sequence[str]],
+        joined: Callable[[str], None],
     ) -> None:
         self._joins = joins
         self._renewals = renewals
         self._roots = roots
         self._controllers = controllers
+        self._joined = joined
 
     async def Join(self, request: mesh_pb2.JoinRequest, _context: Context) -> mesh_pb2.JoinReply:  # noqa: N802
         """Redeem a token."""
@@ -146,6 +104,7 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
                 wait=min(request.wait_seconds, LONGEST_WAIT),
             )
         )
+        self._joined("again" if admission.already_member else "new")
         return self._reply(admission)
 
     def _reply(self, admission: Admission) -> mesh_pb2.JoinReply:
@@ -184,12 +143,13 @@ class MeshService:
         remembered: Remembered,
         rekeying: Rekeying,
         presence: Presence,
+        acked: Callable[[float], None],
     ) -> None:
         self._agents = agents
         self._revocations = revocations
         self._remembered = remembered
         self._rekeying = rekeying
-        self._watch = Watch(agents)
+        self._watch = Watch(agents, acked)
         self._membership = membership
         self._presence = presence
 
@@ -270,12 +230,12 @@ class Listening:
 
 
 class Servers:
-    """The three servers, started and stopped together."""
+    """The three servers, started and stopped together. answered: see Boundary."""
 
-    def __init__(self) -> None:
-        self._join = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
-        self._mesh = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
-        self._admin = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
+    def __init__(self, answered: Answered) -> None:
+        self._join, self._mesh, self._admin = (
+            grpc.aio.server(interceptors=[Boundary(answered)], options=_OPTIONS) for _ in range(3)
+        )
         self._health = health.aio.HealthServicer()
 
     def listen(

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -56,6 +55,27 @@ class Agent:
     end: OvermeshError | None = None
     last_seen: float = 0
     problems: tuple[Problem, ...] = ()
+    _timer: asyncio.TimerHandle | None = None
+
+    def wake_in(self, seconds: float) -> None:
+        """Have it wake at the latest after so many seconds; it may wake sooner."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        # Most deadlines move away long before they come: a timer that is early costs less than a new one.
+        if self._timer and self._timer.when() <= due:
+            return
+        self.rest()
+        self._timer = loop.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.wake.set()
+
+    def rest(self) -> None:
+        """Forget when to wake."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
 
     def finish(self, why: OvermeshError) -> None:
         """Have the stream end with this error; the first reason stays."""
@@ -200,7 +220,9 @@ class Agents:
     def _changed(self, network: str, changes: Changes) -> None:
         live = self._live.get(network, {})
         for agent in live.values():
-            agent.wake.set()
+            # Who owes an ack is sent nothing before that, and its ack wakes the stream.
+            if not agent.session.waits_for_ack:
+                agent.wake.set()
         for node_id in _removed_nodes(changes):
             self._gone.pop(Identity(network, node_id), None)
             if node_id in live:
@@ -280,10 +302,20 @@ def _why_behind(session: Session) -> str:
 
 
 class Watch:
-    """Serves the stream of every agent."""
+    """Serves the stream of every agent.
 
-    def __init__(self, agents: Agents, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        agents: who is connected.
+        acked: is told how many seconds an ack took.
+        clock: monotonic.
+
+    """
+
+    def __init__(
+        self, agents: Agents, acked: Callable[[float], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._agents = agents
+        self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
 
@@ -305,13 +337,17 @@ class Watch:
             await self._write(agent, stream, reader)
         finally:
             reader.cancel()
+            agent.rest()
             self._agents.close(agent)
 
     async def _read(self, agent: Agent, stream: Stream) -> None:
         async for request in _requests(stream):
             if request.WhichOneof("body") != "ack":
                 raise InvalidError("after Hello only Ack is expected")
+            sent = agent.session.in_flight_since
             self._agents.ack(agent, request.ack)
+            if sent is not None and agent.session.in_flight_since is None:
+                self._acked(self._clock() - sent)
 
     async def _write(self, agent: Agent, stream: Stream, reader: "asyncio.Task[None]") -> None:
         while not reader.done():
@@ -323,10 +359,8 @@ class Watch:
                 await self._send(messages, stream)
                 agent.session.written(self._clock())
                 continue
-            # TimeoutError: the deadline has come.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(agent.session.deadline() - self._clock()):
-                    await agent.wake.wait()
+            agent.wake_in(agent.session.deadline() - self._clock())
+            await agent.wake.wait()
         reader.result()
 
     async def _send(self, messages: Sequence[bytes], stream: Stream) -> None:

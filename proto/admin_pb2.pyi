@@ -491,3 +491,35 @@ class RootsState(_message.Message):
     records: int
     tokens: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, roots: _Optional[_Iterable[_Union[MeshRoot, _Mapping]]] = ..., controllers: _Optional[_Iterable[str]] = ..., agents: _Optional[_Iterable[_Union[Behind, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[RootsState.Member, _Mapping]]] = ..., records: _Optional[int] = ..., tokens: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListControllersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListControllersReply(_message.Message):
+    __slots__ = ("controllers",)
+    CONTROLLERS_FIELD_NUMBER: _ClassVar[int]
+    controllers: _containers.RepeatedCompositeFieldContainer[Controller]
+    def __init__(self, controllers: _Optional[_Iterable[_Union[Controller, _Mapping]]] = ...) -> None: ...
+
+class Controller(_message.Message):
+    __slots__ = ("id", "mesh", "join", "here", "unanswered", "agents", "revision", "since", "version")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MESH_FIELD_NUMBER: _ClassVar[int]
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    HERE_FIELD_NUMBER: _ClassVar[int]
+    UNANSWERED_FIELD_NUMBER: _ClassVar[int]
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    mesh: _containers.RepeatedScalarFieldContainer[str]
+    join: _containers.RepeatedScalarFieldContainer[str]
+    here: bool
+    unanswered: str
+    agents: int
+    revision: int
+    since: int
+    version: str
+    def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., here: _Optional[bool] = ..., unanswered: _Optional[str] = ..., agents: _Optional[int] = ..., revision: _Optional[int] = ..., since: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...

@@ -114,6 +114,11 @@ class AdminStub:
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
                 _registered_method=True)
+        self.ListControllers = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ListControllers',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ListControllersRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.ListControllersReply.FromString,
+                _registered_method=True)
         self.CreateNetwork = channel.unary_unary(
                 '/overmesh.admin.v1.Admin/CreateNetwork',
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.CreateNetworkRequest.SerializeToString,
@@ -235,6 +240,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListControllers(self, request, context):
+        """The controllers that are in the map; each is asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateNetwork(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -336,6 +348,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RetireRoot,
                     request_deserializer=overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
+            ),
+            'ListControllers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListControllers,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ListControllersRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.ListControllersReply.SerializeToString,
             ),
             'CreateNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateNetwork,
@@ -785,6 +802,33 @@ class Admin:
             '/overmesh.admin.v1.Admin/RetireRoot',
             overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.SerializeToString,
             overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListControllers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ListControllers',
+            overmesh_dot_proto_dot_admin__pb2.ListControllersRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.ListControllersReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,8 @@ from overmesh.proto import fastpath_pb2, mesh_pb2
 
 PUBLIC_KEY_LENGTH = 32
 MAX_NETWORK_NUMBER = (1 << 24) - 1
+# Of ReportRequest.withheld.
+MAX_WITHHELD = 64
 
 
 def endpoint_message(endpoint: Endpoint) -> mesh_pb2.Endpoint:

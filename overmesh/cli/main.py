@@ -9,6 +9,7 @@ import typer
 
 from overmesh.cli import (
     agent,
+    approval,
     audit,
     controller,
     join,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for _module in (join, status, ping, wait, audit, version):
     _module.register(app)
+approval.register(node.app)
 for _name, _module in (
     ("node", node),
     ("peer", peer),

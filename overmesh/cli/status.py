@@ -1,5 +1,6 @@
 """`meshctl status`: this host, as its agent sees it."""
 
+import time
 from typing import TYPE_CHECKING
 
 import typer
@@ -88,8 +89,20 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
         ("endpoints", ", ".join(map(output.endpoint, reply.endpoints)) or "none"),
         ("map", f"revision {reply.revision}, confirmed {output.ago(reply.map_age_seconds)}"),
         ("controller", _controller(reply.controller)),
+        ("trust", _trust(reply)),
         ("version", reply.version),
     ]
+
+
+def _trust(reply: "agent_pb2.StatusReply") -> output.Cell:
+    """Say how long this host may take part; both are renewed long before."""
+    ends = (("certificate", reply.certificate_until), ("membership", reply.membership_until))
+    left = [(what, end - time.time()) for what, end in ends]
+    words = [
+        f"{what} for {output.span(rest)}" if rest > 0 else f"{what} ended {output.ago(-rest)}"
+        for what, rest in left
+    ]
+    return Text(", ".join(words), "" if all(rest > 0 for _, rest in left) else output.BAD)
 
 
 def _fastpath(fastpath: "agent_pb2.Fastpath") -> output.Cell:
@@ -178,6 +191,8 @@ def as_dict(reply: "agent_pb2.StatusReply") -> dict[str, object]:
         "revision": reply.revision,
         "digest": reply.digest.hex(),
         "map_age_seconds": _or_never(reply.map_age_seconds),
+        "certificate_until": reply.certificate_until,
+        "membership_until": reply.membership_until,
         "controller": {
             "address": reply.controller.address,
             "connected": reply.controller.connected,

@@ -16,8 +16,9 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any, TypeVar
 
+from overmesh.agent.pace import Backoff
 from overmesh.agent.peermap import Held, Outcome, Replica
-from overmesh.agent.sync import PATIENCE, SILENCE, Backoff
+from overmesh.agent.sync import PATIENCE, SILENCE
 from overmesh.controller import keys
 from overmesh.controller.audit import Audit
 from overmesh.controller.join import Joins

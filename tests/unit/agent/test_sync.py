@@ -12,9 +12,10 @@ import grpc.aio
 import pytest
 
 from overmesh.agent import sync as syncs
+from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Held, Replica
 from overmesh.agent.state import Identity
-from overmesh.agent.sync import AckLimiter, Backoff, Facts, Sync, leave
+from overmesh.agent.sync import Facts, Sync, leave
 from overmesh.config import AgentConfig
 from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.daemon import running

@@ -1,6 +1,7 @@
 """Parts of a controller, hosts that want to join it, and a clock to turn."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -202,9 +203,19 @@ def config(path: Path, **other: Any) -> ControllerConfig:
             mesh_port=0,
             advertise=("127.0.0.1",),
             ranges=RANGES,
+            metrics="off",
         ),
         **other,
     )
+
+
+def share_root(source: Path, state_dir: Path) -> None:
+    """Give a controller the root of another below `source`, if one has run there."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("root.key", "root.pem"):
+        found = next(source.glob(f"*/state/{name}"), None)
+        if found and not (state_dir / name).exists():
+            shutil.copy(found, state_dir / name)
 
 
 @dataclass

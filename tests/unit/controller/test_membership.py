@@ -11,7 +11,7 @@ from overmesh.controller.mirror import Mirror
 from overmesh.controller.store.base import Put
 from overmesh.controller.trust import Identity
 from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError
-from overmesh.model import Endpoint, Mode, Network, Node, endpoints_key, node_key
+from overmesh.model import Endpoint, Mode, Network, Node, endpoints_key, node_key, revoked_key
 from overmesh.proto import mesh_pb2
 from overmesh.proto.signed import read
 from tests.unit.controller.lab import ROOT, Clock, Host, Mesh, mesh
@@ -113,13 +113,16 @@ async def test_names_of_networks(lab: Mesh) -> None:
 # Nodes.
 
 
-async def test_a_removed_node_leaves_nothing_behind(lab: Mesh) -> None:
+async def test_a_removed_node_leaves_nothing_but_a_revocation_behind(lab: Mesh) -> None:
     before = {kv.key for kv in (await lab.store.range(keys.PREFIX)).kvs}
     token = await lab.token()
     host = await lab.joined("a", token)
     revision = await lab.revocations.remove("mesh", lab.membership.find("mesh", "A"))
     assert lab.mirror.view("mesh").map.head.revision == revision
-    assert {kv.key for kv in (await lab.store.range(keys.PREFIX)).kvs} == before | {keys.token(token.id)}
+    assert {kv.key for kv in (await lab.store.range(keys.PREFIX)).kvs} == before | {
+        keys.token(token.id),
+        keys.revoked("mesh", host.id),
+    }
     with pytest.raises(NotFoundError):
         await lab.revocations.remove("mesh", host.id)
 
@@ -155,7 +158,9 @@ async def test_two_hundred_joins_and_removals_in_a_small_pool(tmp_path: Path) ->
                     name = f"n{number - back}"
                     await lab.revocations.remove("mesh", lab.membership.find("mesh", name))
         assert lab.addresses() == []
-        assert set(lab.mirror.view("mesh").map.items) == {"network"}
+        view = lab.mirror.view("mesh")
+        gone = {revoked_key(revocation.node_id) for revocation in lab.revocations.known("mesh")}
+        assert view.map.items.keys() == {"network"} | gone
 
 
 async def test_nobody_waits_for_a_removed_node_whose_stream_hangs(lab: Mesh) -> None:
@@ -217,7 +222,7 @@ async def test_removal_and_report_race(lab: Mesh) -> None:
     removal = lab.revocations.remove("mesh", host.id)
     results = await asyncio.gather(*reports[:4], removal, *reports[4:], return_exceptions=True)
     assert {type(result) for result in results} == {int, RemovedError}
-    assert set(lab.mirror.view("mesh").map.items) == {"network"}
+    assert set(lab.mirror.view("mesh").map.items) == {"network", revoked_key(host.id)}
 
 
 # Serials.

@@ -1,7 +1,6 @@
 """Whole controllers on a real etcd: one, two at once, and while etcd is away."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from overmesh.controller.store.base import Delete, Put, Store, absent, unchanged
 from overmesh.errors import ConfigError, StateError, StoreUnavailableError
 from overmesh.proto import admin_pb2, mesh_pb2
 from tests.etcd import cluster, free_port
-from tests.unit.controller.lab import ROOT, START, Client, Host, client, config
+from tests.unit.controller.lab import ROOT, START, Client, Host, client, config, share_root
 from tests.unit.controller.store.backends import EtcdBackend
 from tests.unit.controller.test_watch import Watcher
 
@@ -41,9 +40,7 @@ async def two_controllers(target: str, path: Path) -> AsyncIterator[list[tuple[C
     """Run two with one root and one store."""
     async with AsyncExitStack() as undo:
         first = await undo.enter_async_context(controller_on(target, path / "one"))
-        (path / "two" / "state").mkdir(parents=True)
-        for name in ("root.key", "root.pem"):
-            shutil.copy(path / "one" / "state" / name, path / "two" / "state" / name)
+        share_root(path, path / "two" / "state")
         yield [first, await undo.enter_async_context(controller_on(target, path / "two"))]
 
 
