@@ -6,17 +6,16 @@
                      the map has made of it since; two while the root is rotated
     node.pem         this node's certificate, issued by one of them
     membership.json  who this host is and where its controllers are; written last, so it says "joined"
-    map.json         the last peer map, see peermap.py
+    map.json         the last peer map, see mapfile.py
     fastpath.log     what the fastpath said
     lock             held by the one process that uses the directory
 
-Files are replaced whole: written aside, synced, renamed, the directory synced. What a crash leaves
+All but the map are replaced whole: written aside, synced, renamed, the directory synced. What a crash leaves
 is the old file or the new one.
 """
 
 import base64
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -39,7 +38,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from overmesh.agent.peermap import Floor, Held
+from overmesh.agent.mapfile import MapFile
+from overmesh.agent.peermap import Held
 from overmesh.errors import CorruptStateError, NotJoinedError, PermissionMissingError, StateError
 from overmesh.files import replace_file
 from overmesh.proto.roots import Roots
@@ -48,7 +48,8 @@ T = TypeVar("T")
 
 _LOCK = "lock"
 _KEYS = ("tls.key", "noise.key")
-_ALL = ("membership.json", "map.json", "node.pem", "root.pem", *_KEYS, "fastpath.log", _LOCK)
+_MAP = "map.json"
+_ALL = ("membership.json", _MAP, "node.pem", "root.pem", *_KEYS, "fastpath.log", _LOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class StateDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._map = MapFile(path / _MAP)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -215,26 +217,24 @@ class StateDir:
 
     def map(self) -> Held:
         """Return the last map, an empty one when there is none."""
-        return (
-            self._read("map.json", _held, "a map with a right checksum")
-            if (self.path / "map.json").exists()
-            else Held()
-        )
+        if not self._map.path.exists():
+            return Held()
+        return self._loaded(_MAP, self._map.load, "a map with right checksums")
 
     def save_map(self, held: Held) -> None:
         """Keep the map; it is on disk when this returns."""
-        self._write("map.json", _held_text(held))
+        self._saved(_MAP, lambda: self._map.save(held))
 
     def map_time(self) -> float:
         """Return when the map was last kept (unix seconds), 0 when there is none."""
         try:
-            return (self.path / "map.json").stat().st_mtime
+            return self._map.path.stat().st_mtime
         except FileNotFoundError:
             return 0.0
 
     def forget_map(self) -> None:
         """Drop the map: it belongs to a membership that this host no longer has."""
-        (self.path / "map.json").unlink(missing_ok=True)
+        self._map.forget()
 
     def wipe(self) -> None:
         """Remove all that is kept, and the directory if nothing else is in it."""
@@ -244,8 +244,11 @@ class StateDir:
             self.path.rmdir()
 
     def _read(self, name: str, parse: Callable[[bytes], T], what: str) -> T:
+        return self._loaded(name, lambda: parse((self.path / name).read_bytes()), what)
+
+    def _loaded(self, name: str, load: Callable[[], T], what: str) -> T:
         try:
-            return parse((self.path / name).read_bytes())
+            return load()
         except PermissionError:
             raise PermissionMissingError(f"{self.path / name} can't be read", "run as root") from None
         except FileNotFoundError:
@@ -261,8 +264,11 @@ class StateDir:
         )
 
     def _write(self, name: str, data: bytes) -> None:
+        self._saved(name, lambda: replace_file(self.path / name, data))
+
+    def _saved(self, name: str, save: Callable[[], None]) -> None:
         try:
-            replace_file(self.path / name, data)
+            save()
         except OSError as error:
             raise StateError(f"{self.path / name} can't be written: {error.strerror}") from None
 
@@ -332,31 +338,6 @@ def _membership(data: bytes) -> Membership:
         node=_bytes(value["node"]),
         host_id=str(value.get("host_id", "")),
         join=tuple(str(target) for target in value.get("join", ())),
-    )
-
-
-def _held_text(held: Held) -> bytes:
-    value = {
-        "revision": held.revision,
-        "newest": held.newest,
-        "items": {key: _text(signed) for key, signed in held.items.items()},
-        "good": {key: _text(signed) for key, signed in held.good.items()},
-        "floors": {key: [floor.serial, floor.until] for key, floor in held.floors.items()},
-    }
-    return _json({"map": value, "sha256": hashlib.sha256(_json(value)).hexdigest()})
-
-
-def _held(data: bytes) -> Held:
-    whole = json.loads(data)
-    value = whole["map"]
-    if hashlib.sha256(_json(value)).hexdigest() != whole["sha256"]:
-        raise ValueError("its checksum is wrong")
-    return Held(
-        revision=int(value["revision"]),
-        newest=int(value["newest"]),
-        items={key: _bytes(text) for key, text in value["items"].items()},
-        good={key: _bytes(text) for key, text in value["good"].items()},
-        floors={key: Floor(*map(int, pair)) for key, pair in value["floors"].items()},
     )
 
 

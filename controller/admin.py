@@ -17,6 +17,8 @@ from overmesh.controller.peers import Peers
 from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
 from overmesh.controller.revocations import Revocations
+from overmesh.controller.roots import Rotation
+from overmesh.controller.rotating import Rotating
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import NetworkView
@@ -33,11 +35,11 @@ _LOOK_EVERY = 0.05
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdminService(Auditing, Approving):
+class AdminService(Auditing, Approving, Rotating):
     """Requests in, replies out; an empty network name stands for the default network.
 
     Args:
-        mirror, audit, membership, peers, tokens, pending, agents, presence: the parts of this controller.
+        mirror to rotation: the parts of this controller.
         join_target: host or host:port that new hosts are told to join at.
         clock: unix seconds.
 
@@ -54,6 +56,7 @@ class AdminService(Auditing, Approving):
         pending: Pendings,
         agents: Agents,
         presence: Presence,
+        rotation: Rotation,
         join_target: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -66,6 +69,7 @@ class AdminService(Auditing, Approving):
         self._pending = pending
         self._agents = agents
         self._presence = presence
+        self._rotation = rotation
         self._join_target = join_target
         self._clock = clock
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from overmesh.controller import keys
@@ -60,19 +61,25 @@ class Registration:
     ) -> None:
         self._mirror = mirror
         self._lease = lease
-        # The same for as long as the root is: agents never go back to an older one.
-        serial = int(root.certificate.not_valid_before_utc.timestamp())
-        self.record = Controller(controller_id(mesh, join), tuple(mesh), tuple(join), serial)
+        self._root = root
+        self.record = Controller(controller_id(mesh, join), tuple(mesh), tuple(join))
         self._key = keys.controller(self.record.id)
-        self._signed = root.sign(self.record)
 
     async def enter(self) -> None:
-        """Put the record there, under the lease of this process.
+        """Put the record there, under the lease of this process; again when other roots' keys are held.
 
         Raises:
             StoreUnavailableError: it may be there or not.
 
         """
+        # The same for as long as the roots are: agents never go back to an older one.
+        newest = max(key.certificate.not_valid_before_utc for key in self._root.keys)
+        self.record = replace(
+            self.record,
+            serial=int(newest.timestamp()),
+            roots=tuple(key.fingerprint for key in self._root.keys),
+        )
+        self._signed = self._root.sign(self.record)
         await self._put(lambda lease: self._change(lease, self._mirror.key(self._key)))
 
     async def keep(self) -> NoReturn:

@@ -36,8 +36,10 @@ from overmesh.controller.reachable import own_addresses
 from overmesh.controller.rekeying import Rekeying
 from overmesh.controller.remembered import Remembered
 from overmesh.controller.renewal import Renewals
+from overmesh.controller.resigning import Resigning
 from overmesh.controller.revocations import Revocations
 from overmesh.controller.rootfiles import load_or_create
+from overmesh.controller.roots import Rotation
 from overmesh.controller.server import JoinService, Listening, MeshService, Servers
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Put, Store, absent
@@ -165,6 +167,10 @@ async def running(
         )
         registration = Registration(mirror, lease, root, mesh_targets, join_targets)
         await registration.enter()
+        resigning = Resigning(store, mirror, root, signer)
+        rotation = Rotation(
+            mirror, root, signer, tokens, agents, resigning, config.state_dir, registration.enter
+        )
         await servers.start(
             JoinService(
                 joins,
@@ -184,6 +190,7 @@ async def running(
                 pending=pending,
                 agents=agents,
                 presence=presence,
+                rotation=rotation,
                 join_target=_join_target(hosts, listening),
                 clock=clock,
             ),
@@ -192,6 +199,7 @@ async def running(
         undo.push_async_callback(servers.drain)
         duties |= {
             _duty(undo, certificates.keep_fresh()),
+            _duty(undo, rotation.follow()),
             _duty(undo, presence.keep_written()),
             _duty(undo, lease.keep_alive()),
             _duty(undo, registration.keep()),

@@ -178,6 +178,15 @@ class Tokens:
         wanted = [token for token in tokens if network in ("", token.network)]
         return sorted(wanted, key=lambda token: (token.created, token.id))
 
+    def usable(self) -> list[Token]:
+        """Return the tokens that let a host in now."""
+        now = self._clock()
+        return [
+            token
+            for token in self.known()
+            if not token.revoked and now < token.expires and (not token.uses or token.uses_left)
+        ]
+
     def authenticated(self, token_id: str, secret: str) -> tuple[Token, KeyValue]:
         """Return a token to someone who knows its secret; it may have expired or be used up.
 

@@ -240,6 +240,11 @@ class MeshRoot:
         return Roots((self.keys[0].certificate,))
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the certificate of the root that signs."""
+        return self.signing.fingerprint
+
+    @property
     def certificate(self) -> x509.Certificate:
         """Of the root that signs."""
         return self.signing.certificate

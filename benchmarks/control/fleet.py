@@ -11,7 +11,7 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -236,7 +236,7 @@ class Agent:
         self._ports = list(ports)
         self._census = census
         self.items = items
-        self._chunks: dict[int, dict[str, bytes]] = {}
+        self._chunks: dict[int, Mapping[str, bytes]] = {}
         self._connection: Connection | None = None
         self._stream = 0
         self._limiter = AckLimiter()

@@ -189,6 +189,6 @@ class Connection(asyncio.Protocol):
 
 def _status(block: bytes) -> MeshError | None:
     """Return what the trailers say: None when all is well."""
-    trailers = dict(Decoder().decode(block))
+    trailers = {str(name): str(value) for name, value in Decoder().decode(block)}
     status = trailers.get("grpc-status", "")
     return None if status == "0" else MeshError(f"status {status}: {trailers.get('grpc-message', '')}")

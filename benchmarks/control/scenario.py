@@ -10,6 +10,7 @@ failover   the controller is killed: all find the other one and go on where they
 """
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -35,8 +36,8 @@ class Size:
 
     agents: int
     joins: int = 1000
-    changes: int = 5
-    idle: float = 20.0
+    changes: int = 4
+    idle: float = 10.0
 
 
 class Scenario:
@@ -135,12 +136,14 @@ class Scenario:
     async def _idle(self) -> None:
         async with self._measured("idle"):
             await asyncio.sleep(self._size.idle)
+        self.row["idle_cpu_share"] = self.row["idle_cpu_s"] / self.row["idle_s"]
 
     async def _change(self) -> None:
         rows = [await self._one_change(51821 + number) for number in range(self._size.changes)]
         for key in rows[0]:
             self.row[f"change_{key}"] = median(row[key] for row in rows)
         self.row["change_delivered_worst_s"] = max(row["delivered_s"] for row in rows)
+        print(json.dumps(rows), flush=True)
 
     async def _one_change(self, port: int) -> Row:
         census, began, before = self._census, time.monotonic(), self._first.used().cpu
@@ -161,10 +164,12 @@ class Scenario:
 
     async def _collapse(self) -> None:
         census, before = self._census, self._census.deltas
-        async with self._measured("collapse"):
+        async with self._measured("collapse"), asyncio.TaskGroup() as group:
+            reports = []
             for number in range(25):
-                revision = await self._agents[number].report(52000 + number)
+                reports.append(group.create_task(self._agents[number].report(52000 + number)))
                 await asyncio.sleep(0.2)
+            revision = max([await report for report in reports])
             census.expect(revision, self._agents, time.monotonic())
             await _until(lambda: not census.unacked)
         self.row["collapse_deltas_per_agent"] = (census.deltas - before) / len(self._agents)

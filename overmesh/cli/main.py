@@ -17,6 +17,8 @@ from overmesh.cli import (
     node,
     peer,
     ping,
+    revoked,
+    root,
     status,
     store,
     token,
@@ -39,6 +41,7 @@ app = typer.Typer(
 for _module in (join, status, ping, wait, audit, version):
     _module.register(app)
 approval.register(node.app)
+revoked.register(node.app)
 for _name, _module in (
     ("node", node),
     ("peer", peer),
@@ -46,6 +49,7 @@ for _name, _module in (
     ("network", network),
     ("agent", agent),
     ("controller", controller),
+    ("root", root),
     ("store", store),
 ):
     app.add_typer(_module.app, name=_name, no_args_is_help=True, context_settings=_CONTEXT)

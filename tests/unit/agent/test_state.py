@@ -157,7 +157,7 @@ def test_a_write_is_synced_before_it_takes_the_place(
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_rename)
-    state.save_map(HELD)
+    StateDir(state.path).save_map(HELD)
     at = state.path
     assert done == [f"sync {at}/.map.json.new", f"rename {at}/map.json", f"sync {at}"]
 
