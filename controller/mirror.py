@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from overmesh import trace
 from overmesh.controller import keys
 from overmesh.controller.audit import Audit, Deed
 from overmesh.controller.notices import Notices
@@ -83,6 +84,8 @@ class Mirror:
         self._views: dict[str, NetworkView] = {}
         self._everywhere = NetworkView(EVERYWHERE, 0, {}, self._judge)
         self._listeners: list[Listener] = []
+        # Keys that are being changed here -> traceparent of what changes them.
+        self._traced: dict[str, str] = {}
         self._moved = asyncio.Event()
         self._turns = Turns()
         self._room = asyncio.Semaphore(_CHANGES_AT_ONCE)
@@ -189,6 +192,8 @@ class Mirror:
 
     async def _txn(self, change: Change, entry: str) -> TxnResult:
         compares, ops = self._audit.entry(entry, change.deed, change.ops)
+        if trace.on():
+            self._traced |= dict.fromkeys(change.written, trace.current())
         result = await self._store.txn([*change.compares, *compares], [*change.ops, *ops])
         return result if result.succeeded else await self._done(entry) or result
 
@@ -253,8 +258,9 @@ class Mirror:
         if any(map(is_root_key, changes[EVERYWHERE])):
             self._follow_roots(revision)
         of_all = self._everywhere.take(revision, changes.pop(EVERYWHERE, {}))
+        parents = [self._traced.pop(key) for key in changed if key in self._traced]
         for network in changes.keys() | (self._views.keys() if of_all else set()):
-            self._change_map(network, revision, {**of_all, **changes[network]})
+            self._change_map(network, revision, {**of_all, **changes[network]}, *parents[:1])
         self.revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
@@ -272,14 +278,14 @@ class Mirror:
         else:
             held[place.item] = kv
 
-    def _change_map(self, network: str, revision: int, said: Changes) -> None:
+    def _change_map(self, network: str, revision: int, said: Changes, traceparent: str = "") -> None:
         view = self._views.get(network)
         if view is None:
             said = {**self._everywhere.map.items, **said}
             view = self._views[network] = NetworkView(network, revision, said, self._judge)
             changes: Changes = view.map.items
         else:
-            changes = view.take(revision, said)
+            changes = view.take(revision, said, traceparent)
         if changes:
             for listener in self._listeners:
                 listener(network, changes)

@@ -134,11 +134,11 @@ class NetworkView:
 
     # Taking in what the store says.
 
-    def take(self, revision: int, said: Changes) -> Changes:
+    def take(self, revision: int, said: Changes, traceparent: str = "") -> Changes:
         """Take in what the store says at a revision; return what that changed in the map."""
         changes = self._believed(said)
         if changes:
-            self.map.apply(revision, changes)
+            self.map.apply(revision, changes, traceparent)
         return changes
 
     def _believed(self, said: Changes) -> Changes:

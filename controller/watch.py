@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from overmesh import trace
 from overmesh.controller import keys
 from overmesh.controller.membership import removed, revoked
 from overmesh.controller.mirror import Mirror
@@ -345,7 +346,8 @@ class Watch:
             if request.WhichOneof("body") != "ack":
                 raise InvalidError("after Hello only Ack is expected")
             sent = agent.session.in_flight_since
-            self._agents.ack(agent, request.ack)
+            with trace.span("ack", request.ack.traceparent, node=agent.identity.node_id):
+                self._agents.ack(agent, request.ack)
             if sent is not None and agent.session.in_flight_since is None:
                 self._acked(self._clock() - sent)
 
