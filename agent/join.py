@@ -31,7 +31,7 @@ import grpc
 import grpc.aio
 from cryptography import x509
 
-from overmesh import __version__, rpc
+from overmesh import __version__, rpc, trace
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.joinport import Target, certificate_request, check_clock, unverified_chain
 from overmesh.agent.netlink import Netlink
@@ -308,7 +308,9 @@ async def _redeem(target: Target, roots: Roots, request: mesh_pb2.JoinRequest) -
     async with grpc.aio.secure_channel(str(target), credentials, options=options) as channel:
         stub: Any = mesh_pb2_grpc.JoinStub(channel)  # type: ignore[no-untyped-call]
         try:
-            reply: mesh_pb2.JoinReply = await stub.Join(request, timeout=REDEEM_TIMEOUT)
+            reply: mesh_pb2.JoinReply = await stub.Join(
+                request, timeout=REDEEM_TIMEOUT, metadata=trace.metadata()
+            )
         except grpc.aio.AioRpcError as error:
             raise _refusal(error, target) from None
     return reply

@@ -40,6 +40,9 @@ from overmesh.proto.roots import Roots, is_root_key
 from overmesh.proto.signed import verify
 from overmesh.succession import refusal, step_back
 
+# Seconds for which a node that went without being revoked is a problem: it may never be explained.
+VANISHED_SHOWN = 86400.0
+
 
 class Outcome(Enum):
     """What a message from the controller meant for the replica."""
@@ -129,6 +132,8 @@ class Replica:
         self._good = {key: _Verified(verify(key, signed, roots), signed) for key, signed in own.items()}
         self._refused: dict[str, str] = {}
         self._floors = dict(held.floors)
+        # Nodes that went without being revoked, and when that was first looked at.
+        self._vanished: dict[str, float] = {}
         self._items = dict(held.items)
         self._newest = held.newest
         self._assembly: _Assembly | None = None
@@ -237,6 +242,7 @@ class Replica:
             return
         self._good[key] = _Verified(record, signed)
         self._refused.pop(key, None)
+        self._vanished.pop(key, None)
         if isinstance(record, Revocation):
             self._void(record)
 
@@ -263,6 +269,7 @@ class Replica:
         return held.record if held and isinstance(held.record, Revocation) else None
 
     def _void(self, revocation: Revocation) -> None:
+        self._vanished.pop(node_key(revocation.node_id), None)
         for key in (node_key(revocation.node_id), endpoints_key(revocation.node_id)):
             self._floors.pop(key, None)
             held = self._good.get(key)
@@ -281,6 +288,8 @@ class Replica:
         node = self._good.get(node_key(owner(key)))
         until = node.record.not_after if node and isinstance(node.record, Node) else 0
         self._floors[key] = Floor(held.record.serial, until)
+        if isinstance(held.record, Node):
+            self._vanished[key] = 0.0
         del self._good[key]
 
     # The mesh root.
@@ -320,6 +329,7 @@ class Replica:
     def clear(self) -> None:
         """Forget the map: this host is no member any more. Who it is and what was removed stays known."""
         self._move(0, Digest(), {}, set(self._items))
+        self._vanished.clear()
 
     def prune(self, now: float) -> None:
         """Forget what was removed or revoked and would have expired by now (unix seconds) anyway."""
@@ -327,6 +337,8 @@ class Replica:
         for key, revocation in self._left_out():
             if not revocation.in_force(now):
                 del self._good[key]
+        seen = {key: at or now for key, at in self._vanished.items()}
+        self._vanished = {key: at for key, at in seen.items() if at > now - VANISHED_SHOWN}
 
     def withheld(self, now: float) -> Mapping[str, bytes]:
         """Return the revocations in force (peer map key -> encoded Signed) that the map leaves out."""
@@ -375,7 +387,7 @@ class Replica:
         records = [held.record for held in self._good.values()]
         places = {record.node_id: record for record in records if isinstance(record, NodeEndpoints)}
         members = self._members(tuple(record for record in records if isinstance(record, Node)), now)
-        problems = self._refused | self._own_problems(members.me, now) | self._steps_back(now)
+        problems = self._steps_back(now) | self._refused | self._own_problems(members.me, now)
         for key, reason in members.unusable.items():
             known = problems.get(key)
             problems[key] = f"{known}; the record held before: {reason}" if known else reason
@@ -421,6 +433,7 @@ class Replica:
         """Return what the controllers' store once said and says no more."""
         left_out = "the map leaves out this revocation before its time; it is kept to all the same"
         problems = dict.fromkeys(self.withheld(now), left_out)
+        problems |= dict.fromkeys(self._vanished, "went from the map, and nothing says that it was taken out")
         if 0 < self.revision < self._newest:
             problems["store"] = (
                 f"the controllers' store went back from revision {self._newest} to {self.revision}: "

@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from overmesh import __version__, rpc
+from overmesh import __version__, rpc, trace
 from overmesh.agent import controllers
 from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Outcome, Replica
@@ -277,7 +277,8 @@ class Sync:
             if outcome is Outcome.RESYNC or behind > PATIENCE:
                 raise MeshError(f"the map at revision {self._replica.revision} can't be brought up to date")
             if outcome is Outcome.CHANGED:
-                await self._take_over()
+                with trace.span("apply", reply.delta.traceparent, revision=self._replica.revision):
+                    await self._take_over()
             if outcome in (Outcome.CHANGED, Outcome.CURRENT):
                 self.contact.confirmed = time.time()
                 self._backoff.reset()
@@ -309,6 +310,7 @@ class Sync:
             revision=self._replica.revision,
             digest=self._replica.digest.to_bytes(),
             apply_us=round(elapsed * 1e6),
+            traceparent=trace.current(),
             problems=problem_messages(problems),
         )
         self._ack_due.set()

@@ -4,7 +4,12 @@ Kept at credentials/<network>/<node id> as authentic.py writes: SHA-256 of each 
 in hex. There may be two while a node changes its key.
 """
 
+import hashlib
 import hmac
+from collections.abc import Iterable, Mapping
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from overmesh.controller import authentic, keys
 from overmesh.controller.store.base import KeyValue, Put
@@ -28,8 +33,29 @@ def put(root: MeshRoot, network: str, node_id: str, *fingerprints: bytes) -> Put
 
 def allows(root: MeshRoot, credential: KeyValue, fingerprint: bytes) -> bool:
     """Tell whether a TLS key is one of those that a node was tied to."""
+    return _is_among(fingerprint, _known(root, credential))
+
+
+def is_outdated(root: MeshRoot, credential: KeyValue, fingerprint: bytes) -> bool:
+    """Tell whether a node is tied to other TLS keys. No, when the credential can't be read."""
+    known = _known(root, credential)
+    return bool(known) and not _is_among(fingerprint, known)
+
+
+def of_caller(auth_context: Mapping[str, Iterable[bytes]]) -> bytes:
+    """Return the fingerprint of the TLS key with which a call came (`context.auth_context()`)."""
+    (pem,) = auth_context["x509_pem_cert"]
+    public_key = x509.load_pem_x509_certificate(pem).public_key()
+    return hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def _known(root: MeshRoot, credential: KeyValue) -> list[str]:
     try:
-        fields = authentic.decode(root, credential, "a credential")
+        known: list[str] = authentic.decode(root, credential, "a credential")["tls"]
     except StoreCorruptError:
-        return False
-    return any(hmac.compare_digest(known, fingerprint.hex()) for known in fields["tls"])
+        return []
+    return known
+
+
+def _is_among(fingerprint: bytes, known: Iterable[str]) -> bool:
+    return any(hmac.compare_digest(one, fingerprint.hex()) for one in known)

@@ -33,6 +33,7 @@ from overmesh.controller.peers import Peers
 from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
 from overmesh.controller.reachable import own_addresses
+from overmesh.controller.rekeying import Rekeying
 from overmesh.controller.remembered import Remembered
 from overmesh.controller.renewal import Renewals
 from overmesh.controller.resigning import Resigning
@@ -147,6 +148,7 @@ async def running(
         newcomers = Newcomers(mirror, membership, signer, clock)
         peers = Peers(mirror, membership, newcomers)
         renewals = Renewals(mirror, newcomers, root, clock)
+        rekeying = Rekeying(mirror, newcomers, signer, root)
         joins = Joins(mirror, membership, newcomers, tokens, pending, root, agents.live_host, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
@@ -177,7 +179,7 @@ async def running(
                 lambda: reachable(mirror, registration.record),
                 numbers.joined,
             ),
-            MeshService(agents, membership, revocations, remembered, presence, numbers.acked),
+            MeshService(agents, membership, revocations, remembered, rekeying, presence, numbers.acked),
             AdminService(
                 mirror=mirror,
                 audit=audit,

@@ -23,7 +23,7 @@ from overmesh.config import DEFAULT_PORTS
 from overmesh.controller import credentials
 from overmesh.controller.audit import Deed
 from overmesh.controller.caller import caller
-from overmesh.controller.membership import Membership, node_id
+from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
 from overmesh.controller.newcomers import Newcomers, checked_public_key
@@ -154,7 +154,7 @@ class Joins:
         endpoints = tuple(end if end.port else replace(end, port=port) for end in application.endpoints)
         self._membership.check_endpoints(endpoints)
         return _Applicant(
-            id=node_id(key),
+            id=self._newcomers.id_of(network, key),
             network=network,
             name=checked_label("node name", application.name),
             public_key=key,

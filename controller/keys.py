@@ -9,6 +9,7 @@ Below /overmesh/v1/:
     endpoints/<net>/<node id>    Signed EndpointsRecord
     addresses/<net>/<ip>         node id
     names/<net>/<name>           node id
+    aliases/<net>/<alias>        node id; the alias follows, as an id would, from a later key of that node's
     revoked/<net>/<node id>      Signed RevocationRecord
     controllers/<controller id>  Signed ControllerRecord; under that controller's lease
     roots/<SHA-256, hex>         Signed RootRecord
@@ -68,6 +69,11 @@ def address(network_name: str, ip: Address | str) -> str:
 def name(network_name: str, node_name: str) -> str:
     """Return the key that whoever has a name holds."""
     return f"{PREFIX}names/{network_name}/{node_name}"
+
+
+def alias(network_name: str, node_id: str) -> str:
+    """Return the key that whoever has a key with this id, but another id of its own, holds."""
+    return f"{PREFIX}aliases/{network_name}/{node_id}"
 
 
 def credential(network_name: str, node_id: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from overmesh import trace
 from overmesh.controller import keys
 from overmesh.controller.audit import Audit, Deed
 from overmesh.controller.notices import Notices
@@ -76,13 +77,15 @@ class Mirror:
         self._store = store
         self._audit = audit
         self._anchor = self.roots = anchor
-        self._judge = Judge(self._verified, clock)
         self.notices = Notices(clock)
+        self._judge = Judge(self._verified, clock, self.notices)
         self._kvs: dict[str, KeyValue] = {}
         self._held: defaultdict[tuple[str, str], dict[str, KeyValue]] = defaultdict(dict)
         self._views: dict[str, NetworkView] = {}
         self._everywhere = NetworkView(EVERYWHERE, 0, {}, self._judge)
         self._listeners: list[Listener] = []
+        # Keys that are being changed here -> traceparent of what changes them.
+        self._traced: dict[str, str] = {}
         self._moved = asyncio.Event()
         self._turns = Turns()
         self._room = asyncio.Semaphore(_CHANGES_AT_ONCE)
@@ -189,6 +192,8 @@ class Mirror:
 
     async def _txn(self, change: Change, entry: str) -> TxnResult:
         compares, ops = self._audit.entry(entry, change.deed, change.ops)
+        if trace.on():
+            self._traced |= dict.fromkeys(change.written, trace.current())
         result = await self._store.txn([*change.compares, *compares], [*change.ops, *ops])
         return result if result.succeeded else await self._done(entry) or result
 
@@ -250,11 +255,15 @@ class Mirror:
             self._hold(place, kv)
             if place.map_key:
                 changes[place.network][place.map_key] = kv.value if kv else None
+        before = self.roots
         if any(map(is_root_key, changes[EVERYWHERE])):
-            self._follow_roots(revision)
+            self.roots = self._anchor.following(self.root_records)
         of_all = self._everywhere.take(revision, changes.pop(EVERYWHERE, {}))
+        parents = [self._traced.pop(key) for key in changed if key in self._traced]
         for network in changes.keys() | (self._views.keys() if of_all else set()):
-            self._change_map(network, revision, {**of_all, **changes[network]})
+            self._change_map(network, revision, {**of_all, **changes[network]}, *parents[:1])
+        if self.roots != before:
+            self._judge_again(revision)
         self.revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
@@ -272,14 +281,14 @@ class Mirror:
         else:
             held[place.item] = kv
 
-    def _change_map(self, network: str, revision: int, said: Changes) -> None:
+    def _change_map(self, network: str, revision: int, said: Changes, traceparent: str = "") -> None:
         view = self._views.get(network)
         if view is None:
             said = {**self._everywhere.map.items, **said}
             view = self._views[network] = NetworkView(network, revision, said, self._judge)
             changes: Changes = view.map.items
         else:
-            changes = view.take(revision, said)
+            changes = view.take(revision, said, traceparent)
         if changes:
             for listener in self._listeners:
                 listener(network, changes)
@@ -295,10 +304,8 @@ class Mirror:
         for kind in ("succession", "roots"):
             yield from ((root_key(item), kv.value) for item, kv in self.held(kind).items())
 
-    def _follow_roots(self, revision: int) -> None:
-        before, self.roots = self.roots, self._anchor.following(self.root_records)
-        if self.roots == before:
-            return
+    def _judge_again(self, revision: int) -> None:
+        """Use what the roots trusted now have signed, and nothing else."""
         for view in (self._everywhere, *self._views.values()):
             view.distrust()
         self._everywhere.take(revision, self._refused(self._everywhere))

@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from overmesh.controller import addressing, keys
 from overmesh.controller.audit import Deed
-from overmesh.controller.membership import Membership, Signer, revoked
+from overmesh.controller.membership import Membership, Signer, node_id, revoked
 from overmesh.controller.mirror import Change, Mirror
-from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
+from overmesh.controller.store.base import KeyValue, Put, absent, as_read, unchanged
 from overmesh.controller.trust import MEMBERSHIP_DAYS
 from overmesh.controller.view import NetworkView
-from overmesh.errors import InvalidError, NameTakenError, StoreCorruptError
+from overmesh.errors import ExistsError, InvalidError, NameTakenError, StoreCorruptError
 from overmesh.model import Endpoint, Node, Suite
 from overmesh.proto.codec import PUBLIC_KEY_LENGTH
 
@@ -50,10 +50,14 @@ class Newcomers:
 
         Raises:
             NameTakenError, PoolExhaustedError
+            ExistsError: its key is another member's.
             RevokedError: its key was revoked for good.
 
         """
         check_not_banned(view, node.id)
+        alias = keys.alias(view.name, node.id)
+        if self._mirror.key(alias):
+            raise ExistsError("this X25519 key is or was that of another member", "make a new one")
         self._check_name(view, node.name)
         addresses = addressing.choose(view.network, node.id, self._mirror.held("addresses", view.name))
         claims = [
@@ -67,13 +71,13 @@ class Newcomers:
             serial=view.revoked_serial(node.id),
             not_after=int(self._clock()) + _VALIDITY,
         )
-        known = self._mirror.key(revocation)
         return Change(
             [
                 absent(record),
+                absent(alias),
                 *map(absent, claims),
                 # That the key was not revoked meanwhile.
-                unchanged(known) if known else absent(revocation),
+                as_read(revocation, self._mirror.key(revocation)),
             ],
             [
                 Put(record, self._signer.sign(member)),
@@ -89,6 +93,12 @@ class Newcomers:
                 f"the name {name} is taken in network {view.name} by {holder.value.decode(errors='replace')}",
                 f"take another name, or remove that node: `meshctl node remove {name}`",
             )
+
+    def id_of(self, network: str, public_key: bytes) -> str:
+        """Return the id of who has this X25519 key: it follows from it, unless a member changed to it."""
+        found = node_id(public_key)
+        alias = self._mirror.key(keys.alias(network, found))
+        return alias.value.decode(errors="replace") if alias else found
 
     def member(self, view: NetworkView, node_id: str) -> tuple[KeyValue, Node] | None:
         """Return the record of who is a member already, in the store and as it reads.
@@ -130,7 +140,8 @@ class Newcomers:
         if renewed != member:
             ops.append(Put(kv.key, self._signer.sign(renewed)))
             deed = Deed("node renewed", view.name, member.id, member.name)
-        return Change([unchanged(kv)], ops, deed) if ops else None
+        same = [unchanged(kv), self._membership.endpoints_as_read(view.name, member.id)]
+        return Change(same, ops, deed) if ops else None
 
 
 def check_not_banned(view: NetworkView, node_id: str) -> None:

@@ -27,10 +27,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A change of the map: where it led, and which keys it touched."""
+    """A change of the map: where it led, which keys it touched, and the trace that it is part of."""
 
     head: Position
     keys: frozenset[str]
+    traceparent: str = ""
 
 
 @dataclass(slots=True)
@@ -76,11 +77,11 @@ class NetworkMap:
         """Peer map key -> encoded Signed, as it is now."""
         return self._items
 
-    def apply(self, revision: int, changes: Mapping[str, bytes | None]) -> None:
+    def apply(self, revision: int, changes: Mapping[str, bytes | None], traceparent: str = "") -> None:
         """Take in what changed at a revision: key -> encoded Signed, or None when it went away."""
         for key, signed in changes.items():
             self._set(key, signed)
-        self._log.append(_Step(Position(revision, self._digest.to_bytes()), frozenset(changes)))
+        self._log.append(_Step(Position(revision, self._digest.to_bytes()), frozenset(changes), traceparent))
         if len(self._log) > 2 * self._history:
             del self._log[: -self._history]
         self._deltas.clear()
@@ -133,6 +134,7 @@ class NetworkMap:
                 self.head.digest,
                 [key for key in touched if key not in self._items],
                 [self._encoded[key] for key in touched if key in self._items],
+                next((step.traceparent for step in reversed(steps) if step.traceparent), ""),
             )
         return self._deltas[revision]
 

@@ -167,17 +167,19 @@ class Revocations:
         details = {"addresses": " ".join(map(str, node.addresses))} if node else {}
         details |= {"reason": revocation.reason} if revocation.reason else {}
         deed = Deed(what, view.name, revocation.node_id, revocation.name, details=details)
-        return Change([unchanged(kv), guard], [*self._deletes(view.name, revocation.node_id), put], deed)
+        return Change([unchanged(kv), guard], [*self._deletes(revocation), put], deed)
 
     def _writing(self, revocation: Revocation) -> tuple[Compare, Op]:
         key = keys.revoked(revocation.network, revocation.node_id)
         kv = self._mirror.key(key)
         return unchanged(kv) if kv else absent(key), Put(key, self._signer.sign(revocation))
 
-    def _deletes(self, network: str, node_id: str) -> Iterator[Op]:
+    def _deletes(self, revocation: Revocation) -> Iterator[Op]:
+        network, node_id = revocation.network, revocation.node_id
         for of in (keys.node, keys.endpoints, keys.credential, keys.presence, keys.issuer):
             yield Delete(of(network, node_id))
-        for kind in ("names", "addresses"):
+        # The aliases of a banned node stay: its later keys are not to come back either.
+        for kind in ("names", "addresses", *([] if revocation.banned else ["aliases"])):
             for held in self._mirror.held(kind, network).values():
                 if held.value == node_id.encode():
                     yield Delete(held.key)
@@ -227,4 +229,4 @@ class Revocations:
             extra={"network": view.name, "node": known.name, "id": node_id},
         )
         deed = Deed("record of a revoked node deleted", view.name, node_id, known.name)
-        return Change([unchanged(kv)], list(self._deletes(view.name, node_id)), deed)
+        return Change([unchanged(kv)], list(self._deletes(known)), deed)

@@ -20,11 +20,13 @@ from grpc_reflection.v1alpha import reflection
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
 from overmesh.controller.boundary import Answered, Boundary
+from overmesh.controller.credentials import of_caller
 from overmesh.controller.join import Admission, Application, Joins
 from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
 from overmesh.controller.pending import LONGEST_WAIT
 from overmesh.controller.ports import any_address, take_port, take_socket
 from overmesh.controller.presence import Health, Presence
+from overmesh.controller.rekeying import NewKeys, Rekeying
 from overmesh.controller.remembered import Remembered
 from overmesh.controller.renewal import Renewals
 from overmesh.controller.revocations import Revocations
@@ -139,12 +141,14 @@ class MeshService:
         membership: Membership,
         revocations: Revocations,
         remembered: Remembered,
+        rekeying: Rekeying,
         presence: Presence,
         acked: Callable[[float], None],
     ) -> None:
         self._agents = agents
         self._revocations = revocations
         self._remembered = remembered
+        self._rekeying = rekeying
         self._watch = Watch(agents, acked)
         self._membership = membership
         self._presence = presence
@@ -161,14 +165,17 @@ class MeshService:
             "Leave": grpc.unary_unary_rpc_method_handler(
                 self._leave, mesh_pb2.LeaveRequest.FromString, mesh_pb2.LeaveReply.SerializeToString
             ),
+            "Rotate": grpc.unary_unary_rpc_method_handler(
+                self._rotate, mesh_pb2.RotateRequest.FromString, mesh_pb2.RotateReply.SerializeToString
+            ),
         }
         return grpc.method_handlers_generic_handler(MESH_SERVICE, handlers)
 
     async def _serve_watch(self, _requests: Any, context: Context) -> None:
-        await self._watch.serve(Identity.of_caller(context.auth_context()), context)
+        await self._watch.serve(self._caller(context), context)
 
     async def _report(self, request: mesh_pb2.ReportRequest, context: Context) -> mesh_pb2.ReportReply:
-        caller = Identity.of_caller(context.auth_context())
+        caller = self._caller(context)
         self._agents.check_connected(caller, request.host_id)
         self._remembered.witnessed(caller, request.withheld)
         endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
@@ -177,9 +184,22 @@ class MeshService:
         return mesh_pb2.ReportReply(revision=revision)
 
     async def _leave(self, _request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
-        caller = Identity.of_caller(context.auth_context())
+        caller = self._caller(context)
         revision = await self._revocations.leave(caller.network, caller.node_id)
         return mesh_pb2.LeaveReply(revision=revision)
+
+    async def _rotate(self, request: mesh_pb2.RotateRequest, context: Context) -> mesh_pb2.RotateReply:
+        caller, tls = self._caller(context), of_caller(context.auth_context())
+        wanted = NewKeys(request.public_key, request.previous_public_key, request.csr)
+        rotated = await self._rekeying.rotate(caller, tls, wanted)
+        return mesh_pb2.RotateReply(
+            certificate=rotated.certificate, node=rotated.node, revision=rotated.revision
+        )
+
+    def _caller(self, context: Context) -> Identity:
+        caller = Identity.of_caller(context.auth_context())
+        self._rekeying.check_current(caller, of_caller(context.auth_context()))
+        return caller
 
 
 def _endpoints(messages: Sequence[mesh_pb2.Endpoint], *, unknown_port: bool = False) -> tuple[Endpoint, ...]:

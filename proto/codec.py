@@ -344,11 +344,20 @@ def encode_snapshot(revision: int, digest: bytes, chunk: int, chunks: int, items
 
 
 def encode_delta(
-    from_revision: int, to_revision: int, digest: bytes, removed: Iterable[str], items: Iterable[bytes]
+    from_revision: int,
+    to_revision: int,
+    digest: bytes,
+    removed: Iterable[str],
+    items: Iterable[bytes],
+    traceparent: str = "",
 ) -> bytes:
     """Return the WatchReply with what changed between two revisions; items are from `encode_item`."""
     head = mesh_pb2.Delta(
-        from_revision=from_revision, to_revision=to_revision, digest=digest, removed=list(removed)
+        from_revision=from_revision,
+        to_revision=to_revision,
+        digest=digest,
+        removed=list(removed),
+        traceparent=traceparent,
     )
     return _wrapped(_DELTA_TAG, head.SerializeToString(), items)
 

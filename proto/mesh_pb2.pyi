@@ -257,16 +257,18 @@ class Hello(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("revision", "digest", "apply_us", "problems")
+    __slots__ = ("revision", "digest", "apply_us", "problems", "traceparent")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     APPLY_US_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     revision: int
     digest: bytes
     apply_us: int
     problems: _containers.RepeatedCompositeFieldContainer[Problem]
-    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., apply_us: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., apply_us: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("subject", "reason")
@@ -301,18 +303,20 @@ class Snapshot(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., chunk: _Optional[int] = ..., chunks: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("from_revision", "to_revision", "digest", "removed", "items")
+    __slots__ = ("from_revision", "to_revision", "digest", "traceparent", "removed", "items")
     FROM_REVISION_FIELD_NUMBER: _ClassVar[int]
     TO_REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     from_revision: int
     to_revision: int
     digest: bytes
+    traceparent: str
     removed: _containers.RepeatedScalarFieldContainer[str]
     items: _containers.RepeatedCompositeFieldContainer[Item]
-    def __init__(self, from_revision: _Optional[int] = ..., to_revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., removed: _Optional[_Iterable[str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
+    def __init__(self, from_revision: _Optional[int] = ..., to_revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., removed: _Optional[_Iterable[str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("revision", "digest")
@@ -355,3 +359,23 @@ class LeaveReply(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class RotateRequest(_message.Message):
+    __slots__ = ("public_key", "previous_public_key", "csr")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    previous_public_key: bytes
+    csr: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., previous_public_key: _Optional[bytes] = ..., csr: _Optional[bytes] = ...) -> None: ...
+
+class RotateReply(_message.Message):
+    __slots__ = ("certificate", "node", "revision")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    node: bytes
+    revision: int
+    def __init__(self, certificate: _Optional[bytes] = ..., node: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...

@@ -214,6 +214,11 @@ class MeshStub:
                 request_serializer=overmesh_dot_proto_dot_mesh__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_mesh__pb2.LeaveReply.FromString,
                 _registered_method=True)
+        self.Rotate = channel.unary_unary(
+                '/overmesh.mesh.v1.Mesh/Rotate',
+                request_serializer=overmesh_dot_proto_dot_mesh__pb2.RotateRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_mesh__pb2.RotateReply.FromString,
+                _registered_method=True)
 
 
 class MeshServicer:
@@ -241,6 +246,13 @@ class MeshServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rotate(self, request, context):
+        """Has the node's record hold these keys. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeshServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -258,6 +270,11 @@ def add_MeshServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=overmesh_dot_proto_dot_mesh__pb2.LeaveRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_mesh__pb2.LeaveReply.SerializeToString,
+            ),
+            'Rotate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rotate,
+                    request_deserializer=overmesh_dot_proto_dot_mesh__pb2.RotateRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_mesh__pb2.RotateReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -342,6 +359,33 @@ class Mesh:
             '/overmesh.mesh.v1.Mesh/Leave',
             overmesh_dot_proto_dot_mesh__pb2.LeaveRequest.SerializeToString,
             overmesh_dot_proto_dot_mesh__pb2.LeaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rotate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.mesh.v1.Mesh/Rotate',
+            overmesh_dot_proto_dot_mesh__pb2.RotateRequest.SerializeToString,
+            overmesh_dot_proto_dot_mesh__pb2.RotateReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ import asyncio
 import os
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from benchmarks.control.http2 import Connection, request_headers
 from overmesh import __version__, rpc
 from overmesh.agent.sync import AckLimiter, Backoff
-from overmesh.errors import MeshError
+from overmesh.errors import MeshError, UnreachableError
 from overmesh.model import Digest
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import item_values
@@ -174,6 +175,7 @@ class Census:
     """What all agents together have seen since the last `expect`.
 
     pending, unacked: agents that do not hold the awaited revision yet, or have not acked it.
+    reasons: why streams have ended.
     delivered, acked: seconds from `expect` to the last of them. apply: seconds that a host takes over a map.
     """
 
@@ -186,6 +188,7 @@ class Census:
     lost: int = 0
     connected: int = 0
     wrong: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
     revision: int = 0
     pending: int = 0
     unacked: int = 0
@@ -289,7 +292,8 @@ class Agent:
             MeshError: the controller does not take it.
 
         """
-        assert self._connection
+        if self._connection is None:
+            raise UnreachableError("not connected")
         request = mesh_pb2.ReportRequest(
             endpoints=[endpoint(self.member.number, port)],
             backend="tun",
@@ -390,8 +394,7 @@ class Agent:
     def _ended(self, error: MeshError | None) -> None:
         self._left()
         self._census.lost += 1
-        if error and len(self._ports) == 1:
-            self._wrong(f"the stream ended: {error.cause}")
+        self._census.reasons[error.cause if error else "ended"] += 1
         self._task = asyncio.ensure_future(self._reconnect())
 
     def _left(self) -> None:

@@ -187,6 +187,7 @@ class Scenario:
         await _until(lambda: census.lost >= len(self._agents))
         await _until(lambda: all(agent.reported for agent in self._agents))
         self.row["failover_s"] = time.monotonic() - began
+        print(f"failover: {self.row['failover_s']:.1f} s; streams ended: {census.reasons}", flush=True)
         self.row["failover_cpu_s"] = survivor.used().cpu - before
         self.row["failover_snapshots"] = census.snapshots - snapshots
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from overmesh import trace
 from overmesh.controller.store.base import Compare, KeyValue, Op, RangeResult, Store, TxnResult, Watcher
 from overmesh.errors import OvermeshError
 
@@ -26,7 +27,8 @@ class TimedStore:
     async def _timed(self, operation: str, work: Awaitable[T]) -> T:
         began, result = time.monotonic(), "ok"
         try:
-            return await work
+            with trace.span(f"store {operation}"):
+                return await work
         except OvermeshError as error:
             result = type(error).__name__
             raise

@@ -16,6 +16,7 @@ from functools import partial
 import typer
 from rich.text import Text
 
+from overmesh import trace
 from overmesh.agent import daemon
 from overmesh.agent import join as joins
 from overmesh.agent import leave as leaving
@@ -93,7 +94,8 @@ async def join(config: AgentConfig, wanted: Wanted, *, as_json: bool) -> None:
 async def _member(config: AgentConfig, wanted: Wanted, steps: Steps) -> joins.Joined:
     """Join; a container that starts again is a member already, and needs no controller for that."""
     try:
-        return await joins.join(config, wanted.host, wanted.token, wanted.name, steps, wait=wanted.wait)
+        with trace.tracing(config.trace, "agent"), trace.span("join"):
+            return await joins.join(config, wanted.host, wanted.token, wanted.name, steps, wait=wanted.wait)
     except UnreachableError as error:
         with suppress(StateError):
             if wanted.foreground:

@@ -10,7 +10,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from overmesh import trace
 from overmesh.agent import sync as syncs
 from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Held, Replica
@@ -100,6 +102,28 @@ async def test_the_map_is_applied_kept_and_acked(mesh: Mesh, tmp_path: Path) -> 
         assert (member.applied[-1], member.kept[0]) == (member.replica.revision, 0), "applied, then kept"
         assert member.sync.contact.connected
         assert member.sync.contact.confirmed > 0
+
+
+async def test_a_trace_leads_from_a_join_to_the_ack_of_another_host(mesh: Mesh, tmp_path: Path) -> None:
+    await joined(mesh, host(tmp_path, "a"))
+    spans = InMemorySpanExporter()
+    with trace.tracing("http://127.0.0.1:4318", "test", spans):
+        async with following(Member(host(tmp_path, "a"))):
+            await in_step(mesh, "a")
+            with trace.span("join"):
+                await joined(mesh, host(tmp_path, "b"))
+            await in_step(mesh, "a")
+    found = spans.get_finished_spans()
+    (join,) = (span for span in found if span.name == "join")
+    way = [span for span in found if span.context.trace_id == join.context.trace_id]
+    by_id = {span.context.span_id: span for span in way}
+    ack = next(span for span in way if span.name == "ack")
+    upward = [ack.name]
+    while ack.parent:
+        ack = by_id[ack.parent.span_id]
+        upward.append(ack.name)
+    assert upward == ["ack", "apply", "/overmesh.mesh.v1.Join/Join", "join"]
+    assert "store txn" in {span.name for span in way}
 
 
 async def test_who_joins_is_seen_and_who_is_removed_is_gone(mesh: Mesh, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peers import Peers
 from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
+from overmesh.controller.rekeying import Rekeying
 from overmesh.controller.renewal import Renewals
 from overmesh.controller.revocations import Revocations
 from overmesh.controller.store import open_store
@@ -129,6 +130,7 @@ class Mesh:
     agents: Agents
     joins: Joins
     renewals: Renewals
+    rekeying: Rekeying
     peers: Peers
     clock: Clock
 
@@ -162,6 +164,7 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     agents = Agents(mirror, presence.seen, clock)
     newcomers = Newcomers(mirror, membership, signer, clock)
     renewals = Renewals(mirror, newcomers, ROOT, clock)
+    rekeying = Rekeying(mirror, newcomers, signer, ROOT)
     peers = Peers(mirror, membership, newcomers)
     joins = Joins(mirror, membership, newcomers, tokens, pending, ROOT, agents.live_host, clock)
     try:
@@ -179,6 +182,7 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
             agents,
             joins,
             renewals,
+            rekeying,
             peers,
             clock,
         )
