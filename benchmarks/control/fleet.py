@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
+from random import random
 from typing import Self
 
 from cryptography import x509
@@ -29,7 +30,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from benchmarks.control.http2 import Connection, request_headers
 from overmesh import __version__, rpc
-from overmesh.agent.sync import AckLimiter, Backoff
+from overmesh.agent import controllers
+from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.errors import MeshError, UnreachableError
 from overmesh.model import Digest
 from overmesh.proto import mesh_pb2
@@ -174,11 +176,13 @@ async def _connect(port: int, context: ssl.SSLContext) -> Connection:
 class Census:
     """What all agents together have seen since the last `expect`.
 
+    members: how many hosts there are.
     pending, unacked: agents that do not hold the awaited revision yet, or have not acked it.
     reasons: why streams have ended.
     delivered, acked: seconds from `expect` to the last of them. apply: seconds that a host takes over a map.
     """
 
+    members: int = 0
     apply: float = 0.0
 
     deltas: int = 0
@@ -404,12 +408,15 @@ class Agent:
             self._census.connected -= 1
 
     async def _reconnect(self) -> None:
+        # The controller served others too, and all of them are looking for another one now.
+        pause = random() * controllers.spread(self._census.members)
         while True:
+            await asyncio.sleep(pause)
             self._ports.append(self._ports.pop(0))
-            await asyncio.sleep(self._backoff.delay())
             try:
                 await self.connect()
             except (OSError, ssl.SSLError):
+                pause = self._backoff.delay()
                 self._backoff.grow()
             else:
                 return

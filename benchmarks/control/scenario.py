@@ -5,8 +5,8 @@ fill       the other hosts redeem the token over one connection, and nothing els
 connect    all agents come with the map that they hold, and stay
 idle       heartbeats, keepalives, presence
 change     one agent has moved: until the last one knows, until the last one has said so
-collapse   five changes a second, for five seconds
 failover   the controller is killed: all find the other one and go on where they were
+collapse   five changes a second, for five seconds
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Scenario:
         self._size = size
         self._scratch = scratch
         self._first = controllers[0]
-        self._census = Census()
+        self._census = Census(members=size.agents)
         self._agents: list[Agent] = []
         self._moves = 0
         self._idle_memory = self._first.used().memory
@@ -68,9 +68,9 @@ class Scenario:
         pinging = asyncio.create_task(keep_pinging(self._agents))
         await self._idle()
         await self._change()
-        await self._collapse()
         if len(self._controllers) > 1:
             await self._failover()
+        await self._collapse()
         pinging.cancel()
         self.row["peak_memory_mib"] = self._controllers[-1].used().memory / 1024
         for agent in self._agents:
@@ -184,6 +184,7 @@ class Scenario:
         survivor, census = self._controllers[1], self._census
         snapshots, before, began = census.snapshots, survivor.used().cpu, time.monotonic()
         self._first.kill()
+        self._first = survivor
         await _until(lambda: census.lost >= len(self._agents))
         await _until(lambda: all(agent.reported for agent in self._agents))
         self.row["failover_s"] = time.monotonic() - began
