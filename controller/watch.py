@@ -137,8 +137,19 @@ class Agents:
         """
         await self._mirror.look_up(keys.credential(identity.network, identity.node_id))
         if not await self._mirror.catch_up(hello.revision):
-            seen = {"revision": hello.revision, "store": self._mirror.revision}
-            _log.warning("an agent has seen more than the store holds", extra=self._named(identity) | seen)
+            went = f"went back from revision {hello.revision} to {self._mirror.revision}"
+            self._alarm(identity, f"{went}: restored from a backup, or tampered with")
+            return
+        known = self._mirror.view(identity.network).map.position(hello.revision)
+        if hello.revision and known and known.digest != hello.digest:
+            self._alarm(identity, f"holds another map at revision {hello.revision} than it did before")
+
+    def _alarm(self, identity: Identity, what: str) -> None:
+        """Say aloud what an agent is witness to."""
+        named = self._named(identity)
+        who = named.get("node", identity.node_id)
+        self._mirror.notices.note(identity.network, "store", f"{what} (seen by {who})")
+        _log.error("the store is not what an agent has seen", extra=named | {"what": f"the store {what}"})
 
     def open(self, identity: Identity, hello: mesh_pb2.Hello, now: float) -> Agent:
         """Take in an agent that said hello. A stream of the same host that is still there ends.
