@@ -78,6 +78,18 @@ class Agent:
             self._timer.cancel()
             self._timer = None
 
+    def sighting(self, *, online: bool) -> "Sighting":
+        """Return what is to be said of it."""
+        return Sighting(
+            online=online,
+            last_seen=self.last_seen,
+            acked=self.session.acked,
+            in_step=online and self.session.in_step,
+            version=self.version,
+            problems=self.problems,
+            host_id=self.host_id,
+        )
+
     def finish(self, why: OvermeshError) -> None:
         """Have the stream end with this error; the first reason stays."""
         self.end = self.end or why
@@ -94,6 +106,7 @@ class Sighting:
     in_step: bool = False
     version: str = ""
     problems: tuple[Problem, ...] = ()
+    host_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +219,7 @@ class Agents:
         self._on_presence(identity, False)
         _log.info("agent disconnected", extra=self._named(identity))
         if identity.node_id in self._mirror.held("nodes", identity.network):
-            self._gone[identity] = Sighting(
-                False, agent.last_seen, agent.session.acked, False, agent.version, agent.problems
-            )
+            self._gone[identity] = agent.sighting(online=False)
 
     def ack(self, agent: Agent, ack: mesh_pb2.Ack) -> None:
         """Take in what an agent holds now."""
@@ -268,8 +279,7 @@ class Agents:
         agent = self._live.get(network, {}).get(node_id)
         if agent is None:
             return self._gone.get(Identity(network, node_id), Sighting())
-        session = agent.session
-        return Sighting(True, agent.last_seen, session.acked, session.in_step, agent.version, agent.problems)
+        return agent.sighting(online=True)
 
     def count(self, network: str) -> int:
         """Return how many agents of a network are connected."""
