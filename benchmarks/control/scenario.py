@@ -28,18 +28,23 @@ SAMPLE = 100
 # Seconds that a host takes to apply a map.
 _APPLY = 1.5
 _STEP = 0.01
+_ENCODED = "overmesh_records_encoded_total"
+
+# After all agents have connected, in this order; the last but one needs a second controller.
+PHASES = ("idle", "change", "failover", "collapse")
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything: agents, full joins, changes measured, seconds of idling."""
+    """How much of everything: agents, full joins, changes measured, seconds of idling, phases after that."""
 
     agents: int
     joins: int = 1000
     changes: int = 3
     idle: float = 10.0
+    phases: Sequence[str] = PHASES
 
 
 class Scenario:
@@ -66,15 +71,12 @@ class Scenario:
         await self._join()
         await self._connect()
         pinging = asyncio.create_task(keep_pinging(self._agents))
-        await self._idle()
-        await self._change()
-        if len(self._controllers) > 1:
-            await self._failover()
-        await self._collapse()
+        for phase in self._size.phases:
+            await getattr(self, f"_{phase}")()
         pinging.cancel()
-        self.row["peak_memory_mib"] = self._controllers[-1].used().memory / 1024
         for agent in self._agents:
             agent.close()
+        await asyncio.sleep(_STEP)  # until the loop has let go of their sockets
         if self._census.wrong:
             raise RuntimeError(f"{len(self._census.wrong)} times wrong: {self._census.wrong[:5]}")
         return self.row
@@ -152,6 +154,7 @@ class Scenario:
 
     async def _one_change(self) -> Row:
         self._moves += 1
+        encoded = self._first.counted(_ENCODED)
         census, began, before = self._census, time.monotonic(), self._first.used().cpu
         census.expect(await self._agents[0].report(51820 + self._moves), self._agents, began)
         await _until(lambda: not census.pending)
@@ -164,6 +167,7 @@ class Scenario:
             "delivered_cpu_s": delivered,
             "acked_s": time.monotonic() - began,
             "acked_cpu_s": self._first.used().cpu - before,
+            "encoded": self._first.counted(_ENCODED) - encoded,
         }
         await asyncio.sleep(2)
         return row
@@ -181,6 +185,8 @@ class Scenario:
         self.row["collapse_deltas_per_agent"] = (census.deltas - before) / len(self._agents)
 
     async def _failover(self) -> None:
+        if len(self._controllers) == 1:
+            return
         survivor, census = self._controllers[1], self._census
         snapshots, before, began = census.snapshots, survivor.used().cpu, time.monotonic()
         self._first.kill()
