@@ -39,6 +39,9 @@ from overmesh.proto.roots import Roots, is_root_key
 from overmesh.proto.signed import verify
 from overmesh.succession import refusal, step_back
 
+# Seconds for which a node that went without being revoked is a problem: it may never be explained.
+VANISHED_SHOWN = 86400.0
+
 
 class Outcome(Enum):
     """What a message from the controller meant for the replica."""
@@ -128,6 +131,8 @@ class Replica:
         self._good = {key: _Verified(verify(key, signed, roots), signed) for key, signed in own.items()}
         self._refused: dict[str, str] = {}
         self._floors = dict(held.floors)
+        # Nodes that went without being revoked, and when that was first looked at.
+        self._vanished: dict[str, float] = {}
         self._items = dict(held.items)
         self._newest = held.newest
         self._assembly: _Assembly | None = None
@@ -234,6 +239,7 @@ class Replica:
             return
         self._good[key] = _Verified(record, signed)
         self._refused.pop(key, None)
+        self._vanished.pop(key, None)
         if isinstance(record, Revocation):
             self._void(record)
 
@@ -260,6 +266,7 @@ class Replica:
         return held.record if held and isinstance(held.record, Revocation) else None
 
     def _void(self, revocation: Revocation) -> None:
+        self._vanished.pop(node_key(revocation.node_id), None)
         for key in (node_key(revocation.node_id), endpoints_key(revocation.node_id)):
             self._floors.pop(key, None)
             held = self._good.get(key)
@@ -278,6 +285,8 @@ class Replica:
         node = self._good.get(node_key(owner(key)))
         until = node.record.not_after if node and isinstance(node.record, Node) else 0
         self._floors[key] = Floor(held.record.serial, until)
+        if isinstance(held.record, Node):
+            self._vanished[key] = 0.0
         del self._good[key]
 
     # The mesh root.
@@ -317,6 +326,7 @@ class Replica:
     def clear(self) -> None:
         """Forget the map: this host is no member any more. Who it is and what was removed stays known."""
         self._move(0, Digest(), {}, set(self._items))
+        self._vanished.clear()
 
     def prune(self, now: float) -> None:
         """Forget what was removed or revoked and would have expired by now (unix seconds) anyway."""
@@ -324,6 +334,8 @@ class Replica:
         for key, revocation in self._left_out():
             if not revocation.in_force(now):
                 del self._good[key]
+        seen = {key: at or now for key, at in self._vanished.items()}
+        self._vanished = {key: at for key, at in seen.items() if at > now - VANISHED_SHOWN}
 
     def withheld(self, now: float) -> Mapping[str, bytes]:
         """Return the revocations in force (peer map key -> encoded Signed) that the map leaves out."""
@@ -373,7 +385,7 @@ class Replica:
         nodes = {record.id: record for record in records if isinstance(record, Node)}
         places = {record.node_id: record for record in records if isinstance(record, NodeEndpoints)}
         me = nodes.pop(self._mine.partition("/")[2])
-        problems = self._refused | self._own_problems(me, now) | self._steps_back(now)
+        problems = self._steps_back(now) | self._refused | self._own_problems(me, now)
         claims = dict.fromkeys(_claims(me), me)
         peers: dict[str, Peer] = {}
         for node in sorted(nodes.values(), key=lambda node: (-node.serial, node.id)):
@@ -408,6 +420,7 @@ class Replica:
         """Return what the controllers' store once said and says no more."""
         left_out = "the map leaves out this revocation before its time; it is kept to all the same"
         problems = dict.fromkeys(self.withheld(now), left_out)
+        problems |= dict.fromkeys(self._vanished, "went from the map, and nothing says that it was taken out")
         if 0 < self.revision < self._newest:
             problems["store"] = (
                 f"the controllers' store went back from revision {self._newest} to {self.revision}: "

@@ -1,6 +1,5 @@
 """What meshctl asks of the controller: tokens, nodes, networks, and whether all agents are in step."""
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from overmesh.config import DEFAULT_NETWORK
 from overmesh.controller.approving import Approving
 from overmesh.controller.audit import Audit
 from overmesh.controller.auditing import Auditing, removed_node
+from overmesh.controller.fleet import Fleet
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peers import Peers
@@ -22,15 +22,13 @@ from overmesh.controller.rotating import Rotating
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import NetworkView
-from overmesh.controller.watch import Agents, Behind
+from overmesh.controller.watch import Agents, Sighting
 from overmesh.errors import InvalidError, NotFoundError
 from overmesh.model import Mode, Problem, Revocation, endpoints_key, node_key, owner
 from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.proto.codec import endpoint_message, endpoint_value, problem_messages
 
 DEFAULT_TTL = 86400
-# Asking all agents every so often costs less than being told of every ack.
-_LOOK_EVERY = 0.05
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -55,6 +53,7 @@ class AdminService(Auditing, Approving, Rotating):
         tokens: Tokens,
         pending: Pendings,
         agents: Agents,
+        fleet: Fleet,
         presence: Presence,
         rotation: Rotation,
         join_target: str,
@@ -68,6 +67,7 @@ class AdminService(Auditing, Approving, Rotating):
         self._tokens = tokens
         self._pending = pending
         self._agents = agents
+        self._fleet = fleet
         self._presence = presence
         self._rotation = rotation
         self._join_target = join_target
@@ -115,11 +115,13 @@ class AdminService(Auditing, Approving, Rotating):
             found: Sequence[str] = [self._membership.find(view.name, request.node)]
         else:
             found = sorted(self._mirror.held("nodes", view.name), key=lambda node_id: _sorting(view, node_id))
-        nodes = [self._node_message(view, node_id) for node_id in found]
+        sightings, silent = await self._fleet.sightings(view.name, found[0] if request.node else "")
+        nodes = [self._node_message(view, node_id, sightings.get(node_id, Sighting())) for node_id in found]
+        unheard = [Problem(one.name, f"{one.reason}; its agents show as offline") for one in silent]
         return admin_pb2.ListNodesReply(
             nodes=nodes,
             revision=view.map.head.revision,
-            problems=problem_messages(self._store_problems(view)),
+            problems=problem_messages([*self._store_problems(view), *unheard]),
         )
 
     async def RemoveNode(  # noqa: N802
@@ -176,8 +178,10 @@ class AdminService(Auditing, Approving, Rotating):
         refused = [Problem(key, why) for key, why in sorted(view.refused.items()) if owner(key) not in nodes]
         return [*refused, *self._mirror.notices.of(view.name)]
 
-    def _node_message(self, view: NetworkView, node_id: str) -> admin_pb2.Node:
-        sighting = self._agents.sighting(view.name, node_id)
+    def _node_message(
+        self, view: NetworkView, node_id: str, sighting: Sighting | None = None
+    ) -> admin_pb2.Node:
+        sighting = sighting or self._agents.sighting(view.name, node_id)
         health = self._presence.health(Identity(view.name, node_id))
         message = admin_pb2.Node(
             id=node_id,
@@ -232,32 +236,14 @@ class AdminService(Auditing, Approving, Rotating):
     async def Wait(self, request: admin_pb2.WaitRequest, _context: Context) -> admin_pb2.WaitReply:  # noqa: N802
         """Return when every connected agent holds the map as of a revision of the store, or time is up."""
         view = self._mirror.view(request.network or DEFAULT_NETWORK)
-        wanted = request.revision or view.map.head.revision
-        try:
-            async with asyncio.timeout(request.timeout_ms / 1000):
-                await self._mirror.reached(wanted)
-                # Later revisions of the store may have changed other networks only.
-                target = min(wanted, view.map.head.revision)
-                while any(self._agents.behind(view.name, target)):  # noqa: ASYNC110
-                    await asyncio.sleep(_LOOK_EVERY)
-        except TimeoutError:
-            pass
-        return self._wait_reply(view, wanted)
+        revision = request.revision or view.map.head.revision
+        return await self._fleet.wait(view.name, revision, request.timeout_ms / 1000)
 
-    def _wait_reply(self, view: NetworkView, wanted: int) -> admin_pb2.WaitReply:
-        behind = list(self._agents.behind(view.name, min(wanted, view.map.head.revision)))
-        messages = [_behind_message(view, agent) for agent in behind]
-        if self._mirror.revision < wanted:
-            why = "the store has not reached that revision"
-            messages.append(
-                admin_pb2.Behind(name="controller", acked_revision=self._mirror.revision, reason=why)
-            )
-        return admin_pb2.WaitReply(
-            converged=not messages,
-            revision=wanted,
-            agents=self._agents.count(view.name),
-            behind=messages,
-        )
+    async def ListControllers(  # noqa: N802
+        self, _request: admin_pb2.ListControllersRequest, _context: Context
+    ) -> admin_pb2.ListControllersReply:
+        """List the controllers that are in the map."""
+        return admin_pb2.ListControllersReply(controllers=await self._fleet.controllers())
 
 
 def _mode(number: int) -> Mode:
@@ -327,10 +313,3 @@ def _unreadable(view: NetworkView, node_id: str) -> list[Problem]:
 def _sorting(view: NetworkView, node_id: str) -> tuple[str, str]:
     node = view.node(node_id)
     return (node.name if node else "", node_id)
-
-
-def _behind_message(view: NetworkView, agent: Behind) -> admin_pb2.Behind:
-    node = view.node(agent.node_id)
-    return admin_pb2.Behind(
-        name=node.name if node else agent.node_id, acked_revision=agent.acked, reason=agent.reason
-    )

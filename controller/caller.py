@@ -59,6 +59,8 @@ def enter(method: str, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
 
 def _caller(method: str, context: "grpc.aio.ServicerContext[Any, Any]") -> Caller:
     origin = address(context.peer())
+    if method.startswith("/overmesh.controllers."):
+        return Caller("another controller", origin)
     if not method.startswith("/overmesh.admin."):
         uris = context.auth_context().get("peer_uri")
         return Caller(f"node {Identity.of_caller({'peer_uri': uris}).node_id}" if uris else "host", origin)

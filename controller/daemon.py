@@ -23,6 +23,7 @@ from overmesh.controller.admin import AdminService
 from overmesh.controller.audit import Audit
 from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.controllers import Registration, reachable
+from overmesh.controller.fleet import ControllersService, Fleet, Here
 from overmesh.controller.join import Joins
 from overmesh.controller.lease import Lease
 from overmesh.controller.membership import Membership, Signer
@@ -171,6 +172,7 @@ async def running(
         rotation = Rotation(
             mirror, root, signer, tokens, agents, resigning, config.state_dir, registration.enter
         )
+        here = Here(mirror, agents, clock)
         await servers.start(
             JoinService(
                 joins,
@@ -180,6 +182,7 @@ async def running(
                 numbers.joined,
             ),
             MeshService(agents, membership, revocations, remembered, rekeying, presence, numbers.acked),
+            ControllersService(here),
             AdminService(
                 mirror=mirror,
                 audit=audit,
@@ -189,6 +192,7 @@ async def running(
                 tokens=tokens,
                 pending=pending,
                 agents=agents,
+                fleet=Fleet(mirror, root, registration.record, here),
                 presence=presence,
                 rotation=rotation,
                 join_target=_join_target(hosts, listening),

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from overmesh.config import DEFAULT_PORTS
-from overmesh.controller import credentials
+from overmesh.controller import credentials, keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.caller import caller
 from overmesh.controller.membership import Membership
@@ -126,6 +126,7 @@ class Joins:
             StoreUnavailableError: it may have joined or not; asking again tells.
 
         """
+        await self._mirror.look_up(keys.token(application.token_id))
         token, _ = self._tokens.authenticated(application.token_id, application.token_secret)
         applicant = self._checked(application, token.network)
         result = await self._mirror.change(lambda: self._plan(application, applicant))

@@ -17,7 +17,7 @@ from overmesh.controller import keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
-from overmesh.controller.store.base import Compare, Op, Put, Target, absent, unchanged
+from overmesh.controller.store.base import Compare, Op, Put, Target, absent, as_read, unchanged
 from overmesh.controller.trust import MeshRoot
 from overmesh.controller.view import NetworkView
 from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError, RevokedError
@@ -182,7 +182,8 @@ class Membership:
         if kv is None:
             raise removed(network)
         ops = self.endpoints_ops(network, node, endpoints, lanes)
-        return Change([Compare(kv.key, Target.CREATE, kv.create_revision)], ops) if ops else None
+        member = Compare(kv.key, Target.CREATE, kv.create_revision)
+        return Change([member, self.endpoints_as_read(network, node)], ops) if ops else None
 
     def endpoints_ops(
         self, network: str, node: str, endpoints: tuple[Endpoint, ...], lanes: int = 0
@@ -198,6 +199,11 @@ class Membership:
         if record == before:
             return []
         return [Put(keys.endpoints(network, node), self._signer.sign(record))]
+
+    def endpoints_as_read(self, network: str, node: str) -> Compare:
+        """Return what `endpoints_ops` relies on: what etcd carries out late must not undo what is newer."""
+        key = keys.endpoints(network, node)
+        return as_read(key, self._mirror.key(key))
 
     def check_endpoints(self, endpoints: Sequence[Endpoint], fix: str = AGENT_ENDPOINTS) -> None:
         """Raise InvalidError, with this fix, for an endpoint that no other host could reach."""

@@ -77,8 +77,8 @@ class Mirror:
         self._store = store
         self._audit = audit
         self._anchor = self.roots = anchor
-        self._judge = Judge(self._verified, clock)
         self.notices = Notices(clock)
+        self._judge = Judge(self._verified, clock, self.notices)
         self._kvs: dict[str, KeyValue] = {}
         self._held: defaultdict[tuple[str, str], dict[str, KeyValue]] = defaultdict(dict)
         self._views: dict[str, NetworkView] = {}
@@ -255,12 +255,15 @@ class Mirror:
             self._hold(place, kv)
             if place.map_key:
                 changes[place.network][place.map_key] = kv.value if kv else None
+        before = self.roots
         if any(map(is_root_key, changes[EVERYWHERE])):
-            self._follow_roots(revision)
+            self.roots = self._anchor.following(self.root_records)
         of_all = self._everywhere.take(revision, changes.pop(EVERYWHERE, {}))
         parents = [self._traced.pop(key) for key in changed if key in self._traced]
         for network in changes.keys() | (self._views.keys() if of_all else set()):
             self._change_map(network, revision, {**of_all, **changes[network]}, *parents[:1])
+        if self.roots != before:
+            self._judge_again(revision)
         self.revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
@@ -301,10 +304,8 @@ class Mirror:
         for kind in ("succession", "roots"):
             yield from ((root_key(item), kv.value) for item, kv in self.held(kind).items())
 
-    def _follow_roots(self, revision: int) -> None:
-        before, self.roots = self.roots, self._anchor.following(self.root_records)
-        if self.roots == before:
-            return
+    def _judge_again(self, revision: int) -> None:
+        """Use what the roots trusted now have signed, and nothing else."""
         for view in (self._everywhere, *self._views.values()):
             view.distrust()
         self._everywhere.take(revision, self._refused(self._everywhere))

@@ -12,7 +12,7 @@ from overmesh.controller import addressing, keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, Signer, node_id, revoked
 from overmesh.controller.mirror import Change, Mirror
-from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
+from overmesh.controller.store.base import KeyValue, Put, absent, as_read, unchanged
 from overmesh.controller.trust import MEMBERSHIP_DAYS
 from overmesh.controller.view import NetworkView
 from overmesh.errors import ExistsError, InvalidError, NameTakenError, StoreCorruptError
@@ -71,14 +71,13 @@ class Newcomers:
             serial=view.revoked_serial(node.id),
             not_after=int(self._clock()) + _VALIDITY,
         )
-        known = self._mirror.key(revocation)
         return Change(
             [
                 absent(record),
                 absent(alias),
                 *map(absent, claims),
                 # That the key was not revoked meanwhile.
-                unchanged(known) if known else absent(revocation),
+                as_read(revocation, self._mirror.key(revocation)),
             ],
             [
                 Put(record, self._signer.sign(member)),
@@ -141,7 +140,8 @@ class Newcomers:
         if renewed != member:
             ops.append(Put(kv.key, self._signer.sign(renewed)))
             deed = Deed("node renewed", view.name, member.id, member.name)
-        return Change([unchanged(kv)], ops, deed) if ops else None
+        same = [unchanged(kv), self._membership.endpoints_as_read(view.name, member.id)]
+        return Change(same, ops, deed) if ops else None
 
 
 def check_not_banned(view: NetworkView, node_id: str) -> None:

@@ -83,7 +83,7 @@ class Revocations:
 
     async def leave(self, network: str, node_id: str) -> int:
         """Do the same at the node's own wish; nothing happens when it is gone already."""
-        gone = node_id not in self._mirror.held("credentials", network)
+        gone = await self._mirror.look_up(keys.credential(network, node_id)) is None
         return self._mirror.revision if gone else await self.remove(network, node_id)
 
     async def revoke(self, network: str, node: str, reason: str = "") -> Revoked:

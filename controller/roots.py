@@ -33,7 +33,7 @@ from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import MeshRoot, RootKey
 from overmesh.controller.watch import Agents, Behind
 from overmesh.errors import InvalidError, OvermeshError, RecordError, StateError, StoreCorruptError
-from overmesh.model import Kind, Node, Root, root_key
+from overmesh.model import Controller, Kind, Node, Root, controller_key, root_key
 from overmesh.proto.roots import fingerprint
 from overmesh.proto.signed import verify
 
@@ -101,7 +101,7 @@ class Rotation:
         self._state_dir = state_dir
         self._announce = announce
         self._trusted = mirror.roots
-        self._announced: tuple[RootKey, ...] = root.keys
+        self._announced = (root.keys, root.signing)
         self._looking = asyncio.Lock()
         self._said = ""
 
@@ -193,6 +193,7 @@ class Rotation:
             )
         await self._resigning.finish()
         if not force:
+            _refuse("these controllers do not sign with the new root yet", self.controllers_without())
             _refuse("these members have not come over yet", (node.name for _, node in self.members_left()))
         await self._mirror.change(self._retirement)
         await self._look()
@@ -233,8 +234,14 @@ class Rotation:
             yield Trusted(names[place], state, until, names[place] in held)
 
     def controllers_without(self) -> list[str]:
-        """Return the ids of the controllers that do not hold the newest root's key."""
-        return [one.id for one in known(self._mirror) if self.step.newest not in one.roots]
+        """Return the ids of the controllers that do not hold the newest root's key, or do not use it yet."""
+        step = self.step
+        return [one.id for one in known(self._mirror) if not self._is_ready(one, step)]
+
+    def _is_ready(self, controller: Controller, step: Step) -> bool:
+        kv = self._mirror.key(keys.controller(controller.id))
+        signer = self._mirror.roots.signer(controller_key(controller.id), kv.value) if kv else ""
+        return step.newest in controller.roots and (step.staged or signer == step.newest)
 
     def agents_behind(self) -> Iterator[tuple[str, Behind]]:
         """Yield the connected agents that do not hold the newest root's record, each with its network."""
@@ -257,7 +264,7 @@ class Rotation:
                     yield view.name, node
 
     def tokens_void(self) -> list[str]:
-        """Return the ids of usable tokens that do not pin the newest root: nobody joins with them once it signs."""
+        """Return the ids of usable tokens that do not pin the newest root: void once it signs."""
         pin = self._pin
         made = {item: kv.create_revision for item, kv in self._mirror.held("tokens").items()}
         return [
@@ -306,9 +313,10 @@ class Rotation:
             if self._mirror.roots != self._trusted:
                 self._trusted = self._mirror.roots
                 self._root.hold(*self._root.keys)
-            if self._announced != self._root.keys:
+            present = (self._root.keys, self._root.signing)
+            if self._announced != present:
                 await self._announce()
-                self._announced = self._root.keys
+                self._announced = present
             if self.records_left:
                 await self._resigning.finish()
 

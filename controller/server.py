@@ -2,6 +2,7 @@
 
 join port    server TLS   Join              any host with a token
 mesh port    mutual TLS   Mesh              members, by their certificate
+             likewise     Controllers       other controllers, by theirs
 unix socket  0600         Admin             root of this host
 """
 
@@ -21,6 +22,7 @@ from overmesh import rpc
 from overmesh.controller.admin import AdminService
 from overmesh.controller.boundary import Answered, Boundary
 from overmesh.controller.credentials import of_caller
+from overmesh.controller.fleet import ControllersService
 from overmesh.controller.join import Admission, Application, Joins
 from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
 from overmesh.controller.pending import LONGEST_WAIT
@@ -34,7 +36,7 @@ from overmesh.controller.trust import Identity
 from overmesh.controller.watch import Agents, Watch
 from overmesh.errors import InvalidError, RecordError
 from overmesh.model import Endpoint
-from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from overmesh.proto import admin_pb2, admin_pb2_grpc, controllers_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_value, lanes_value, mode_values, suite_values
 
 JOIN_SERVICE = mesh_pb2.DESCRIPTOR.services_by_name["Join"].full_name
@@ -269,10 +271,13 @@ class Servers:
             take_socket(self._admin, socket_path),
         )
 
-    async def start(self, join: JoinService, mesh: MeshService, admin: AdminService) -> None:
+    async def start(
+        self, join: JoinService, mesh: MeshService, controllers: ControllersService, admin: AdminService
+    ) -> None:
         """Begin to answer."""
         mesh_pb2_grpc.add_JoinServicer_to_server(join, self._join)  # type: ignore[no-untyped-call]
         self._mesh.add_generic_rpc_handlers((mesh.handler(),))
+        controllers_pb2_grpc.add_ControllersServicer_to_server(controllers, self._mesh)  # type: ignore[no-untyped-call]
         admin_pb2_grpc.add_AdminServicer_to_server(admin, self._admin)  # type: ignore[no-untyped-call]
         for server in (self._join, self._mesh, self._admin):
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -76,6 +76,17 @@ class Identity:
         return cls(network, node_id)
 
 
+# Not a network's name, whatever networks are called: no node can have it in its certificate.
+_CONTROLLER_SCHEME = "overmesh-controller:"
+
+
+def check_controller(auth_context: Mapping[str, Iterable[bytes]]) -> None:
+    """Raise InvalidError unless the caller's certificate is that of a controller of this mesh."""
+    uris = list(auth_context.get("peer_uri", ()))
+    if len(uris) != 1 or not uris[0].startswith(_CONTROLLER_SCHEME.encode()):
+        raise InvalidError("only controllers may ask this")
+
+
 @dataclass(frozen=True, slots=True)
 class CertificateRequest:
     """A certificate request whose signature proved that the asker holds the key."""
@@ -295,6 +306,14 @@ class MeshRoot:
             identity.node_id, request.public_key, names, purpose, self._clock(), self.lifetime
         )
         return leaf.public_bytes(Encoding.DER)
+
+    def issue_controller(self, controller_id: str) -> ServerCertificate:
+        """Return a fresh certificate with its key by which other controllers know this one as their like."""
+        key = generate_private_key(SECP256R1())
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(_CONTROLLER_SCHEME + controller_id)]
+        now, purpose = self._clock(), ExtendedKeyUsageOID.CLIENT_AUTH
+        leaf = self.signing.leaf("overmesh controller", key.public_key(), names, purpose, now, self.lifetime)
+        return ServerCertificate(_private_pem(key), leaf.public_bytes(Encoding.PEM), now, now + self.lifetime)
 
     def issue_server(self, hosts: Iterable[str]) -> ServerCertificate:
         """Return a fresh server certificate with its key.

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from overmesh.controller.notices import Notices
 from overmesh.controller.peermap import NetworkMap
 from overmesh.errors import RecordError, StoreCorruptError
 from overmesh.model import (
@@ -39,11 +40,13 @@ Changes = Mapping[str, bytes | None]
 class Judge:
     """What a view needs to tell good from bad.
 
-    verified: peer map key and encoded Signed -> record, or RecordError. clock: unix seconds.
+    verified: peer map key and encoded Signed -> record, or RecordError. clock: unix seconds. notices: where
+    to say what can't be refused.
     """
 
     verified: Callable[[str, bytes], Record]
     clock: Callable[[], float]
+    notices: Notices
 
 
 class NetworkView:
@@ -229,8 +232,19 @@ class NetworkView:
         self._wronged.discard(key)
         if held and network_of(held) is not None:
             self._floors[key] = held.serial
+        if isinstance(held, Node):
+            self._say_vanished(held)
         self.records.pop(key, None)
         return self._without(key)
+
+    def _say_vanished(self, node: Node) -> None:
+        self._judge.notices.note(
+            self.name, node_key(node.id), f"{node.name} went, and nothing says that it was taken out"
+        )
+        _log.error(
+            "a node was deleted from the store without being taken out: rolled back, or tampered with",
+            extra={"network": self.name, "node": node.name, "id": node.id},
+        )
 
     def _without(self, key: str) -> Changes:
         return {key: None} if key in self.map.items else {}

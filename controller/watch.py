@@ -78,6 +78,18 @@ class Agent:
             self._timer.cancel()
             self._timer = None
 
+    def sighting(self, *, online: bool) -> "Sighting":
+        """Return what is to be said of it."""
+        return Sighting(
+            online=online,
+            last_seen=self.last_seen,
+            acked=self.session.acked,
+            in_step=online and self.session.in_step,
+            version=self.version,
+            problems=self.problems,
+            host_id=self.host_id,
+        )
+
     def finish(self, why: OvermeshError) -> None:
         """Have the stream end with this error; the first reason stays."""
         self.end = self.end or why
@@ -94,6 +106,7 @@ class Sighting:
     in_step: bool = False
     version: str = ""
     problems: tuple[Problem, ...] = ()
+    host_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +150,19 @@ class Agents:
         """
         await self._mirror.look_up(keys.credential(identity.network, identity.node_id))
         if not await self._mirror.catch_up(hello.revision):
-            seen = {"revision": hello.revision, "store": self._mirror.revision}
-            _log.warning("an agent has seen more than the store holds", extra=self._named(identity) | seen)
+            went = f"went back from revision {hello.revision} to {self._mirror.revision}"
+            self._alarm(identity, f"{went}: restored from a backup, or tampered with")
+            return
+        known = self._mirror.view(identity.network).map.position(hello.revision)
+        if hello.revision and known and known.digest != hello.digest:
+            self._alarm(identity, f"holds another map at revision {hello.revision} than it did before")
+
+    def _alarm(self, identity: Identity, what: str) -> None:
+        """Say aloud what an agent is witness to."""
+        named = self._named(identity)
+        who = named.get("node", identity.node_id)
+        self._mirror.notices.note(identity.network, "store", f"{what} (seen by {who})")
+        _log.error("the store is not what an agent has seen", extra=named | {"what": f"the store {what}"})
 
     def open(self, identity: Identity, hello: mesh_pb2.Hello, now: float) -> Agent:
         """Take in an agent that said hello. A stream of the same host that is still there ends.
@@ -195,9 +219,7 @@ class Agents:
         self._on_presence(identity, False)
         _log.info("agent disconnected", extra=self._named(identity))
         if identity.node_id in self._mirror.held("nodes", identity.network):
-            self._gone[identity] = Sighting(
-                False, agent.last_seen, agent.session.acked, False, agent.version, agent.problems
-            )
+            self._gone[identity] = agent.sighting(online=False)
 
     def ack(self, agent: Agent, ack: mesh_pb2.Ack) -> None:
         """Take in what an agent holds now."""
@@ -257,8 +279,7 @@ class Agents:
         agent = self._live.get(network, {}).get(node_id)
         if agent is None:
             return self._gone.get(Identity(network, node_id), Sighting())
-        session = agent.session
-        return Sighting(True, agent.last_seen, session.acked, session.in_step, agent.version, agent.problems)
+        return agent.sighting(online=True)
 
     def count(self, network: str) -> int:
         """Return how many agents of a network are connected."""

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from benchmarks.control.http2 import Connection, request_headers
 from overmesh import __version__, rpc
-from overmesh.agent.sync import AckLimiter, Backoff
+from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.errors import MeshError
 from overmesh.model import Digest
 from overmesh.proto import mesh_pb2

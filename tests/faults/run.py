@@ -82,11 +82,13 @@ class Run:
             stack.enter_context(_logs_kept(lab, self.seed))
             cluster = stack.enter_context(Cluster(lab, list(self.program)))
             recorder = stack.enter_context(Recorder.open(self._file("faults")))
-            streams = self._streams(cluster)
+            hosts = self._hosts(cluster)
+            streams = [
+                Pinging(one, other.addresses[0]) for one, other in itertools.pairwise((*hosts, *hosts[:1]))
+            ]
             clients = self._clients(cluster)
             began = time.monotonic()
             kinds = self._harm(cluster, recorder, clients)
-            clients.kill(signal.SIGUSR1)
             until(lambda: "quiet" in clients.output, "clients have their answers", 120)
             recorder.mark(HEALED)
             time.sleep(LIMIT)
@@ -94,14 +96,14 @@ class Run:
             clients.kill(signal.SIGTERM)
             clients.wait()
             history = History.read(self._file("clients"), self._file("faults"))
-            found = [*violations(history), *_tracebacks(cluster)]
+            found = [*violations(history), *_behind(hosts, history), *_tracebacks(cluster)]
             if found:
                 _keep_logs(lab, self.seed)
             return Result(history, found, losses, kinds, time.monotonic() - began)
 
     # Who takes part.
 
-    def _streams(self, cluster: Cluster) -> list[Pinging]:
+    def _hosts(self, cluster: Cluster) -> list[Member]:
         members: list[Member] = []
         for name in self.hosts:
             token = cluster.meshctl("token create")["secret_token"]
@@ -110,9 +112,7 @@ class Run:
             members.append(Member(host, host.start(f"meshctl join {target} --token {token} --foreground")))
         for member in members:
             until(lambda: member.status().get("working"), f"{member.host.name} works", 90)  # noqa: B023
-        return [
-            Pinging(one, other.addresses[0]) for one, other in itertools.pairwise((*members, *members[:1]))
-        ]
+        return members
 
     def _clients(self, cluster: Cluster) -> Process:
         lab = cluster.lab
@@ -147,11 +147,14 @@ class Run:
         dice = random.Random(self.seed)
         done: Counter[str] = Counter()
         began = time.monotonic()
-        for step in faults.schedule(dice, self.seconds, self.only):
+        steps = list(faults.schedule(dice, self.seconds, self.only))
+        for step in steps:
             with faults.FAULTS[step.kind](cluster, dice) as what:
                 recorder.mark(f"begin: {what}")
                 time.sleep(step.seconds)
             recorder.mark(f"end: {what}")
+            if step is steps[-1]:
+                clients.kill(signal.SIGUSR1)
             took = cluster.until_ready()
             done[step.kind] += 1
             at = time.monotonic() - began
@@ -181,6 +184,16 @@ def _keep_logs(lab: Lab, seed: int) -> None:
     for file in (*lab.directory.glob("*.out"), *lab.directory.glob("*.err")):
         shutil.copy(file, directory)
     print(f"logs: {directory}")
+
+
+def _behind(hosts: Sequence[Member], history: History) -> Iterator[Violation]:
+    """Find hosts that do not hold what the agents without hosts hold last."""
+    last = history.maps[-1]
+    for member in hosts:
+        status = member.status()
+        if status.get("digest") != last.digest:
+            what = f"{member.host.name} holds revision {status.get('revision')}"
+            yield Violation("converged", what, (last, status.get("controller"), member.agent.log[-500:]))
 
 
 def _tracebacks(cluster: Cluster) -> Iterator[Violation]:

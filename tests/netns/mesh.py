@@ -68,6 +68,8 @@ class Mesh:
     mode: str = "sealed"
     members: dict[str, Member] = field(default_factory=dict)
     network: str = "mesh"
+    # Of the controller, besides its own.
+    environ: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.start_controller()
@@ -83,7 +85,7 @@ class Mesh:
     def start_controller(self) -> None:
         """Run the controller and wait until it answers."""
         self.controller = self.lab[CONTROLLER].start(
-            f"meshctl controller run --advertise {IPV4} --advertise {IPV6}"
+            f"meshctl controller run --advertise {IPV4} --advertise {IPV6}", environ=self.environ
         )
         until(
             lambda: not self.controller.running or "controller ready" in self.controller.log,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overmesh.agent.peermap import Outcome, Replica
+from overmesh.agent.peermap import VANISHED_SHOWN, Outcome, Replica
 from overmesh.errors import RecordError
 from overmesh.model import NETWORK_KEY, Endpoint, Network, endpoints_key, node_key
 from overmesh.proto import mesh_pb2
@@ -186,10 +186,13 @@ def test_an_expired_record_is_refused_from_that_moment_on() -> None:
     assert (names(here, SOON + 1), reasons(here, SOON + 1)) == (["n2"], {"node/n3": "expired"})
 
 
+VANISHED = "went from the map, and nothing says that it was taken out"
+
+
 def test_what_went_away_comes_back_but_nothing_older() -> None:
     here = holding(5, members(2, 3))
     here.receive(delta(5, members(2, 3), 6, members(2)))
-    assert names(here) == ["n2"]
+    assert (names(here), reasons(here)) == (["n2"], {"node/n3": VANISHED})
     older = members(2) | signed(node(3, 9), endpoints(3, 9))
     here.receive(delta(6, members(2), 7, older))
     why = "serial 9 is older than 10, which was in use"
@@ -207,6 +210,18 @@ def test_what_went_away_is_remembered_across_restarts_until_it_would_have_expire
     assert names(again) == ["n2"]
     again.prune(LATER + 1)
     assert not again.held().floors
+
+
+def test_who_went_unexplained_is_told_of_for_a_day_or_until_it_is_explained() -> None:
+    here = holding(5, members(2, 3, 4))
+    here.receive(delta(5, members(2, 3, 4), 6, members(2)))
+    here.prune(SOON)
+    here.prune(SOON + VANISHED_SHOWN - 1)
+    assert reasons(here) == {"node/n3": VANISHED, "node/n4": VANISHED}
+    here.receive(delta(6, members(2), 7, members(2) | signed(revocation(4))))
+    assert reasons(here) == {"node/n3": VANISHED}
+    here.prune(SOON + VANISHED_SHOWN)
+    assert reasons(here) == {}
 
 
 # What is revoked.
@@ -250,7 +265,7 @@ def test_a_ban_takes_no_newer_record() -> None:
     lifted = members(2) | signed(node(3, 99), revocation(3, serial=100))
     here.receive(snapshot(6, lifted)[0])
     assert names(here) == ["n2"]
-    assert reasons(here)["revoked/n3"] == LEFT_OUT
+    assert reasons(here)["revoked/n3"] == "this key was revoked for good, and that is final"
 
 
 def test_a_revocation_that_the_map_leaves_out_stays_in_force_across_restarts_and_is_shown() -> None:
@@ -286,10 +301,11 @@ def test_a_store_that_went_back_is_named_until_it_is_where_it_was() -> None:
     here.begin()
     here.receive(snapshot(3, members(2))[0])
     assert reasons(here) == {
+        "node/n3": VANISHED,
         "store": "the controllers' store went back from revision 5 to 3: "
-        "restored from a backup, or tampered with"
+        "restored from a backup, or tampered with",
     }
-    assert reasons(replica(here.held())) == reasons(here)
+    assert reasons(replica(here.held())).keys() == {"store"}
     here.receive(delta(3, members(2), 6, members(2, 3)))
     assert reasons(here) == {}
 

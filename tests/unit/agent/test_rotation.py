@@ -1,7 +1,7 @@
 """The mesh root is rotated under agents that follow a real controller."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,8 @@ FORCED = ("RetireRoot", admin_pb2.RetireRootRequest(force=True))
 async def alive(*members: Member) -> AsyncIterator[None]:
     """Have members follow their controller and renew what they have, as agents do."""
     renewals = [Renewal(member.sync, member.replica, random=lambda least, _most: least) for member in members]
-    tasks = [asyncio.create_task(one.run()) for one in (*(member.sync for member in members), *renewals)]
+    duties = [*(member.sync.run() for member in members), *(one.run() for one in renewals)]
+    tasks = [asyncio.create_task(duty) for duty in duties]
     try:
         yield
     finally:
@@ -60,14 +61,17 @@ async def said(mesh: Mesh, step: tuple[str, object]) -> admin_pb2.RootsState:
     return reply
 
 
+async def shown(mesh: Mesh, true: Callable[[admin_pb2.RootsState], bool]) -> admin_pb2.RootsState:
+    """Wait until this is true of where the mesh stands."""
+    async with asyncio.timeout(30):
+        while not true(now := await said(mesh, SHOW)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return now
+
+
 async def ready(mesh: Mesh) -> admin_pb2.RootsState:
     """Wait until nobody has to be waited for any more."""
-    async with asyncio.timeout(30):
-        while True:
-            now = await said(mesh, SHOW)
-            if not (now.agents or now.members or now.records or now.controllers):
-                return now
-            await asyncio.sleep(0.05)
+    return await shown(mesh, lambda now: not (now.agents or now.members or now.records or now.controllers))
 
 
 def states(now: admin_pb2.RootsState) -> list[str]:
@@ -103,7 +107,8 @@ async def test_all_the_way(quick: Mesh, tmp_path: Path) -> None:
             assert states(await said(quick, RETIRE)) == ["signs"]
         await until(lambda: seen(1))
         async with alive(late):
-            await until(lambda: late.peers == ["a", "b"])
+            await until(lambda: sorted(late.peers) == ["a", "b"])
+            await until(lambda: all(member.state.map() == member.replica.held() for member in members))
     assert alone == []
     present = quick.controller.root.signing
     for member in (*members, late):
@@ -162,7 +167,7 @@ async def test_a_stolen_old_root_is_worth_nothing(quick: Mesh, tmp_path: Path) -
     async with alive(member):
         for step in (STAGE, ACTIVATE):
             await until(lambda: member.sync.contact.connected)
-            await until_heard(quick)
+            await shown(quick, lambda now: not now.agents)
             await said(quick, step)
         await ready(quick)
         await said(quick, RETIRE)
@@ -220,26 +225,15 @@ async def test_a_controller_that_dies_after_a_step_goes_on(
     monkeypatch.undo()
     async with running(settings) as controller:
         mesh = Mesh(settings, controller)
-        async with asyncio.timeout(10):
-            while (
-                states(await said(mesh, SHOW)) != [["signs", "next"], ["old", "signs"], ["signs"]][steps - 1]
-            ):
-                await asyncio.sleep(0.05)
-            while (await said(mesh, SHOW)).records:
-                await asyncio.sleep(0.05)
+        after = [["signs", "next"], ["old", "signs"], ["signs"]][steps - 1]
+        await shown(mesh, lambda now: states(now) == after and not now.records)
         pin = controller.mirror.key(keys.ROOT_PIN)
         assert pin
         assert pin.value == controller.root.pin
-        assert {key.fingerprint for key in controller.root.keys} == set(controller.mirror.roots.fingerprints)
+        trusted = set(controller.mirror.roots.fingerprints)
+        await until(lambda: {key.fingerprint for key in controller.root.keys} == trusted)
         assert (settings.state_dir / "root.next.key").exists() == (steps < 3)
         # Whatever is left to be done can be done.
         for step in (STAGE, ACTIVATE, FORCED)[steps:]:
             await said(mesh, step)
         assert (await joined(mesh, host(tmp_path, "b"))).node_id != node.node_id
-
-
-async def until_heard(mesh: Mesh) -> None:
-    """Wait until no connected agent has to be waited for."""
-    async with asyncio.timeout(20):
-        while (await said(mesh, SHOW)).agents:
-            await asyncio.sleep(0.05)

@@ -246,11 +246,13 @@ class Client:
         reply = await self.join.Join(host.request(token or await self.token()))
         return self.mesh(host, reply.certificate)
 
-    def mesh(self, host: Host, certificate: bytes) -> Any:
+    def mesh(self, host: Host, certificate: bytes, of: Any = mesh_pb2_grpc.MeshStub) -> Any:
         key = host.tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        leaf = x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM)
-        credentials = grpc.ssl_channel_credentials(self.root_pem, key, leaf)
-        return mesh_pb2_grpc.MeshStub(self._secure(self.mesh_port, credentials))  # type: ignore[no-untyped-call]
+        return self.mesh_as(key, x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM), of)
+
+    def mesh_as(self, key: bytes, chain: bytes, of: Any = mesh_pb2_grpc.MeshStub) -> Any:
+        credentials = grpc.ssl_channel_credentials(self.root_pem, key, chain)
+        return of(self._secure(self.mesh_port, credentials))
 
     def _secure(self, port: int, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
         options = [

@@ -2,15 +2,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from overmesh.controller import keys
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
-from overmesh.controller.store.base import Put
+from overmesh.controller.store.base import Put, TxnResult
 from overmesh.controller.trust import Identity
-from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError
+from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError, StoreUnavailableError
 from overmesh.model import Endpoint, Mode, Network, Node, endpoints_key, node_key, revoked_key
 from overmesh.proto import mesh_pb2
 from overmesh.proto.signed import read
@@ -198,6 +199,24 @@ async def test_lanes_are_signed_with_the_endpoints_and_kept_when_a_host_joins_ag
     assert places is not None
     assert places.lanes == 4
     assert lab.mirror.view("mesh").map.head.revision == revision
+
+
+async def test_a_report_that_is_carried_out_late_does_not_undo_a_newer_one(
+    lab: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await lab.joined("a")
+    txn, sent = lab.store.txn, []
+
+    async def unanswered(compares: Any, ops: Any) -> TxnResult:
+        sent.append((compares, ops))
+        raise StoreUnavailableError("it may or may not have happened")
+
+    with monkeypatch.context() as lost:
+        lost.setattr(lab.store, "txn", unanswered)
+        with pytest.raises(StoreUnavailableError):
+            await lab.membership.report("mesh", host.id, [place("198.51.100.1")])
+    await lab.membership.report("mesh", host.id, [place("198.51.100.2")])
+    assert not (await txn(*sent[0])).succeeded
 
 
 async def test_a_bad_report_changes_nothing(lab: Mesh) -> None:

@@ -66,8 +66,8 @@ class Watcher:
 
     @property
     def members(self) -> set[str]:
-        """The keys that it holds, but for those of controllers."""
-        return {key for key in self.items if not key.startswith("controller/")}
+        """The keys that it holds of the network and of its nodes."""
+        return {key for key in self.items if key.startswith(("network", "node/", "endpoints/"))}
 
     @property
     def digest(self) -> bytes:
