@@ -146,6 +146,7 @@ async def running(
         remembered = Remembered(mirror, revocations, config.state_dir, clock)
         remembered.load()
         await remembered.restore()
+        undo.push_async_callback(remembered.end)
         newcomers = Newcomers(mirror, membership, signer, clock)
         peers = Peers(mirror, membership, newcomers)
         renewals = Renewals(mirror, newcomers, root, clock)

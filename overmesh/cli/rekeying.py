@@ -60,8 +60,8 @@ def _words(reply: "agent_pb2.RotateKeysReply") -> list[output.Cell]:
     if reply.stock_peers:
         words.append(
             Text(
-                f"! WireGuard peers know the old key alone: {', '.join(reply.stock_peers)}. Give each its new "
-                f"file before that: meshctl peer config NAME",
+                f"! WireGuard peers know the old key alone: {', '.join(reply.stock_peers)}. "
+                "Give each its new file before that: meshctl peer config NAME",
                 "yellow",
             )
         )
