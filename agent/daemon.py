@@ -33,6 +33,7 @@ from overmesh.agent.metrics import gather
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.peermap import Held, Replica, View
 from overmesh.agent.preflight import check_host, check_ports, host_id, lanes
+from overmesh.agent.rekeying import Rekeying
 from overmesh.agent.renewal import Renewal
 from overmesh.agent.service import Service, serve
 from overmesh.agent.state import Identity, StateDir
@@ -73,7 +74,7 @@ class Agent:
         self.fastpath = Fastpath(config, state.path / "fastpath.log", self.wake)
         self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
         self.renewal = Renewal(self.sync, self.replica)
-        self._private_key = identity.keys.noise.private_bytes_raw()
+        self.rekeying = Rekeying(self.sync, state, self.apply, self._goes_by)
         self._lanes = lanes(config)
         self.numbers = metrics.registry()
         self._apply_seconds = Histogram(
@@ -120,6 +121,7 @@ class Agent:
                     self.fastpath.run(),
                     self.sync.run(),
                     self.renewal.run(),
+                    self.rekeying.run(),
                     self._keep_matching(),
                     self._follow_host(),
                 )
@@ -148,7 +150,7 @@ class Agent:
             underlay = await self._netlink.underlay()
             view = self.replica.view(time.time())
             endpoints = await self._endpoints(underlay)
-            own = Own(endpoints, self._private_key, self._lanes)
+            own = Own(endpoints, *self.rekeying.private_keys, lanes=self._lanes)
             usable = replace(view.map, peers=()) if self.sync.contact.copied else view.map
             desired = desire(usable, self.config, underlay, own, self._made)
             done = await reconcile(desired, underlay, self._netlink, self.fastpath)
@@ -156,6 +158,11 @@ class Agent:
             await self._report()
         async with self.applied:
             self.applied.notify_all()
+
+    async def _goes_by(self, keys: tuple[bytes, bytes]) -> bool:
+        """Tell whether the fastpath has these keys, or needs none."""
+        state = await self.fastpath.applied()
+        return state is not None and (state.private_key, state.other_private_key) in (keys, (b"", b""))
 
     def _note(self, now: Current) -> None:
         before = set(self.current.problems) if self.current else set()
@@ -175,8 +182,9 @@ class Agent:
         # A map that was damaged on disk is one no more once there is another.
         damaged = () if self.replica.revision else self._damaged
         host = self.current.problems if self.current else ()
+        keys = self.rekeying.problems(self.current.view.map.me) if self.current else ()
         copied = (_COPIED,) if self.sync.contact.copied else ()
-        return (*damaged, *copied, *host, *self.sync.problems, *self.renewal.problems)
+        return (*damaged, *copied, *keys, *host, *self.sync.problems, *self.renewal.problems)
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
         port = self.config.port_in(self.replica.network.mode)

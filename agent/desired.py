@@ -42,10 +42,14 @@ KEEPALIVE_PEERS = 250
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What this host brings along: where it is, its X25519 key, on how many lanes it carries packets."""
+    """What this host brings along: where it is, its X25519 keys, on how many lanes it carries packets.
+
+    other_private_key: while it changes its key, see rekeying.py.
+    """
 
     endpoints: tuple[Endpoint, ...]
     private_key: bytes = field(repr=False)
+    other_private_key: bytes = field(default=b"", repr=False)
     lanes: int = 1
 
 
@@ -110,6 +114,7 @@ def desire(
             port=config.port_in(network.mode),
             peers=(made or Made()).of(peer_map, families),
             private_key=own.private_key if network.mode is Mode.SEALED else b"",
+            other_private_key=own.other_private_key if network.mode is Mode.SEALED else b"",
             lanes=own.lanes,
         ),
     )
@@ -168,6 +173,7 @@ def _sealed(found: FastpathPeer, node: Node, peer_map: PeerMap) -> FastpathPeer:
     return replace(
         found,
         public_key=node.public_key,
+        previous_public_key=node.previous_public_key,
         suite=agreed_suite(peer_map.me, node),
         keepalive_s=0 if silent else KEEPALIVE,
     )

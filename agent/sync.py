@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from random import SystemRandom
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -59,6 +59,8 @@ _REJECTIONS = 3
 _HANDSHAKE = re.compile("CERTIFICATE|[Hh]andshake|Socket closed|certificate")
 
 _RANDOM = SystemRandom()
+
+T = TypeVar("T")
 
 log = logging.getLogger("overmesh.agent.sync")
 
@@ -440,18 +442,34 @@ async def leave(identity: Identity) -> None:
         MeshError: none could be told.
 
     """
+    with suppress(RemovedError):
+        await ask_controllers(
+            identity,
+            identity.membership.controllers,
+            lambda stub: stub.Leave(mesh_pb2.LeaveRequest(), timeout=CALL_TIMEOUT),
+        )
+
+
+async def ask_controllers(
+    identity: Identity, addresses: Sequence[str], call: Callable[[Any], Awaitable[T]]
+) -> T:
+    """Return what the first controller that can be asked answers to a call of its mesh port.
+
+    Raises:
+        RemovedError: this host is no member any more.
+        OvermeshError: what the last one said; asking again may help.
+
+    """
     failure: OvermeshError = UnreachableError("no controller is known")
-    for address in identity.membership.controllers:
+    for address in addresses:
         try:
             async with channel(identity, address) as open_channel:
                 stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
-                await _translated(stub.Leave(mesh_pb2.LeaveRequest(), timeout=CALL_TIMEOUT), address)
+                return await _translated(call(stub), address)
         except RemovedError:
-            return
+            raise
         except OvermeshError as error:
             failure = error
-        else:
-            return
     raise failure
 
 
@@ -472,10 +490,10 @@ def channel(identity: Identity, address: str) -> grpc.aio.Channel:
     )
 
 
-async def _translated(call: Awaitable[None], address: str) -> None:
+async def _translated(call: Awaitable[T], address: str) -> T:
     """Await a call; what gRPC raises comes out in the words of overmesh/errors.py."""
     try:
-        await call
+        return await call
     except grpc.aio.AioRpcError as error:
         raise rpc.raised(error, f"controller {address}") from None
     except asyncio.InvalidStateError:  # a write to a stream that has just ended

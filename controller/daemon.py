@@ -22,6 +22,7 @@ from overmesh.controller import keys, process
 from overmesh.controller.admin import AdminService
 from overmesh.controller.audit import Audit
 from overmesh.controller.certificates import ServerCertificates
+from overmesh.controller.clones import Clones
 from overmesh.controller.controllers import Registration, reachable
 from overmesh.controller.fleet import ControllersService, Fleet, Here
 from overmesh.controller.join import Joins
@@ -142,15 +143,17 @@ async def running(
         undo.push_async_callback(lease.end)
         presence = Presence(mirror, lease)
         agents = Agents(mirror, presence.seen, clock)
+        clones = Clones(mirror, root, agents.live_host, clock)
         revocations = Revocations(mirror, membership, signer, clock)
         remembered = Remembered(mirror, revocations, config.state_dir, clock)
         remembered.load()
         await remembered.restore()
+        undo.push_async_callback(remembered.end)
         newcomers = Newcomers(mirror, membership, signer, clock)
         peers = Peers(mirror, membership, newcomers)
         renewals = Renewals(mirror, newcomers, root, clock)
         rekeying = Rekeying(mirror, newcomers, signer, root)
-        joins = Joins(mirror, membership, newcomers, tokens, pending, root, agents.live_host, clock)
+        joins = Joins(mirror, membership, newcomers, tokens, pending, root, clones, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
         certificates = ServerCertificates(root, lambda: mirror.roots, hosts, clock)
@@ -181,7 +184,9 @@ async def running(
                 lambda: reachable(mirror, registration.record),
                 numbers.joined,
             ),
-            MeshService(agents, membership, revocations, remembered, rekeying, presence, numbers.acked),
+            MeshService(
+                agents, clones, membership, revocations, remembered, rekeying, presence, numbers.acked
+            ),
             ControllersService(here),
             AdminService(
                 mirror=mirror,
@@ -191,6 +196,7 @@ async def running(
                 peers=peers,
                 tokens=tokens,
                 pending=pending,
+                clones=clones,
                 agents=agents,
                 fleet=Fleet(mirror, root, registration.record, here),
                 presence=presence,
@@ -212,6 +218,7 @@ async def running(
             _duty(undo, _every(_SWEEP_EVERY, revocations.sweep)),
             _duty(undo, remembered.keep()),
             _duty(undo, _every(_SWEEP_EVERY, pending.sweep)),
+            _duty(undo, _every(_SWEEP_EVERY, clones.sweep)),
             _duty(undo, _every(_SWEEP_EVERY, audit.trim)),
         }
         numbers.watch(mirror, agents)

@@ -84,6 +84,7 @@ class Mirror:
         self._views: dict[str, NetworkView] = {}
         self._everywhere = NetworkView(EVERYWHERE, 0, {}, self._judge)
         self._listeners: list[Listener] = []
+        self._of_kind: defaultdict[str, list[Callable[[str, str], None]]] = defaultdict(list)
         # Keys that are being changed here -> traceparent of what changes them.
         self._traced: dict[str, str] = {}
         self._moved = asyncio.Event()
@@ -218,6 +219,10 @@ class Mirror:
         """Have `listener(network, changed peer map keys)` called after every change of a map."""
         self._listeners.append(listener)
 
+    def on_kind(self, kind: str, listener: Callable[[str, str], None]) -> None:
+        """Have `listener(network, item)` called after every change of one of a kind ("hosts", …)."""
+        self._of_kind[kind].append(listener)
+
     async def load(self) -> None:
         """Read everything; what differs from before counts as one change."""
         found = await self._store.range(keys.PREFIX)
@@ -247,12 +252,15 @@ class Mirror:
 
     def _apply(self, revision: int, changed: Mapping[str, KeyValue | None]) -> None:
         changes: defaultdict[str, dict[str, bytes | None]] = defaultdict(dict)
+        followed: list[keys.Place] = []
         for key, kv in changed.items():
             self._set(key, kv)
             place = keys.parse(key)
             if place is None:
                 continue
             self._hold(place, kv)
+            if place.kind in self._of_kind:
+                followed.append(place)
             if place.map_key:
                 changes[place.network][place.map_key] = kv.value if kv else None
         before = self.roots
@@ -265,6 +273,9 @@ class Mirror:
         if self.roots != before:
             self._judge_again(revision)
         self.revision = revision
+        for place in followed:
+            for listener in self._of_kind[place.kind]:
+                listener(place.network, place.item)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 

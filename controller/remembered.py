@@ -14,6 +14,7 @@ import binascii
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -65,6 +66,8 @@ class Remembered:
         # Of networks that the store does not have, perhaps only for now.
         self._elsewhere: Kept = {}
         self._dirty = True
+        # One thread: a write that nobody waits for any more is finished before the next one begins.
+        self._disk = ThreadPoolExecutor(1)
         mirror.on_change(self._changed)
 
     def _changed(self, _network: str, changes: Changes) -> None:
@@ -184,10 +187,17 @@ class Remembered:
         self._dirty = False
         here = {view.name: _revocations(view) for view in self._mirror.networks}
         try:
-            await asyncio.to_thread(replace_file, self._file, _encoded({**self._elsewhere, **here}))
+            data = _encoded({**self._elsewhere, **here})
+            await asyncio.get_running_loop().run_in_executor(self._disk, replace_file, self._file, data)
         except OSError as error:
             self._dirty = True
             _log.warning("revocations can't be kept", extra={"file": self._file, "reason": error.strerror})
+
+    async def end(self) -> None:
+        """Write once more, as this controller stops."""
+        self._dirty = True
+        await self.save()
+        self._disk.shutdown()
 
 
 def _still_usable(view: NetworkView, key: str, signed: bytes) -> bool:

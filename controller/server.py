@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
 from overmesh.controller.boundary import Answered, Boundary
+from overmesh.controller.clones import Clones
 from overmesh.controller.credentials import of_caller
 from overmesh.controller.fleet import ControllersService
 from overmesh.controller.join import Admission, Application, Joins
@@ -140,6 +141,7 @@ class MeshService:
     def __init__(
         self,
         agents: Agents,
+        clones: Clones,
         membership: Membership,
         revocations: Revocations,
         remembered: Remembered,
@@ -151,7 +153,7 @@ class MeshService:
         self._revocations = revocations
         self._remembered = remembered
         self._rekeying = rekeying
-        self._watch = Watch(agents, acked)
+        self._watch = Watch(agents, clones, acked)
         self._membership = membership
         self._presence = presence
 

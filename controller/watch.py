@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from overmesh import trace
 from overmesh.controller import keys
+from overmesh.controller.clones import Clones
 from overmesh.controller.membership import removed, revoked
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
@@ -213,6 +214,16 @@ class Agents:
             raise _clone(older.identity)
         older.finish(UnreachableError("a newer stream of this host has taken over"))
 
+    def moved(self, network: str, node_id: str, host_id: str) -> None:
+        """End the stream of any other host: this one is the node from now on."""
+        agent = self._live.get(network, {}).get(node_id)
+        if agent and agent.host_id != host_id:
+            _log.warning(
+                "another host is this node now, by another controller",
+                extra=self._named(agent.identity) | {"host": host_id, "before": agent.host_id},
+            )
+            agent.finish(_clone(agent.identity))
+
     def close(self, agent: Agent) -> None:
         """Forget a stream that has ended."""
         identity = agent.identity
@@ -339,15 +350,22 @@ class Watch:
 
     Args:
         agents: who is connected.
+        clones: tell a node's host from its copies.
         acked: is told how many seconds an ack took.
         clock: monotonic.
 
     """
 
     def __init__(
-        self, agents: Agents, acked: Callable[[float], None], clock: Callable[[], float] = time.monotonic
+        self,
+        agents: Agents,
+        clones: Clones,
+        acked: Callable[[float], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agents = agents
+        self._clones = clones
+        clones.on_move(agents.moved)
         self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
@@ -363,6 +381,7 @@ class Watch:
         """
         hello = await _hello(stream)
         await self._agents.catch_up(identity, hello)
+        await self._clones.check(identity, hello.host_id)
         agent = self._agents.open(identity, hello, self._clock())
         reader = asyncio.create_task(self._read(agent, stream))
         reader.add_done_callback(partial(_reading_ended, agent))

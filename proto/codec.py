@@ -304,6 +304,7 @@ def apply_request(state: FastpathState) -> fastpath_pb2.ApplyRequest:
         peers=[_fastpath_peer(peer) for peer in state.peers],
         private_key=state.private_key,
         lanes=state.lanes,
+        other_private_key=state.other_private_key,
     )
 
 
@@ -319,6 +320,7 @@ def _fastpath_peer(peer: FastpathPeer) -> fastpath_pb2.Peer:
         keepalive_s=peer.keepalive_s,
         lanes=peer.lanes,
         stock=peer.stock,
+        previous_public_key=peer.previous_public_key,
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from overmesh.cli import options, output, revoked
+from overmesh.cli import options, output, rekeying, revoked
 from overmesh.config import ControllerConfig, load
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ def remove(
         output.show_json(removal_as_json(reply))
     else:
         output.show(*removal(reply))
+
+
+rekeying.register(app)
 
 
 def removed(settings: ControllerConfig, network: str, node: str) -> "admin_pb2.RemoveNodeReply":

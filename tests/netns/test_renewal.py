@@ -1,5 +1,6 @@
 """Certificates run out and the mesh root is rotated while packets flow; a host that was off comes back."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,16 +53,11 @@ def test_certificates_run_out_again_and_again(mesh: Mesh) -> None:
 
 def test_an_agent_that_was_off_until_its_certificate_had_run_out(mesh: Mesh) -> None:
     mesh["c"].kill_agent()
-    until_over(mesh, mesh["a"].status()["certificate_until"] + LIFETIME)
+    over = time.time() + LIFETIME + 1
+    until(lambda: time.time() > over, "it has run out")
     mesh["c"].start_agent()
     mesh["c"].until_working()
     mesh.until_in_step()
-
-
-def until_over(mesh: Mesh, moment: float) -> None:
-    until(
-        lambda: mesh["a"].status()["certificate_until"] > moment + 1, "it has run out", timeout=4 * LIFETIME
-    )
 
 
 def test_the_root_is_rotated_while_one_is_off_and_packets_flow(mesh: Mesh) -> None:
@@ -74,10 +70,9 @@ def test_the_root_is_rotated_while_one_is_off_and_packets_flow(mesh: Mesh) -> No
     with pytest.raises(CommandError, match="have not come over yet: c"):
         roots(mesh, "retire")
     assert [root["state"] for root in roots(mesh, "retire --force")["roots"]] == ["signs"]
-    mesh.join("d")
     mesh["c"].start_agent()
     mesh["c"].until_working()
-    mesh.until_in_step()
+    mesh.join("d")
     assert [ping.stop().lost for ping in pings] == [0, 0]
     for name in ("a", "b", "c", "d"):
         assert mesh[name].status()["problems"] == []

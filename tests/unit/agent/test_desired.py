@@ -18,6 +18,7 @@ from tests.unit.agent.world import FORGER, ME, NETWORK, SOON, members, node, rep
 ETH0, OM0 = Link(2, "eth0", mtu=1500), Link(9, "om0", "tun", mtu=1420)
 UNDERLAY = Underlay((ETH0, OM0), (LinkAddress(2, ip_address("192.0.2.1"), 24),))
 KEY = b"the private key of this host...."
+OTHER = b"o" * 32
 HERE = (Endpoint(ip_address("192.0.2.1"), 6081),)
 V4, V6 = Endpoint(ip_address("192.0.2.2"), 6081), Endpoint(ip_address("2001:db8::2"), 6081)
 MAP = PeerMap(5, NETWORK, ME, (Peer(node(2), (V6, V4)),))
@@ -108,17 +109,29 @@ def test_a_sealed_network() -> None:
     assert (peer.keepalive_s, peer.stock) == (KEEPALIVE, False)
 
 
+def test_keys_that_are_changing() -> None:
+    changing = PeerMap(5, SEALED, ME, (Peer(node(2, previous_public_key=b"\3" * 32), (V4,)),))
+    own = Own(HERE, KEY, OTHER)
+    request = apply_request(desire(changing, AgentConfig(), UNDERLAY, own).fastpath)
+    assert (request.private_key, request.other_private_key) == (KEY, OTHER)
+    [peer] = request.peers
+    assert (peer.public_key, peer.previous_public_key) == (node(2).public_key, b"\3" * 32)
+
+
 def test_no_key_leaves_in_a_plain_network() -> None:
-    request = apply_request(desired().fastpath)
-    assert (request.private_key, request.peers[0].public_key) == (b"", b"")
+    plain = replace(MAP, peers=(Peer(node(2, previous_public_key=b"\3" * 32), (V4,)),))
+    request = apply_request(desire(plain, AgentConfig(), UNDERLAY, Own(HERE, KEY, OTHER)).fastpath)
+    assert (request.private_key, request.other_private_key) == (b"", b"")
+    assert (request.peers[0].public_key, request.peers[0].previous_public_key) == (b"", b"")
 
 
 def test_the_private_key_is_in_nothing_that_gets_printed() -> None:
     want = sealed(Peer(node(2), (V4,)))
     assert want.fastpath.private_key == KEY
     step = ApplyFastpath(want.fastpath)
-    for shown in (repr(want), str(want), repr(Own(HERE, KEY)), repr(step), str(step)):
+    for shown in (repr(want), str(want), repr(Own(HERE, KEY, OTHER)), repr(step), str(step)):
         assert KEY.decode() not in shown
+        assert OTHER.decode() not in shown
 
 
 def test_the_port_that_a_host_is_told_counts_in_both_modes() -> None:
