@@ -38,7 +38,7 @@ def replaced(document: str, content: str, begin_mark: str = BEGIN) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"one of the marks is missing: {begin_mark}, {END}")
-    return f"{before}{BEGIN}\n\n{content}\n{END}{after}"
+    return f"{before}{begin}\n\n{content}\n{END}{after}"
 
 
 def tables(rows: list[Row], machine: dict[str, Any]) -> str:
