@@ -171,11 +171,18 @@ async def running(
         )
         registration = Registration(mirror, lease, root, mesh_targets, join_targets)
         await registration.enter()
-        resigning = Resigning(store, mirror, root, signer)
-        rotation = Rotation(
-            mirror, root, signer, tokens, agents, resigning, config.state_dir, registration.enter
-        )
         here = Here(mirror, agents, clock)
+        fleet = Fleet(mirror, root, registration.record, here)
+        rotation = Rotation(
+            mirror,
+            root,
+            signer,
+            tokens,
+            fleet,
+            Resigning(store, mirror, root, signer),
+            config.state_dir,
+            registration.enter,
+        )
         await servers.start(
             JoinService(
                 joins,
@@ -198,7 +205,7 @@ async def running(
                 pending=pending,
                 clones=clones,
                 agents=agents,
-                fleet=Fleet(mirror, root, registration.record, here),
+                fleet=fleet,
                 presence=presence,
                 rotation=rotation,
                 join_target=_join_target(hosts, listening),

@@ -47,7 +47,7 @@ async def alive(*members: Member) -> AsyncIterator[None]:
 @pytest.fixture
 def quick(mesh: Mesh) -> Mesh:
     """Return a mesh whose agents look at their certificates every second or so."""
-    mesh.controller.root.lifetime = 20
+    mesh.controller.root.lifetime = 8
     return mesh
 
 
