@@ -151,7 +151,6 @@ async def running(
         undo.push_async_callback(remembered.end)
         newcomers = Newcomers(mirror, membership, signer, clock)
         peers = Peers(mirror, membership, newcomers)
-        renewals = Renewals(mirror, newcomers, root, clock)
         rekeying = Rekeying(mirror, newcomers, signer, root)
         joins = Joins(mirror, membership, newcomers, tokens, pending, root, clones, clock)
 
@@ -186,7 +185,7 @@ async def running(
         await servers.start(
             JoinService(
                 joins,
-                renewals,
+                Renewals(mirror, newcomers, root, clock),
                 lambda: mirror.root_records,
                 lambda: reachable(mirror, registration.record),
                 numbers.joined,

@@ -45,10 +45,11 @@ async def alive(*members: Member) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def quick(mesh: Mesh) -> Mesh:
-    """Return a mesh whose agents look at their certificates every second or so."""
-    mesh.controller.root.lifetime = 8
-    return mesh
+async def quick(tmp_path: Path) -> AsyncIterator[Mesh]:
+    """Run a controller whose agents look at their certificates more than once a second."""
+    settings = config(tmp_path / "controller", certificate_lifetime=10)
+    async with running(settings) as controller:
+        yield Mesh(settings, controller)
 
 
 async def member_of(mesh: Mesh, tmp_path: Path, name: str) -> Member:
