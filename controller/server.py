@@ -8,7 +8,7 @@ unix socket  0600         Admin             root of this host
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
-from overmesh.controller.boundary import Answered, Boundary
+from overmesh.controller.boundary import Answered, Boundary, CaughtUp
 from overmesh.controller.clones import Clones
 from overmesh.controller.credentials import of_caller
 from overmesh.controller.fleet import ControllersService
@@ -234,11 +234,13 @@ class Listening:
 
 
 class Servers:
-    """The three servers, started and stopped together. answered: see Boundary."""
+    """The three servers, started and stopped together. answered: see Boundary; current: see CaughtUp."""
 
-    def __init__(self, answered: Answered) -> None:
+    def __init__(self, answered: Answered, current: Callable[[], Awaitable[None]]) -> None:
+        boundary = Boundary(answered)
         self._join, self._mesh, self._admin = (
-            grpc.aio.server(interceptors=[Boundary(answered)], options=_OPTIONS) for _ in range(3)
+            grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
+            for interceptors in ([boundary], [boundary], [boundary, CaughtUp(current)])
         )
         self._health = health.aio.HealthServicer()
 
