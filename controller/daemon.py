@@ -150,8 +150,6 @@ async def running(
         await remembered.restore()
         undo.push_async_callback(remembered.end)
         newcomers = Newcomers(mirror, membership, signer, clock)
-        peers = Peers(mirror, membership, newcomers)
-        rekeying = Rekeying(mirror, newcomers, signer, root)
         joins = Joins(mirror, membership, newcomers, tokens, pending, root, clones, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
@@ -187,7 +185,14 @@ async def running(
                 numbers.joined,
             ),
             MeshService(
-                agents, clones, membership, revocations, remembered, rekeying, presence, numbers.acked
+                agents,
+                clones,
+                membership,
+                revocations,
+                remembered,
+                Rekeying(mirror, newcomers, signer, root),
+                presence,
+                numbers.acked,
             ),
             ControllersService(here),
             AdminService(
@@ -195,7 +200,7 @@ async def running(
                 audit=audit,
                 membership=membership,
                 revocations=revocations,
-                peers=peers,
+                peers=Peers(mirror, membership, newcomers),
                 tokens=tokens,
                 pending=pending,
                 clones=clones,

@@ -153,6 +153,7 @@ class MeshService:
         self._revocations = revocations
         self._remembered = remembered
         self._rekeying = rekeying
+        self._clones = clones
         self._watch = Watch(agents, clones, acked)
         self._membership = membership
         self._presence = presence
@@ -187,8 +188,9 @@ class MeshService:
         self._presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
         return mesh_pb2.ReportReply(revision=revision)
 
-    async def _leave(self, _request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
+    async def _leave(self, request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
         caller = self._caller(context)
+        self._clones.check_own(caller, request.host_id)
         revision = await self._revocations.leave(caller.network, caller.node_id)
         return mesh_pb2.LeaveReply(revision=revision)
 
