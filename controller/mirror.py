@@ -10,7 +10,7 @@ back through the watch: who made it will see it.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -99,6 +99,10 @@ class Mirror:
     def key(self, key: str) -> KeyValue | None:
         """Return one key, or None."""
         return self._kvs.get(key)
+
+    def everything(self) -> Iterable[KeyValue]:
+        """Return all keys."""
+        return self._kvs.values()
 
     def held(self, kind: str, network: str = "") -> Mapping[str, KeyValue]:
         """Return all of a kind ("nodes", "names", "tokens", …) in a network, by item."""
