@@ -253,7 +253,7 @@ class Agent:
         """
         told = True
         try:
-            await leave(self.sync.identity)
+            await leave(self.sync.identity, host_id(self.config))
         except OvermeshError as error:
             if not force:
                 raise type(error)(error.cause, "try again later, or leave without telling: --force") from None

@@ -188,7 +188,7 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
         # The controller made us a member; take that back, as well as it can be done.
         if not reply.already_member:
             with suppress(OvermeshError):
-                await leave(identity)
+                await leave(identity, host_id(config))
         raise
     step("address", ", ".join(map(str, node.addresses)))
 

@@ -435,10 +435,15 @@ class Sync:
             self.problems = ()
 
 
-async def leave(identity: Identity) -> None:
+async def leave(identity: Identity, host_id: str) -> None:
     """Tell a controller that this node leaves.
 
+    Args:
+        identity: who leaves.
+        host_id: of this machine.
+
     Raises:
+        CloneError: this is only a copy of the host that is the node.
         MeshError: none could be told.
 
     """
@@ -446,7 +451,7 @@ async def leave(identity: Identity) -> None:
         await ask_controllers(
             identity,
             identity.membership.controllers,
-            lambda stub: stub.Leave(mesh_pb2.LeaveRequest(), timeout=CALL_TIMEOUT),
+            lambda stub: stub.Leave(mesh_pb2.LeaveRequest(host_id=host_id), timeout=CALL_TIMEOUT),
         )
 
 

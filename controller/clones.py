@@ -188,6 +188,11 @@ class Clones:
             return False
         return self._is_there(network, node_id, host)
 
+    def check_own(self, identity: Identity, host_id: str) -> None:
+        """Raise CloneError when another host is there as the node; a host that says no id is believed."""
+        if host_id and self.bound_elsewhere(identity.network, identity.node_id, host_id):
+            raise self._quarantined(identity.network, identity.node_id, host_id)
+
     # Telling.
 
     def _host(self, network: str, node_id: str) -> tuple[KeyValue | None, Host | None]:

@@ -10,7 +10,8 @@ back through the watch: who made it will see it.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -38,6 +39,7 @@ _ATTEMPTS = 32
 _CHANGES_AT_ONCE = 256
 # Seconds from a change to its coming back; a watch that has lost its member finds another in five.
 _CATCH_UP = 10.0
+_MOMENT = 0.3
 # The "network" of what is in the map of all of them.
 EVERYWHERE = ""
 _NOTHING: Mapping[str, KeyValue] = MappingProxyType({})
@@ -98,6 +100,10 @@ class Mirror:
         """Return one key, or None."""
         return self._kvs.get(key)
 
+    def everything(self) -> Iterable[KeyValue]:
+        """Return all keys."""
+        return self._kvs.values()
+
     def held(self, kind: str, network: str = "") -> Mapping[str, KeyValue]:
         """Return all of a kind ("nodes", "names", "tokens", …) in a network, by item."""
         return self._held.get((kind, network), _NOTHING)
@@ -148,6 +154,15 @@ class Mirror:
                 return False
             await self._caught_up(revision)
         return True
+
+    async def current(self) -> None:
+        """Show what anybody was told is done before this call, as far as the store can say in a moment.
+
+        Where others use the same etcd their changes can't be told from ours: then it takes the whole moment.
+        """
+        with suppress(TimeoutError, StoreUnavailableError):
+            async with asyncio.timeout(_MOMENT):
+                await self.reached((await self._store.range(keys.PREFIX, limit=1)).revision)
 
     # Changing.
 

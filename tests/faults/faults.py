@@ -229,20 +229,28 @@ class Step:
     pause: float
 
 
-def schedule(dice: random.Random, seconds: float, only: Collection[str] = ()) -> Iterator[Step]:
-    """Yield what to do for so long: every kind once, in a new order, before any comes again.
+def schedule(dice: random.Random, seconds: float, only: Collection[str] = ()) -> list[Step]:
+    """Return what to do for so long: every kind once, in a new order, before any comes again.
 
-    What has to wait during a fault BEYOND is not the last thing that happens.
+    Args:
+        dice: choose.
+        seconds: about how long it takes in all.
+        only: of these kinds; empty: of all.
+
+    The last one is of those that may be survived, if there is one: after the others agents come back
+    with a jitter that grows with the outage, and who measures how soon would measure that.
+
     """
+    steps: list[Step] = []
     left = seconds
     while left > 0:
         kinds = [kind for kind in FAULTS if not only or kind in only]
         dice.shuffle(kinds)
-        if kinds[-1] in BEYOND:
-            kinds.insert(0, kinds.pop())
         for kind in kinds:
-            if left <= 0:
-                return
             step = Step(kind, dice.uniform(*_LENGTH), dice.uniform(*_PAUSE))
             left -= step.seconds + _RECOVERY + step.pause
-            yield step
+            if left > 0 or not steps:
+                steps.append(step)
+    while steps[-1].kind in BEYOND and any(step.kind in SURVIVABLE for step in steps):
+        steps.pop()
+    return steps

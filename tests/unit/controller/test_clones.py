@@ -164,6 +164,17 @@ async def test_any_host_id(lab: Mesh, host_id: str) -> None:
     assert await comes(lab, node, host_id) is None
 
 
+async def test_a_copy_that_leaves_does_not_take_the_node_away(lab: Mesh) -> None:
+    node = await lab.joined("a")
+    await connect(lab, node)
+    with pytest.raises(CloneError):
+        lab.clones.check_own(Identity("mesh", node.id), "two")
+    lab.clones.check_own(Identity("mesh", node.id), "one")
+    lab.clones.check_own(Identity("mesh", node.id), "")
+    await connect(lab, node, there=False)
+    lab.clones.check_own(Identity("mesh", node.id), "two")
+
+
 # Two controllers.
 
 

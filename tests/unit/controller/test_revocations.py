@@ -14,7 +14,7 @@ from overmesh.controller.revocations import MAX_REASON
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Delete, Put
 from overmesh.controller.trust import MEMBERSHIP_DAYS, Identity
-from overmesh.errors import InvalidError, NotFoundError, RevokedError
+from overmesh.errors import InvalidError, NotFoundError, RemovedError, RevokedError
 from overmesh.model import Node, Revocation, endpoints_key, node_key, revoked_key
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import MAX_WITHHELD
@@ -173,6 +173,26 @@ async def test_a_revoked_nodes_stream_ends_with_the_reason(lab: Mesh) -> None:
     agent = lab.agents.open(Identity("mesh", host.id), mesh_pb2.Hello(host_id="one"), 0)
     await lab.revocations.revoke("mesh", "a")
     assert isinstance(agent.end, RevokedError)
+
+
+@pytest.mark.parametrize("banned", [False, True])
+async def test_whose_record_was_put_back_gets_no_stream_and_reports_nothing(lab: Mesh, banned: bool) -> None:
+    host = await lab.joined("a")
+    kept = [keys.node("mesh", host.id), keys.credential("mesh", host.id), keys.endpoints("mesh", host.id)]
+    puts = [Put(key, kv.value) for key in kept if (kv := lab.mirror.key(key))]
+    if banned:
+        await lab.revocations.revoke("mesh", host.id)
+    else:
+        await lab.revocations.remove("mesh", host.id)
+    await put(lab, *puts)
+    identity = Identity("mesh", host.id)
+    with pytest.raises(RevokedError if banned else RemovedError):
+        lab.agents.open(identity, mesh_pb2.Hello(host_id="one"), 0)
+    with pytest.raises(RemovedError):
+        lab.agents.check_connected(identity, "one")
+    assert list(lab.mirror.view("mesh").void) == [host.id]
+    await lab.revocations.clear_void()
+    assert not any(lab.mirror.key(key) for key in kept)
 
 
 # Sweeping.
