@@ -25,7 +25,7 @@ from overmesh import __version__, metrics, trace
 from overmesh import log as logs
 from overmesh.agent import netlink as rtnetlink
 from overmesh.agent.apply import reconcile
-from overmesh.agent.desired import Desired, Own, desire
+from overmesh.agent.desired import Desired, Made, Own, desire
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.fastpath import Fastpath
 from overmesh.agent.host import Underlay
@@ -86,6 +86,7 @@ class Agent:
         self.sync.contact.confirmed = state.map_time()
         self._state = state
         self._netlink = netlink
+        self._made = Made()
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -151,7 +152,7 @@ class Agent:
             endpoints = await self._endpoints(underlay)
             own = Own(endpoints, *self.rekeying.private_keys, lanes=self._lanes)
             usable = replace(view.map, peers=()) if self.sync.contact.copied else view.map
-            desired = desire(usable, self.config, underlay, own)
+            desired = desire(usable, self.config, underlay, own, self._made)
             done = await reconcile(desired, underlay, self._netlink, self.fastpath)
             self._note(Current(view, desired, endpoints, (*view.problems, *done.problems)))
             await self._report()

@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from operator import length_hint
 from typing import Any, Protocol
 
 from overmesh import trace
@@ -31,6 +33,8 @@ from overmesh.proto.codec import problem_values
 # Snapshots that are being written at once: each fills socket buffers of the kernel.
 SNAPSHOTS_AT_ONCE = 32
 HELLO_TIMEOUT = 10.0
+# Streams that a change wakes in one turn of the event loop.
+WOKEN_AT_ONCE = 100
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -253,10 +257,7 @@ class Agents:
 
     def _changed(self, network: str, changes: Changes) -> None:
         live = self._live.get(network, {})
-        for agent in live.values():
-            # Who owes an ack is sent nothing before that, and its ack wakes the stream.
-            if not agent.session.waits_for_ack:
-                agent.wake.set()
+        _wake(iter(list(live.values())))
         for node_id in _removed_nodes(changes):
             self._gone.pop(Identity(network, node_id), None)
             if node_id in live:
@@ -312,6 +313,16 @@ class Agents:
         for live in self._live.values():
             for agent in live.values():
                 agent.finish(why)
+
+
+def _wake(agents: Iterator[Agent]) -> None:
+    """Have all of them look for what to send; not at once, so that whoever calls is answered in between."""
+    for agent in islice(agents, WOKEN_AT_ONCE):
+        # Who owes an ack is sent nothing before that, and its ack wakes the stream.
+        if not agent.session.waits_for_ack:
+            agent.wake.set()
+    if length_hint(agents):
+        asyncio.get_running_loop().call_soon(_wake, agents)
 
 
 def _clone(identity: Identity) -> CloneError:
