@@ -263,10 +263,10 @@ class Sync:
     async def _taken(self) -> None:
         """Be the node on this machine from now on: the controller knows of no other."""
         self.contact.copied = False
-        await self._apply()
         mine = replace(self.identity.membership, host_id=self._host_id)
         before, self.identity = self.identity, replace(self.identity, membership=mine)
         await self._save(before)
+        await self._apply()
 
     async def _take_over(self) -> None:
         """Apply the map, keep it, and have it acked: only what is in force and safe counts as held."""
