@@ -25,6 +25,7 @@ from overmesh import __version__, metrics, trace
 from overmesh import log as logs
 from overmesh.agent import netlink as rtnetlink
 from overmesh.agent.apply import reconcile
+from overmesh.agent.calls import leave
 from overmesh.agent.desired import Desired, Made, Own, desire
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.fastpath import Fastpath
@@ -37,7 +38,7 @@ from overmesh.agent.rekeying import Rekeying
 from overmesh.agent.renewal import Renewal
 from overmesh.agent.service import Service, serve
 from overmesh.agent.state import Identity, StateDir
-from overmesh.agent.sync import Facts, Sync, leave
+from overmesh.agent.sync import Facts, Sync
 from overmesh.config import AgentConfig
 from overmesh.errors import CorruptStateError, FastpathError, HostError, OvermeshError, RecordError
 from overmesh.model import Address, Endpoint, Problem

@@ -3,7 +3,7 @@
 import grpc.aio
 
 from overmesh import rpc
-from overmesh.agent import sync
+from overmesh.agent import calls
 from overmesh.agent.fastpath import CALL_TIMEOUT, answers
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.preflight import host_id
@@ -41,7 +41,7 @@ async def leave(config: AgentConfig, *, force: bool) -> bool:
 
 async def _tell(config: AgentConfig, state: StateDir, *, force: bool) -> bool:
     try:
-        await sync.leave(state.identity(), host_id(config))
+        await calls.leave(state.identity(), host_id(config))
     except OvermeshError as error:
         if force:
             return False

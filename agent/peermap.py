@@ -40,8 +40,8 @@ from overmesh.proto.roots import Roots, is_root_key
 from overmesh.proto.signed import verify
 from overmesh.succession import refusal, step_back
 
-# Seconds for which a node that went without being revoked is a problem: it may never be explained.
-VANISHED_SHOWN = 86400.0
+# Seconds for which a step back of the store is a problem: it may never be explained, nor be one.
+ALARM = 86400.0
 
 
 class Outcome(Enum):
@@ -132,8 +132,9 @@ class Replica:
         self._good = {key: _Verified(verify(key, signed, roots), signed) for key, signed in own.items()}
         self._refused: dict[str, str] = {}
         self._floors = dict(held.floors)
-        # Nodes that went without being revoked, and when that was first looked at.
+        # Nodes that went without being revoked, and when that was first looked at; likewise of the store.
         self._vanished: dict[str, float] = {}
+        self._back_since = 0.0
         self._items = dict(held.items)
         self._newest = held.newest
         self._assembly: _Assembly | None = None
@@ -338,7 +339,10 @@ class Replica:
             if not revocation.in_force(now):
                 del self._good[key]
         seen = {key: at or now for key, at in self._vanished.items()}
-        self._vanished = {key: at for key, at in seen.items() if at > now - VANISHED_SHOWN}
+        self._vanished = {key: at for key, at in seen.items() if at > now - ALARM}
+        self._back_since = (self._back_since or now) if 0 < self.revision < self._newest else 0.0
+        if self._back_since and self._back_since <= now - ALARM:
+            self._newest = self.revision
 
     def withheld(self, now: float) -> Mapping[str, bytes]:
         """Return the revocations in force (peer map key -> encoded Signed) that the map leaves out."""

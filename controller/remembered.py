@@ -172,7 +172,7 @@ class Remembered:
         names = ", ".join(_title(view, key) for key in restored[:_NAMED])
         more = f" and {len(restored) - _NAMED} more" if len(restored) > _NAMED else ""
         reason = f"had lost, or got older versions of, {names}{more}; put back"
-        self._mirror.notices.note(view.name, "store", reason)
+        self._mirror.notices.note(view.name, "records", reason)
         _log.error(
             "the store was rolled back or tampered with: records are put back",
             extra={"network": view.name, "records": f"{names}{more}"},

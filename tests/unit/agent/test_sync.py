@@ -14,10 +14,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from overmesh import trace
 from overmesh.agent import sync as syncs
+from overmesh.agent.calls import leave
 from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Held, Replica
 from overmesh.agent.state import Identity
-from overmesh.agent.sync import Facts, Sync, leave
+from overmesh.agent.sync import Facts, Sync
 from overmesh.config import AgentConfig
 from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.daemon import running
