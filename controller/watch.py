@@ -61,7 +61,7 @@ class Agent:
     end: OvermeshError | None = None
     last_seen: float = 0
     problems: tuple[Problem, ...] = ()
-    _timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = field(default=None, init=False)
 
     def wake_in(self, seconds: float) -> None:
         """Have it wake at the latest after so many seconds; it may wake sooner."""

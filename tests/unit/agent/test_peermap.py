@@ -1,3 +1,4 @@
+from copy import copy
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -460,3 +461,33 @@ def test_the_digest_is_always_that_of_the_held_items(received: list[mesh_pb2.Wat
     for message in received:
         here.receive(message)
         assert here.digest.to_bytes() == digest(here.held().items)
+
+
+# What is kept from one look to the next.
+
+MOMENTS = st.sampled_from([SOON - 1, SOON, SOON + 1, LATER, LATER + 1])
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(messages(), MOMENTS), max_size=12))
+def test_a_view_is_what_it_would_be_if_nothing_had_been_kept(
+    received: list[tuple[mesh_pb2.WatchReply, float]],
+) -> None:
+    here = replica()
+    for message, now in received:
+        here.receive(message)
+        anew = copy(here)
+        anew._known, anew._peers = None, {}
+        assert here.view(now) == anew.view(now)
+
+
+def test_peers_that_stay_as_they_are_stay_the_same_objects() -> None:
+    before = members(2, 3, 4)
+    here = holding(5, before)
+    first = here.view(SOON).map.peers
+    after = before | signed(endpoints(3, 11, port=7000)) | signed(node(4, 11))
+    here.receive(delta(5, before, 6, after))
+    second = here.view(SOON + 1).map.peers
+    assert [one is other for one, other in zip(first, second, strict=True)] == [True, False, False]
+    assert second[1].endpoints[0].port == 7000
+    assert second[2].node.serial == 11

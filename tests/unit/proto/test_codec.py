@@ -56,9 +56,13 @@ def test_a_peer_that_stays_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> N
     first = FastpathState(5, "om0", 1420, 7, 51820, tuple(peers), b"k" * 32, lanes=4)
     moved = replace(peers[1], endpoints=(Endpoint(ip_address("192.0.2.2"), 7),))
     second = replace(first, revision=6, peers=(peers[0], moved))
-    encoded = []
-    whole = codec._encoded_peer
-    monkeypatch.setattr(codec, "_encoded_peer", lambda peer: encoded.append(peer.id) or whole(peer))
+    encoded, encode = [], codec._encoded_peer
+
+    def noted(peer: FastpathPeer) -> bytes:
+        encoded.append(peer.id)
+        return encode(peer)
+
+    monkeypatch.setattr(codec, "_encoded_peer", noted)
     encoder = codec.ApplyEncoder()
     for state in (first, second, first):
         assert fastpath_pb2.ApplyRequest.FromString(encoder.encode(state)) == codec.apply_request(state)
