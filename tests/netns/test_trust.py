@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from overmesh.model import Endpoint, Node, NodeEndpoints, Record
 from overmesh.proto.signed import map_key, sign
 from tests.netns.lab import Host, until
-from tests.netns.mesh import CONTROLLER, Member, Mesh, Pinging
+from tests.netns.mesh import CONTROLLER, IPV4, Member, Mesh, Pinging
 
 STORE = "/var/lib/overmesh/controller/store.db"
 MADE_UP = "10.77.66.66"
@@ -90,6 +90,29 @@ def test_copied_keys(mesh: Mesh) -> None:
     assert shown["host"]["from"] == underlay(original.host)
     assert "another host is connected" in copy.run("meshctl leave", check=False).stderr
     assert "original" in mesh.nodes(), "leaving from the copy would have taken the original away"
+    loss = pinging.stop()
+    assert loss.lost == 0, loss
+
+
+def test_a_revoked_node_is_cut_off_everywhere_and_does_not_come_back(mesh: Mesh) -> None:
+    mesh.join("a", "b", "thief")
+    a, b, thief = mesh["a"], mesh["b"], mesh["thief"]
+    mesh.until_in_step()
+    assert thief.reaches(a.addresses[0])
+    pinging = Pinging(a, b.addresses[0])
+    address = thief.addresses[0]
+    mesh.ctl("node revoke thief --reason stolen")
+    until(lambda: not thief.status()["peers"], "the revoked host has no peers")
+    assert thief.status()["membership"] == "removed"
+    mesh.until_in_step()
+    for member in (a, b):
+        assert "thief" not in [peer["name"] for peer in member.status()["peers"]]
+        assert not member.reaches(address)
+    assert not thief.reaches(a.addresses[0])
+    thief.kill_agent()
+    refused = thief.host.run(f"meshctl join {IPV4} --token {mesh.token()} --no-wait", check=False)
+    assert "revoked for good" in refused.stdout + refused.stderr
+    assert [node["name"] for node in mesh.ctl("node list --revoked")["revoked"]] == ["thief"]
     loss = pinging.stop()
     assert loss.lost == 0, loss
 
