@@ -162,7 +162,8 @@ class Renewal:
                 self._failure = ""
                 return True
         # Not before it matters: until it has run out the host is as well off as ever.
-        self._failure = f"can't be renewed: {failure.cause}" if self._clock() > self._term.end else ""
+        matters = self._clock() > self._term.end or self._sync.contact.untrusted
+        self._failure = f"can't be renewed: {failure.cause}" if matters else ""
         _log.warning("the certificate can't be renewed", extra={"reason": failure.cause})
         return False
 

@@ -54,7 +54,7 @@ REMOVED_DELAY = 60.0
 LOOK_EVERY = 60.0
 SETTLED = 10.0
 
-_HANDSHAKE = re.compile("CERTIFICATE|[Hh]andshake|Socket closed|certificate")
+_HANDSHAKE = re.compile("[Hh]andshake|Socket closed|certificate")
 
 _RANDOM = SystemRandom()
 
