@@ -29,7 +29,8 @@ BEGIN = "<!-- written by `python -m benchmarks.control`: change nothing between 
 QUANTITIES = {
     "join_per_cpu_s": ("full joins per CPU-second", 0),
     "join_per_s": ("full joins per second", 0),
-    "memory_kib_per_agent": ("memory per agent, KiB", 0),
+    "memory_kib_per_member": ("memory per member that is not connected, KiB", 0),
+    "memory_kib_per_agent": ("memory per member that is, KiB", 0),
     "connect_cpu_s": ("all connect by resume, CPU-s", 1),
     "idle_cpu_share": ("idle, share of a core", 3),
     "slow_change_delivered_s": ("one change, acks after 1.5 s: to the last agent, s", 2),

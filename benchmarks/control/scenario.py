@@ -111,6 +111,8 @@ class Scenario:
         await _until(lambda: len(guide.items or {}) > 2 * len(members))
         self._agents = [self._agent(member, guide) for member in members]
         guide.close()
+        grown = self._first.used().memory - self._idle_memory
+        self.row["memory_kib_per_member"] = grown / len(members)
 
     async def _come_and_go(self, member: Member, guide: Agent) -> None:
         census = Census()
