@@ -76,7 +76,7 @@ async def test_a_copy_is_quarantined_and_named_beside_the_nodes_own_host(lab: Me
     )
 
 
-async def test_a_copy_that_keeps_coming_writes_rarely(lab: Mesh) -> None:
+async def test_a_copy_that_keeps_coming_writes_rarely(lab: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     node = await lab.joined("a")
     await connect(lab, node)
     before = lab.mirror.revision
@@ -84,6 +84,8 @@ async def test_a_copy_that_keeps_coming_writes_rarely(lab: Mesh) -> None:
         lab.clock.now += 3
         assert await comes(lab, node, "two")
     assert lab.mirror.revision == before + 2
+    (first, _) = [record for record in caplog.records if "quarantined" in record.getMessage()]
+    assert "one from elsewhere; this one, two from 192.0.2.9" in vars(first)["reason"]
 
 
 async def test_a_copy_does_not_take_over_while_the_node_is_away_for_a_moment(lab: Mesh) -> None:
