@@ -95,7 +95,7 @@ class Run:
             clients.wait()
             history = History.read(self._file("clients"), self._file("faults"))
             found = [*violations(history), *_behind(hosts, history), *_tracebacks(cluster)]
-            if found:
+            if found or any(loss.lost for loss in losses):
                 _keep_logs(lab, self.seed)
             return Result(history, found, losses, kinds)
 
