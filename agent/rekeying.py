@@ -198,6 +198,7 @@ class Rekeying:
             public_key=change.public,
             previous_public_key=previous,
             csr=certificate_request(change.tls, mine.membership.name),
+            host_id=self._sync.host_id,
         )
 
         async def rotate(stub: Any) -> mesh_pb2.RotateReply:

@@ -97,7 +97,7 @@ class Sync:
         apply: Callable[[], Awaitable[Sequence[Problem]]],
     ) -> None:
         self.identity = identity
-        self._host_id = host_id
+        self.host_id = host_id
         self._replica = replica
         self._state = state
         self._apply = apply
@@ -230,7 +230,7 @@ class Sync:
 
     async def _receive(self, stream: Any) -> None:
         revision, digest = self._replica.begin()
-        hello = mesh_pb2.Hello(revision=revision, digest=digest, host_id=self._host_id, version=__version__)
+        hello = mesh_pb2.Hello(revision=revision, digest=digest, host_id=self.host_id, version=__version__)
         await stream.write(mesh_pb2.WatchRequest(hello=hello))
         behind = 0
         while True:
@@ -263,7 +263,7 @@ class Sync:
     async def _taken(self) -> None:
         """Be the node on this machine from now on: the controller knows of no other."""
         self.contact.copied = False
-        mine = replace(self.identity.membership, host_id=self._host_id)
+        mine = replace(self.identity.membership, host_id=self.host_id)
         before, self.identity = self.identity, replace(self.identity, membership=mine)
         await self._save(before)
         await self._apply()
@@ -373,7 +373,7 @@ class Sync:
             backend_reason=facts.backend_reason,
             mtu=facts.mtu,
             lanes=facts.lanes,
-            host_id=self._host_id,
+            host_id=self.host_id,
             withheld=[mesh_pb2.Item(key=key, signed=signed) for key, signed in withheld],
         )
         try:

@@ -22,6 +22,7 @@ from overmesh.controller import authentic, keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.caller import caller
 from overmesh.controller.mirror import MAX_OPS, Change, Mirror
+from overmesh.controller.names import checked_host_id
 from overmesh.controller.store.base import Delete, KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import Identity, MeshRoot
 from overmesh.errors import CloneError, StoreCorruptError
@@ -33,7 +34,6 @@ TAKES_OVER_AFTER = 120.0
 TOLD_FOR = 300.0
 _NOTED_EVERY = 30.0
 MAX_COPIES = 8
-_LONGEST_ID = 256
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -98,22 +98,30 @@ class Clones:
         """Raise CloneError unless this host is, or now becomes, the node.
 
         Raises:
+            InvalidError: that is no host id.
             StoreUnavailableError: that can't be found out now; for the node's own host it is known.
 
         """
         network, node_id = identity.network, identity.node_id
-        if not self._is_bound_to(network, node_id, host_id):
-            await self._mirror.change(lambda: self._plan(network, node_id, host_id))
-        if not self._is_bound_to(network, node_id, host_id):
-            raise self._quarantined(network, node_id, host_id)
+        checked_host_id(host_id)
+        if self._is_bound_to(network, node_id, host_id):
+            return
+        result = await self._mirror.change(lambda: self._plan(network, node_id, host_id))
+        if self._is_bound_to(network, node_id, host_id):
+            return
+        error = self._quarantined(network, node_id, host_id)
+        if result.succeeded:  # it was noted, which happens rarely enough for the log
+            extra = {"network": network, "id": node_id, "host": host_id, "reason": error.cause}
+            _log.warning("a copy of a node is quarantined", extra=extra)
+        raise error
 
     def _is_bound_to(self, network: str, node_id: str, host_id: str) -> bool:
         _, host = self._host(network, node_id)
-        return host is not None and host.host_id == host_id[:_LONGEST_ID]
+        return host is not None and host.host_id == host_id
 
     def _plan(self, network: str, node_id: str, host_id: str) -> Change | None:
         kv, host = self._host(network, node_id)
-        if host and host.host_id == host_id[:_LONGEST_ID]:
+        if host and host.host_id == host_id:
             return None
         copy_kv, copy = self._copy(network, node_id, host_id)
         if host and self._is_there(network, node_id, host):
@@ -150,7 +158,7 @@ class Clones:
             return None
         if copy is None and len(list(self._copies(network, node_id))) >= MAX_COPIES:
             return None
-        seen = copy or Copy(host_id[:_LONGEST_ID], "", now, now)
+        seen = copy or Copy(host_id, "", now, now)
         seen = replace(seen, origin=caller().origin, last_seen=now)
         deed = None if copy else self._deed("copy quarantined", network, node_id, host_id)
         guard = unchanged(kv) if kv else absent(key)
@@ -159,7 +167,7 @@ class Clones:
     def _deed(self, what: str, network: str, node_id: str, host_id: str) -> Deed:
         node = self._mirror.view(network).node(node_id)
         _, host = self._host(network, node_id)
-        details = {"host": host_id[:_LONGEST_ID], "before": host.host_id if host else ""}
+        details = {"host": host_id, "before": host.host_id if host else ""}
         return Deed(what, network, node_id, node.name if node else "", details=details)
 
     def _quarantined(self, network: str, node_id: str, host_id: str) -> CloneError:
@@ -178,13 +186,13 @@ class Clones:
     def bound(self, network: str, node_id: str, host_id: str, *, claimed: bool = False) -> Put:
         """Return the operation that binds a node to a host."""
         key = keys.host(network, node_id)
-        host = Host(host_id[:_LONGEST_ID], caller().origin, int(self._clock()), claimed)
+        host = Host(host_id, caller().origin, int(self._clock()), claimed)
         return Put(key, authentic.encode(self._root, key, asdict(host)))
 
     def bound_elsewhere(self, network: str, node_id: str, host_id: str) -> bool:
         """Tell whether another host than this one is there as the node."""
         _, host = self._host(network, node_id)
-        if host is None or host.host_id == host_id[:_LONGEST_ID]:
+        if host is None or host.host_id == host_id:
             return False
         return self._is_there(network, node_id, host)
 

@@ -26,7 +26,7 @@ from overmesh.controller.caller import caller
 from overmesh.controller.clones import Clones
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Change, Mirror
-from overmesh.controller.names import checked_label
+from overmesh.controller.names import checked_host_id, checked_label
 from overmesh.controller.newcomers import Newcomers, checked_public_key
 from overmesh.controller.pending import Pending, Pendings
 from overmesh.controller.store.base import KeyValue, unchanged
@@ -35,8 +35,6 @@ from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.controller.view import NetworkView
 from overmesh.errors import CloneError, InvalidError, PortInUseError, StoreCorruptError
 from overmesh.model import NETWORK_KEY, Endpoint, Kind, Mode, Node, Suite, node_key
-
-_LONGEST_HOST_ID = 256
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -161,7 +159,7 @@ class Joins:
             public_key=key,
             request=CertificateRequest.parse(application.csr),
             endpoints=endpoints,
-            host_id=application.host_id,
+            host_id=checked_host_id(application.host_id),
             suites=application.suites,
         )
 
@@ -246,7 +244,7 @@ def _pending(applicant: _Applicant, token: Token) -> Pending:
         name=applicant.name,
         public_key=applicant.public_key.hex(),
         fingerprint=applicant.request.fingerprint.hex(),
-        host_id=applicant.host_id[:_LONGEST_HOST_ID],
+        host_id=applicant.host_id,
         origin=caller().origin,
         token=token.id,
         tags=token.tags,

@@ -198,6 +198,7 @@ class MeshService:
 
     async def _rotate(self, request: mesh_pb2.RotateRequest, context: Context) -> mesh_pb2.RotateReply:
         caller, tls = self._caller(context), of_caller(context.auth_context())
+        self._clones.check_own(caller, request.host_id)
         wanted = NewKeys(request.public_key, request.previous_public_key, request.csr)
         rotated = await self._rekeying.rotate(caller, tls, wanted)
         return mesh_pb2.RotateReply(

@@ -15,9 +15,9 @@ from overmesh.agent.renewal import Renewal
 from overmesh.controller import keys
 from overmesh.controller.daemon import running
 from overmesh.controller.mirror import Change
-from overmesh.controller.roots import Rotation
+from overmesh.controller.rootkey import RootKey
+from overmesh.controller.rootwatch import RootWatch
 from overmesh.controller.store.base import Put
-from overmesh.controller.trust import RootKey
 from overmesh.errors import PinMismatchError
 from overmesh.model import Root
 from overmesh.proto import admin_pb2, admin_pb2_grpc
@@ -215,7 +215,7 @@ async def test_a_controller_that_dies_after_a_step_goes_on(
 ) -> None:
     """The transaction is made, and nothing of what follows from it: that is how a crash leaves it."""
 
-    async def die(_self: Rotation) -> None:
+    async def die(_self: RootWatch) -> None:
         pass
 
     settings = config(tmp_path)
@@ -224,7 +224,7 @@ async def test_a_controller_that_dies_after_a_step_goes_on(
         node = await joined(mesh, host(tmp_path, "a"))
         for number, step in enumerate((STAGE, ACTIVATE, FORCED)[:steps], 1):
             if number == steps:
-                monkeypatch.setattr(Rotation, "_look", die)
+                monkeypatch.setattr(RootWatch, "look", die)
             await said(mesh, step)
     monkeypatch.undo()
     async with running(settings) as controller:

@@ -133,8 +133,10 @@ async def test_every_call_that_changes_who_is_in_leaves_its_entry(world: World) 
     host = Host("a")
     reply = await call(join, "Join", host.request(token))
     new = replace(host, public_key=x25519_public_key(), tls=generate_private_key(SECP256R1()))
-    keys_ = {"public_key": new.public_key, "previous_public_key": host.public_key, "csr": new.csr()}
-    await call(world.client.mesh(host, reply.certificate), "Rotate", mesh_pb2.RotateRequest(**keys_))
+    rotation = mesh_pb2.RotateRequest(
+        public_key=new.public_key, previous_public_key=host.public_key, csr=new.csr()
+    )
+    await call(world.client.mesh(host, reply.certificate), "Rotate", rotation)
     leaver = await world.client.joined(Host("b"), token)
     await call(leaver, "Leave", mesh_pb2.LeaveRequest())
     for method in ("RemoveNode", "RevokeNode"):

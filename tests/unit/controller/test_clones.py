@@ -11,7 +11,7 @@ from overmesh.controller.caller import _CALLER, Caller
 from overmesh.controller.clones import TAKES_OVER_AFTER, TOLD_FOR, Clones
 from overmesh.controller.store.base import Delete, Put
 from overmesh.controller.trust import Identity
-from overmesh.errors import CloneError
+from overmesh.errors import CloneError, InvalidError
 from overmesh.proto import admin_pb2
 from tests.unit.controller.lab import ROOT, Host, Mesh, mesh
 from tests.unit.controller.test_on_etcd import in_step, target, two_controllers  # noqa: F401
@@ -76,7 +76,7 @@ async def test_a_copy_is_quarantined_and_named_beside_the_nodes_own_host(lab: Me
     )
 
 
-async def test_a_copy_that_keeps_coming_writes_rarely(lab: Mesh) -> None:
+async def test_a_copy_that_keeps_coming_writes_rarely(lab: Mesh, caplog: pytest.LogCaptureFixture) -> None:
     node = await lab.joined("a")
     await connect(lab, node)
     before = lab.mirror.revision
@@ -84,6 +84,8 @@ async def test_a_copy_that_keeps_coming_writes_rarely(lab: Mesh) -> None:
         lab.clock.now += 3
         assert await comes(lab, node, "two")
     assert lab.mirror.revision == before + 2
+    (first, _) = [record for record in caplog.records if "quarantined" in record.getMessage()]
+    assert "one from elsewhere; this one, two from 192.0.2.9" in vars(first)["reason"]
 
 
 async def test_a_copy_does_not_take_over_while_the_node_is_away_for_a_moment(lab: Mesh) -> None:
@@ -153,8 +155,17 @@ async def test_who_can_write_to_the_store_can_not_bind_a_node(lab: Mesh) -> None
     assert seen(lab, node).host_id == "one"
 
 
-@pytest.mark.parametrize("host_id", ["", "x" * 5000, "ü/../.\x00"])
-async def test_any_host_id(lab: Mesh, host_id: str) -> None:
+@pytest.mark.parametrize("host_id", ["x" * 257, "a\x1b[2J", "a\n"])
+async def test_a_host_id_that_can_not_be_shown(lab: Mesh, host_id: str) -> None:
+    node = await lab.joined("a")
+    with pytest.raises(InvalidError, match=r"a host id of \d+ characters"):
+        await lab.clones.check(Identity("mesh", node.id), host_id)
+    with pytest.raises(InvalidError):
+        await lab.joins.join(Host("b", host_id=host_id).application(await lab.token()))
+
+
+@pytest.mark.parametrize("host_id", ["", "x" * 256, "ü/../."])
+async def test_any_other_host_id(lab: Mesh, host_id: str) -> None:
     node = await lab.joined("a")
     await connect(lab, node)
     assert await comes(lab, node, host_id)
