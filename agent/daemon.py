@@ -25,7 +25,8 @@ from overmesh import __version__, metrics, trace
 from overmesh import log as logs
 from overmesh.agent import netlink as rtnetlink
 from overmesh.agent.apply import reconcile
-from overmesh.agent.desired import Desired, Own, desire
+from overmesh.agent.calls import leave
+from overmesh.agent.desired import Desired, Made, Own, desire
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.fastpath import Fastpath
 from overmesh.agent.host import Underlay
@@ -37,7 +38,7 @@ from overmesh.agent.rekeying import Rekeying
 from overmesh.agent.renewal import Renewal
 from overmesh.agent.service import Service, serve
 from overmesh.agent.state import Identity, StateDir
-from overmesh.agent.sync import Facts, Sync, leave
+from overmesh.agent.sync import Facts, Sync
 from overmesh.config import AgentConfig
 from overmesh.errors import CorruptStateError, FastpathError, HostError, OvermeshError, RecordError
 from overmesh.model import Address, Endpoint, Problem
@@ -86,6 +87,7 @@ class Agent:
         self.sync.contact.confirmed = state.map_time()
         self._state = state
         self._netlink = netlink
+        self._made = Made()
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -151,7 +153,7 @@ class Agent:
             endpoints = await self._endpoints(underlay)
             own = Own(endpoints, *self.rekeying.private_keys, lanes=self._lanes)
             usable = replace(view.map, peers=()) if self.sync.contact.copied else view.map
-            desired = desire(usable, self.config, underlay, own)
+            desired = desire(usable, self.config, underlay, own, self._made)
             done = await reconcile(desired, underlay, self._netlink, self.fastpath)
             self._note(Current(view, desired, endpoints, (*view.problems, *done.problems)))
             await self._report()
@@ -252,7 +254,7 @@ class Agent:
         """
         told = True
         try:
-            await leave(self.sync.identity)
+            await leave(self.sync.identity, host_id(self.config))
         except OvermeshError as error:
             if not force:
                 raise type(error)(error.cause, "try again later, or leave without telling: --force") from None

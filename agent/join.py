@@ -32,13 +32,13 @@ import grpc.aio
 from cryptography import x509
 
 from overmesh import __version__, rpc, trace
+from overmesh.agent.calls import leave
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.joinport import Target, certificate_request, check_clock, unverified_chain
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.plan import refuse_collisions
 from overmesh.agent.preflight import check_host, host_id, possible_modes, suites
 from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
-from overmesh.agent.sync import leave
 from overmesh.config import JOIN_PORT, AgentConfig
 from overmesh.errors import (
     ApprovalPendingError,
@@ -188,7 +188,7 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
         # The controller made us a member; take that back, as well as it can be done.
         if not reply.already_member:
             with suppress(OvermeshError):
-                await leave(identity)
+                await leave(identity, host_id(config))
         raise
     step("address", ", ".join(map(str, node.addresses)))
 

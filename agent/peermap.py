@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_network
+from math import inf
 
 from overmesh.errors import RecordError
 from overmesh.model import (
@@ -39,8 +40,8 @@ from overmesh.proto.roots import Roots, is_root_key
 from overmesh.proto.signed import verify
 from overmesh.succession import refusal, step_back
 
-# Seconds for which a node that went without being revoked is a problem: it may never be explained.
-VANISHED_SHOWN = 86400.0
+# Seconds for which a step back of the store is a problem: it may never be explained, nor be one.
+ALARM = 86400.0
 
 
 class Outcome(Enum):
@@ -131,12 +132,15 @@ class Replica:
         self._good = {key: _Verified(verify(key, signed, roots), signed) for key, signed in own.items()}
         self._refused: dict[str, str] = {}
         self._floors = dict(held.floors)
-        # Nodes that went without being revoked, and when that was first looked at.
+        # Nodes that went without being revoked, and when that was first looked at; likewise of the store.
         self._vanished: dict[str, float] = {}
+        self._back_since = 0.0
         self._items = dict(held.items)
         self._newest = held.newest
         self._assembly: _Assembly | None = None
         self._astray = False
+        self._known: _Members | None = None
+        self._peers: dict[str, Peer] = {}
         self.revision = held.revision
         self.digest = Digest.of(held.items)
         self.follow_roots(self._items.items())
@@ -335,7 +339,10 @@ class Replica:
             if not revocation.in_force(now):
                 del self._good[key]
         seen = {key: at or now for key, at in self._vanished.items()}
-        self._vanished = {key: at for key, at in seen.items() if at > now - VANISHED_SHOWN}
+        self._vanished = {key: at for key, at in seen.items() if at > now - ALARM}
+        self._back_since = (self._back_since or now) if 0 < self.revision < self._newest else 0.0
+        if self._back_since and self._back_since <= now - ALARM:
+            self._newest = self.revision
 
     def withheld(self, now: float) -> Mapping[str, bytes]:
         """Return the revocations in force (peer map key -> encoded Signed) that the map leaves out."""
@@ -382,27 +389,37 @@ class Replica:
         serial, because that one was issued later.
         """
         records = [held.record for held in self._good.values()]
-        nodes = {record.id: record for record in records if isinstance(record, Node)}
         places = {record.node_id: record for record in records if isinstance(record, NodeEndpoints)}
-        me = nodes.pop(self._mine.partition("/")[2])
-        problems = self._steps_back(now) | self._refused | self._own_problems(me, now)
-        claims = dict.fromkeys(_claims(me), me)
-        peers: dict[str, Peer] = {}
-        for node in sorted(nodes.values(), key=lambda node: (-node.serial, node.id)):
-            reason = _unusable(node, self.network, claims, now)
-            if reason:
-                key = node_key(node.id)
-                problems[key] = (
-                    f"{problems[key]}; the record held before: {reason}" if key in problems else reason
-                )
-                continue
-            claims |= dict.fromkeys(_claims(node), node)
-            place = places.get(node.id, NodeEndpoints(node.id, node.network, ()))
-            peers[node.id] = Peer(node, place.endpoints, place.lanes)
+        members = self._members(tuple(record for record in records if isinstance(record, Node)), now)
+        problems = self._steps_back(now) | self._refused | self._own_problems(members.me, now)
+        for key, reason in members.unusable.items():
+            known = problems.get(key)
+            problems[key] = f"{known}; the record held before: {reason}" if known else reason
         return View(
-            PeerMap(self.revision, self.network, me, tuple(peers[key] for key in sorted(peers))),
+            PeerMap(self.revision, self.network, members.me, self._peers_of(members, places)),
             tuple(Problem(subject, problems[subject]) for subject in sorted(problems)),
         )
+
+    def _members(self, nodes: tuple[Node, ...], now: float) -> "_Members":
+        known, network = self._known, self.network
+        # Equal records are the same objects, so that comparing thousands of them is quick.
+        if not (
+            known and known.nodes == nodes and known.network == network and known.since <= now < known.until
+        ):
+            known = self._known = _members(nodes, network, self._mine.partition("/")[2], now)
+        return known
+
+    def _peers_of(self, members: "_Members", places: Mapping[str, NodeEndpoints]) -> tuple[Peer, ...]:
+        before, self._peers = self._peers, {}
+        for node in members.usable:
+            place = places.get(node.id)
+            endpoints, lanes = (place.endpoints, place.lanes) if place else ((), 1)
+            peer = before.get(node.id)
+            # A peer that stays as it is stays the same object: what follows from it need not be made again.
+            if not (peer and peer.node is node and peer.endpoints is endpoints and peer.lanes == lanes):
+                peer = Peer(node, endpoints, lanes)
+            self._peers[node.id] = peer
+        return tuple(self._peers.values())
 
     def _own_problems(self, me: Node, now: float) -> dict[str, str]:
         problems = {}
@@ -429,16 +446,48 @@ class Replica:
         return problems
 
 
-def _unusable(node: Node, network: Network, claims: Mapping[Range, Node], now: float) -> str:
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Which of these nodes can be used in a network, by id, and why others can't: between two moments."""
+
+    nodes: tuple[Node, ...]
+    network: Network
+    me: Node
+    usable: tuple[Node, ...]
+    unusable: Mapping[str, str]
+    since: float
+    until: float
+
+
+def _members(nodes: tuple[Node, ...], network: Network, my_id: str, now: float) -> _Members:
+    others = {node.id: node for node in nodes}
+    me = others.pop(my_id)
+    owners = dict.fromkeys(_claims(me), me)
+    usable, unusable = [], {}
+    for node in sorted(others.values(), key=lambda node: (-node.serial, node.id)):
+        claims = tuple(_claims(node))
+        reason = _unusable(node, network, claims, owners, now)
+        if reason:
+            unusable[node_key(node.id)] = reason
+        else:
+            owners |= dict.fromkeys(claims, node)
+            usable.append(node)
+    until = min((node.not_after for node in usable), default=inf)
+    return _Members(nodes, network, me, tuple(sorted(usable, key=lambda node: node.id)), unusable, now, until)
+
+
+def _unusable(
+    node: Node, network: Network, claims: Iterable[Range], owners: Mapping[Range, Node], now: float
+) -> str:
     """Return why a verified node must not be used now, or an empty string."""
     if node.not_after < now:
         return "expired"
     for address in node.addresses:
         if not any(address in cidr for cidr in network.ranges):
             return f"address {address} is outside the ranges of network {network.name}"
-    for claim in _claims(node):
-        if claim in claims:
-            return f"claims {claim}, which belongs to {claims[claim].name}"
+    for claim in claims:
+        if claim in owners:
+            return f"claims {claim}, which belongs to {owners[claim].name}"
     return ""
 
 

@@ -22,10 +22,11 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from overmesh.agent.calls import CALL_TIMEOUT, ask_controllers
 from overmesh.agent.joinport import certificate_request
 from overmesh.agent.keychange import KeyChange, Stage
 from overmesh.agent.state import Identity, Keys, StateDir, issued
-from overmesh.agent.sync import CALL_TIMEOUT, Sync, ask_controllers
+from overmesh.agent.sync import Sync
 from overmesh.errors import (
     FastpathError,
     InvalidError,
@@ -197,6 +198,7 @@ class Rekeying:
             public_key=change.public,
             previous_public_key=previous,
             csr=certificate_request(change.tls, mine.membership.name),
+            host_id=self._sync.host_id,
         )
 
         async def rotate(stub: Any) -> mesh_pb2.RotateReply:

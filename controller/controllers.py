@@ -14,14 +14,18 @@ from dataclasses import replace
 from typing import NoReturn
 
 from overmesh.controller import keys
-from overmesh.controller.lease import Lease
+from overmesh.controller.lease import TTL, Lease
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import MeshRoot
-from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
+from overmesh.controller.watch import Agents
+from overmesh.errors import LeaseNotFoundError, StoreUnavailableError, UnreachableError
 from overmesh.model import Controller
 
 _STORE_PAUSE = 2.0
+# Seconds without the store after which the lease has ended for certain.
+_CUT_OFF = 1.2 * TTL
+_LOOK_EVERY = 1.0
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -105,3 +109,25 @@ class Registration:
     def _change(self, lease: int, before: KeyValue | None = None) -> Change:
         compare = unchanged(before) if before else absent(self._key)
         return Change([compare], [Put(self._key, self._signed, lease)])
+
+
+async def shed_when_cut_off(lease: Lease, others: Callable[[], bool], agents: Agents) -> NoReturn:
+    """End all streams, once, when the store has been silent for longer than a lease lives.
+
+    By then the others are told that this controller is gone, and its agents would learn nothing new here.
+    Who comes back all the same is served what is known: perhaps nobody reaches the store.
+
+    Args:
+        lease: by which the silence is measured.
+        others: tells whether there are other controllers to go to.
+        agents: that are connected here.
+
+    """
+    while True:
+        while lease.silence < _CUT_OFF:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY)
+        if others():
+            _log.warning("the store is out of reach: agents are sent to other controllers")
+            agents.finish_all(UnreachableError("this controller has lost its store", "another one may do"))
+        while lease.silence >= _CUT_OFF:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY)

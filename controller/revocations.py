@@ -176,7 +176,7 @@ class Revocations:
 
     def _deletes(self, revocation: Revocation) -> Iterator[Op]:
         network, node_id = revocation.network, revocation.node_id
-        for of in (keys.node, keys.endpoints, keys.credential, keys.presence, keys.issuer):
+        for of in (keys.node, keys.endpoints, keys.credential, keys.presence, keys.host, keys.issuer):
             yield Delete(of(network, node_id))
         # The aliases of a banned node stay: its later keys are not to come back either.
         for kind in ("names", "addresses", *([] if revocation.banned else ["aliases"])):

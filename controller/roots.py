@@ -25,15 +25,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from overmesh.controller import keys, rootfiles
 from overmesh.controller.audit import Deed
 from overmesh.controller.controllers import known
+from overmesh.controller.fleet import Fleet
 from overmesh.controller.membership import Signer
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.resigning import Resigning
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import MeshRoot, RootKey
-from overmesh.controller.watch import Agents, Behind
 from overmesh.errors import InvalidError, OvermeshError, RecordError, StateError, StoreCorruptError
 from overmesh.model import Controller, Kind, Node, Root, controller_key, root_key
+from overmesh.proto import admin_pb2
 from overmesh.proto.roots import fingerprint
 from overmesh.proto.signed import verify
 
@@ -75,7 +76,7 @@ class Rotation:
     """The steps, and what each controller does about them.
 
     Args:
-        mirror, root, signer, tokens, agents, resigning: the parts of this controller.
+        mirror, root, signer, tokens, fleet, resigning: the parts of this controller.
         state_dir: where the root's files are.
         announce: puts this controller's record into the map again, which says what keys it holds.
 
@@ -87,7 +88,7 @@ class Rotation:
         root: MeshRoot,
         signer: Signer,
         tokens: Tokens,
-        agents: Agents,
+        fleet: Fleet,
         resigning: Resigning,
         state_dir: Path,
         announce: Callable[[], Awaitable[None]],
@@ -96,7 +97,7 @@ class Rotation:
         self._root = root
         self._signer = signer
         self._tokens = tokens
-        self._agents = agents
+        self._fleet = fleet
         self._resigning = resigning
         self._state_dir = state_dir
         self._announce = announce
@@ -164,7 +165,7 @@ class Rotation:
             )
         if not force:
             _refuse("these controllers lack the next root's key", self.controllers_without())
-            names = (behind.node_id for _, behind in self.agents_behind())
+            names = [behind.name for behind in await self.agents_behind()]
             _refuse("these agents have not heard of the next root", names)
         put = Put(keys.ROOT_PIN, bytes.fromhex(step.newest))
         deed = Deed("next root activated", subject=step.newest)
@@ -243,13 +244,14 @@ class Rotation:
         signer = self._mirror.roots.signer(controller_key(controller.id), kv.value) if kv else ""
         return step.newest in controller.roots and (step.staged or signer == step.newest)
 
-    def agents_behind(self) -> Iterator[tuple[str, Behind]]:
-        """Yield the connected agents that do not hold the newest root's record, each with its network."""
+    async def agents_behind(self) -> list[admin_pb2.Behind]:
+        """Return the agents, connected to any controller, that do not hold the newest root's record yet."""
         record = self._mirror.key(keys.root(self.step.newest))
-        if record:
-            for view in self._mirror.networks:
-                for behind in self._agents.behind(view.name, record.mod_revision):
-                    yield view.name, behind
+        if record is None:
+            return []
+        revision, networks = record.mod_revision, [view.name for view in self._mirror.networks]
+        replies = [await self._fleet.wait(network, revision, 0) for network in networks]
+        return [behind for reply in replies for behind in reply.behind]
 
     def members_left(self) -> Iterator[tuple[str, Node]]:
         """Yield the members whose certificate is not of the root that signs, each with its network."""

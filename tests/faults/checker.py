@@ -15,7 +15,7 @@ only it could have done. Pure: a history in, violations out.
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -224,8 +224,13 @@ class _Reports:
         if not last:
             return False
         known = self.acked[last - 1]
-        possible = (call for call in self.calls if call.began >= known.began and call.began <= at)
+        since = bisect_left(self.calls, known.began, key=_began)
+        possible = self.calls[since : bisect_right(self.calls, at, key=_began)]
         return all(places != tuple(call.said["places"]) for call in possible)
+
+
+def _began(call: Call) -> float:
+    return call.began
 
 
 def _reports(history: History) -> dict[str, _Reports]:

@@ -147,7 +147,7 @@ class Run:
         dice = random.Random(self.seed)
         done: Counter[str] = Counter()
         began = time.monotonic()
-        steps = list(faults.schedule(dice, self.seconds, self.only))
+        steps = faults.schedule(dice, self.seconds, self.only)
         for step in steps:
             with faults.FAULTS[step.kind](cluster, dice) as what:
                 recorder.mark(f"begin: {what}")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overmesh.agent import desired as module
-from overmesh.agent.desired import KEEPALIVE, Desired, Own, agreed_suite, desire
+from overmesh.agent.desired import KEEPALIVE, Desired, Made, Own, agreed_suite, desire
 from overmesh.agent.host import Link, LinkAddress, Underlay
 from overmesh.agent.plan import ApplyFastpath
 from overmesh.config import AgentConfig
@@ -204,3 +204,29 @@ def test_a_large_network_makes_sessions_when_there_is_something_to_send(
     two = (Peer(node(2), (V4,)), Peer(node(3), (V4,)))
     assert [peer.keepalive_s for peer in sealed(*two).fastpath.peers] == [0, 0]
     assert only(sealed(*two[:1])).keepalive_s == KEEPALIVE
+
+
+# What is kept from one look to the next.
+
+
+def test_a_fastpath_peer_is_made_again_only_when_something_about_it_changes() -> None:
+    made, own = Made(), Own(HERE, KEY)
+    two = Peer(node(2), (V4,))
+    three = Peer(node(3), (V6, V4))
+
+    def peers(*wanted: Peer, underlay: Underlay = UNDERLAY, mode: Mode = Mode.PLAIN) -> list[FastpathPeer]:
+        peer_map = PeerMap(5, replace(NETWORK, mode=mode), ME, wanted)
+        found = desire(peer_map, AgentConfig(), underlay, own, made).fastpath.peers
+        assert found == desire(peer_map, AgentConfig(), underlay, own).fastpath.peers
+        return list(found)
+
+    first = peers(two, three)
+    moved = peers(two, Peer(three.node, (V4,)))
+    assert moved[0] is first[0]
+    assert moved[1].endpoints == (V4,)
+    assert peers(three)[0] is not first[1]
+    # Seen from elsewhere, all may be different.
+    other = Underlay((ETH0, OM0), (LinkAddress(2, ip_address("2001:db8::1"), 64),))
+    assert peers(three, underlay=other)[0].endpoints == (V6, V4)
+    assert peers(three)[0].endpoints == (V4, V6)
+    assert peers(three, mode=Mode.SEALED)[0].public_key == three.node.public_key

@@ -286,7 +286,7 @@ async def test_a_removed_node_put_back(world: World, with_revocation: bool) -> N
             assert (later.peers, a.peers, gone.peers) == (["a"], ["later"], [])
         assert gone.sync.contact.removed
         if not with_revocation:
-            assert "the revocation of gone; put back" in (await world.listed())[1]["store"]
+            assert "the revocation of gone" in (await world.listed())[1]["records"]
 
 
 async def _is_absent(world: World, key: str) -> bool:
@@ -304,7 +304,7 @@ async def test_put_back_while_no_controller_ran(world: World) -> None:
     await world.start()
     assert await world.has(revocation)
     assert not await world.has(keys.node("mesh", node_id(gone)))
-    assert "the revocation of gone; put back" in (await world.listed())[1]["store"]
+    assert "the revocation of gone" in (await world.listed())[1]["records"]
     newcomer = await world.member("newcomer")
     async with following(newcomer):
         await until(lambda: newcomer.peers == ["a"])
@@ -361,7 +361,7 @@ async def test_an_older_network_and_one_of_another_mode(world: World) -> None:
         await until(lambda: _is(world, key, genuine))
         assert a.replica.network == network
         assert world.running.mirror.view("mesh").network == network
-        assert "older versions of, network; put back" in (await world.listed())[1]["store"]
+        assert "older versions of, network" in (await world.listed())[1]["records"]
 
 
 async def _is(world: World, key: str, value: bytes) -> bool:
@@ -386,7 +386,7 @@ async def test_everything_rolled_back(world: World) -> None:
             assert reasons(a) == {node_key(node_id(late)): why}
             problems = (await world.listed())[1]
             assert problems[node_key(node_id(late))] == "late went, and nothing says that it was taken out"
-            assert "the revocation of gone" in problems["store"]
+            assert "the revocation of gone" in problems["records"]
 
 
 async def test_a_whole_store_that_went_back(world: World) -> None:

@@ -65,7 +65,8 @@ async def test_a_host_joins_with_everything_that_belongs_to_it(lab: Mesh) -> Non
     assert [address.version for address in node.addresses] == [4, 6]
     content = await everything(lab)
     held = {key for key in content if key.endswith((host.id, "/web-1", *map(str, node.addresses)))}
-    assert {key.split("/")[3] for key in held} == {"nodes", "endpoints", "credentials", "names", "addresses"}
+    kinds = {"nodes", "endpoints", "credentials", "hosts", "names", "addresses"}
+    assert {key.split("/")[3] for key in held} == kinds
     view = lab.mirror.view("mesh")
     assert view.map.items[node_key(host.id)] == admission.node
     assert view.map.items["network"] == admission.network
