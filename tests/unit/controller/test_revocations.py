@@ -163,6 +163,22 @@ async def test_a_banned_key_comes_in_by_no_door(lab: Mesh) -> None:
     assert lab.addresses() == []
 
 
+async def test_a_node_that_changed_its_key_can_not_come_back_with_either(lab: Mesh) -> None:
+    host, later = await lab.joined("a"), Host("a")
+    node = lab.mirror.view("mesh").node(host.id)
+    assert node
+    changed = replace(
+        node, public_key=later.public_key, previous_public_key=host.public_key, serial=node.serial + 1
+    )
+    await put(lab, Put(keys.node("mesh", host.id), ROOT.sign(changed)))
+    await lab.revocations.revoke("mesh", "a")
+    for key_of in (host, later):
+        with pytest.raises(RevokedError):
+            await lab.joins.join(key_of.application(await lab.token()))
+    assert revocation(lab, later.id).reason == f"a later key of a ({host.id})"
+    assert (await lab.revocations.revoke("mesh", "a")).revocation.node_id == host.id
+
+
 async def test_a_peer_is_revoked_like_a_node(lab: Mesh) -> None:
     host = Host("a")
     await lab.peers.add("mesh", "phone", host.public_key, ())
