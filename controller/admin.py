@@ -148,10 +148,13 @@ class AdminService(Auditing, Approving, Rotating):
         """Take a node out, and its key for good."""
         view = self._mirror.view(request.network or DEFAULT_NETWORK)
         revoked = await self._revocations.revoke(view.name, request.node, request.reason)
+        # When this is a repetition, the first one has taken it out.
+        done = await self._audit.done()
+        was_member = done.deed.what == "node revoked" if done else revoked.was_member
         return admin_pb2.RevokeNodeReply(
             revocation=_revocation_message(revoked.revocation),
             revision=revoked.revision,
-            was_member=revoked.was_member,
+            was_member=was_member,
         )
 
     async def ListRevocations(  # noqa: N802

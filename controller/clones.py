@@ -104,10 +104,16 @@ class Clones:
         """
         network, node_id = identity.network, identity.node_id
         checked_host_id(host_id)
-        if not self._is_bound_to(network, node_id, host_id):
-            await self._mirror.change(lambda: self._plan(network, node_id, host_id))
-        if not self._is_bound_to(network, node_id, host_id):
-            raise self._quarantined(network, node_id, host_id)
+        if self._is_bound_to(network, node_id, host_id):
+            return
+        result = await self._mirror.change(lambda: self._plan(network, node_id, host_id))
+        if self._is_bound_to(network, node_id, host_id):
+            return
+        error = self._quarantined(network, node_id, host_id)
+        if result.succeeded:  # it was noted, which happens rarely enough for the log
+            extra = {"network": network, "id": node_id, "host": host_id, "reason": error.cause}
+            _log.warning("a copy of a node is quarantined", extra=extra)
+        raise error
 
     def _is_bound_to(self, network: str, node_id: str, host_id: str) -> bool:
         _, host = self._host(network, node_id)

@@ -20,7 +20,7 @@ from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import MeshRoot
 from overmesh.controller.watch import Agents
 from overmesh.errors import LeaseNotFoundError, StoreUnavailableError, UnreachableError
-from overmesh.model import Controller
+from overmesh.model import Controller, controller_key
 
 _STORE_PAUSE = 2.0
 # Seconds without the store after which the lease has ended for certain.
@@ -38,8 +38,9 @@ def controller_id(mesh: Sequence[str], join: Sequence[str]) -> str:
 
 def known(mirror: Mirror) -> Sequence[Controller]:
     """Return the controllers that run now, those whose records verify, by id."""
-    records = (record for view in mirror.networks[:1] for record in view.records.values())
-    return sorted((record for record in records if isinstance(record, Controller)), key=lambda one: one.id)
+    ids = sorted(mirror.held("controllers"))
+    records = (view.records.get(controller_key(one)) for view in mirror.networks[:1] for one in ids)
+    return [record for record in records if isinstance(record, Controller)]
 
 
 def reachable(mirror: Mirror, first: Controller) -> Sequence[str]:

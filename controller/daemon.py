@@ -42,6 +42,7 @@ from overmesh.controller.resigning import Resigning
 from overmesh.controller.revocations import Revocations
 from overmesh.controller.rootfiles import load_or_create
 from overmesh.controller.roots import Rotation
+from overmesh.controller.rootwatch import RootWatch
 from overmesh.controller.server import JoinService, Listening, MeshService, Servers
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Put, Store, absent
@@ -166,16 +167,9 @@ async def running(
         registration = await _in_the_map(mirror, lease, root, hosts, listening)
         here = Here(mirror, agents, clock)
         fleet = Fleet(mirror, root, registration.record, here)
-        rotation = Rotation(
-            mirror,
-            root,
-            signer,
-            tokens,
-            fleet,
-            Resigning(store, mirror, root, signer),
-            config.state_dir,
-            registration.enter,
-        )
+        resigning = Resigning(store, mirror, root, signer)
+        watch = RootWatch(mirror, root, resigning, config.state_dir, registration.enter)
+        rotation = Rotation(mirror, root, signer, tokens, fleet, resigning, watch, config.state_dir)
         await servers.start(
             JoinService(
                 joins,
@@ -216,7 +210,7 @@ async def running(
         undo.push_async_callback(servers.drain)
         duties |= {
             _duty(undo, certificates.keep_fresh()),
-            _duty(undo, rotation.follow()),
+            _duty(undo, watch.follow()),
             _duty(undo, presence.keep_written()),
             _duty(undo, lease.keep_alive()),
             _duty(undo, registration.keep()),

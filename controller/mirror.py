@@ -193,7 +193,7 @@ class Mirror:
                         return done
                     raise
                 if change is None:
-                    return TxnResult(succeeded=False, revision=planned_at)
+                    return await self._done(entry) or TxnResult(succeeded=False, revision=planned_at)
                 if not self._turns.free(change.keys):
                     await self._turns.until_free(change.keys)
                     continue

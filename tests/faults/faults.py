@@ -214,8 +214,9 @@ BEYOND: Mapping[str, Fault] = {
     "controllers killed": controllers_killed,
 }
 FAULTS = {**SURVIVABLE, **BEYOND}
-_PAUSE = (1.0, 4.0)
-_LENGTH = (4.0, 12.0)
+_PAUSE = (0.5, 2.0)
+# Seconds; the longest of a short run is shorter, so that every kind has its turn.
+_SHORTEST, _LONGEST = 3.0, 20.0
 # About how long it takes until all is up again.
 _RECOVERY = 3.0
 
@@ -242,12 +243,13 @@ def schedule(dice: random.Random, seconds: float, only: Collection[str] = ()) ->
 
     """
     steps: list[Step] = []
+    longest = min(_LONGEST, max(5.0, seconds / 20))
     left = seconds
     while left > 0:
         kinds = [kind for kind in FAULTS if not only or kind in only]
         dice.shuffle(kinds)
         for kind in kinds:
-            step = Step(kind, dice.uniform(*_LENGTH), dice.uniform(*_PAUSE))
+            step = Step(kind, dice.uniform(_SHORTEST, longest), dice.uniform(*_PAUSE))
             left -= step.seconds + _RECOVERY + step.pause
             if left > 0 or not steps:
                 steps.append(step)

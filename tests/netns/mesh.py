@@ -163,7 +163,7 @@ class Pinging:
         answers = re.findall(r"^\[([\d.]+)\] .* bytes from .* icmp_seq=(\d+)", said, re.MULTILINE)
         times = [float(at) for at, _ in answers]
         seen = {int(number) for _, number in answers}
-        # The last one may be under way when ping ends.
-        lost = set(range(1, int(sent[1]))) - seen
+        # Those of the last half second may be under way when ping ends.
+        lost = set(range(1, int(sent[1]) - 50)) - seen
         gap = max(after - before for before, after in itertools.pairwise(times))
         return Loss(len(seen), len(lost), gap)

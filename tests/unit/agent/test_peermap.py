@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overmesh.agent.peermap import ALARM, Outcome, Replica
+from overmesh.agent.peermap import Outcome, Replica
+from overmesh.agent.records import ALARM
 from overmesh.errors import RecordError
 from overmesh.model import NETWORK_KEY, Endpoint, Network, endpoints_key, node_key
 from overmesh.proto import mesh_pb2

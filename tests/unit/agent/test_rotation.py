@@ -15,9 +15,9 @@ from overmesh.agent.renewal import Renewal
 from overmesh.controller import keys
 from overmesh.controller.daemon import running
 from overmesh.controller.mirror import Change
-from overmesh.controller.roots import Rotation
+from overmesh.controller.rootkey import RootKey
+from overmesh.controller.rootwatch import RootWatch
 from overmesh.controller.store.base import Put
-from overmesh.controller.trust import RootKey
 from overmesh.errors import PinMismatchError
 from overmesh.model import Root
 from overmesh.proto import admin_pb2, admin_pb2_grpc
@@ -42,7 +42,8 @@ async def alive(*members: Member) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        assert [one for one in ended if not isinstance(one, asyncio.CancelledError)] == []
 
 
 @pytest.fixture
@@ -160,6 +161,7 @@ async def test_a_host_that_slept_through_two_rotations_comes_back(quick: Mesh, t
     async with alive(woken, Member(host(tmp_path, "awake"))):
         await until(lambda: woken.replica.roots.fingerprints == (quick.controller.root.fingerprint,))
         await until(lambda: woken.sync.contact.connected and woken.peers == ["awake"])
+        await until(lambda: woken.state.map() == woken.replica.held())
     assert awake.sync.contact.error == ""
     again = Member(host(tmp_path, "sleeper"), woken.state.map())
     assert (again.peers, again.replica.view(0).problems) == (["awake"], ())
@@ -215,7 +217,7 @@ async def test_a_controller_that_dies_after_a_step_goes_on(
 ) -> None:
     """The transaction is made, and nothing of what follows from it: that is how a crash leaves it."""
 
-    async def die(_self: Rotation) -> None:
+    async def die(_self: RootWatch) -> None:
         pass
 
     settings = config(tmp_path)
@@ -224,7 +226,7 @@ async def test_a_controller_that_dies_after_a_step_goes_on(
         node = await joined(mesh, host(tmp_path, "a"))
         for number, step in enumerate((STAGE, ACTIVATE, FORCED)[:steps], 1):
             if number == steps:
-                monkeypatch.setattr(Rotation, "_look", die)
+                monkeypatch.setattr(RootWatch, "look", die)
             await said(mesh, step)
     monkeypatch.undo()
     async with running(settings) as controller:

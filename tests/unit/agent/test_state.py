@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-from overmesh.agent.peermap import Floor, Held
+from overmesh.agent.peermap import Held
+from overmesh.agent.records import Floor
 from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
 from overmesh.errors import CorruptStateError, NotJoinedError, StateError
 from overmesh.model import NETWORK_KEY, node_key

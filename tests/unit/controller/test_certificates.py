@@ -13,7 +13,8 @@ from overmesh import rpc
 from overmesh.agent.joinport import Target, unverified_chain
 from overmesh.controller import certificates as certificates_module
 from overmesh.controller.certificates import ServerCertificates
-from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot, RootKey
+from overmesh.controller.rootkey import RootKey
+from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.errors import UnreachableError
 from overmesh.proto.roots import Roots
 from tests.unit.controller.lab import Clock, Host

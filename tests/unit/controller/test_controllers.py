@@ -163,6 +163,7 @@ async def paused(one: One) -> "asyncio.Event":
 
     mirror._take = later  # type: ignore[method-assign]
     one.life.push_async_callback(asyncio.wait, {asyncio.create_task(flush())})
+    one.life.callback(go.set)
     return go
 
 

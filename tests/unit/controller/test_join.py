@@ -401,6 +401,25 @@ async def test_an_answer_that_was_lost_is_had_by_asking_again(
     assert len(lab.addresses()) == 2
 
 
+async def test_a_join_that_is_carried_out_late_does_not_bring_back_who_was_removed(
+    lab: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, token, txn = Host("a"), await lab.token(), lab.store.txn
+    sent = []
+
+    async def unanswered(compares: Any, ops: list[Op]) -> TxnResult:
+        sent.append((compares, ops))
+        raise StoreUnavailableError("it may or may not have happened")
+
+    monkeypatch.setattr(lab.store, "txn", unanswered)
+    with pytest.raises(StoreUnavailableError):
+        await lab.joins.join(host.application(token))
+    monkeypatch.setattr(lab.store, "txn", txn)
+    await lab.joins.join(host.application(token))
+    await lab.revocations.remove("mesh", host.id)
+    assert not (await txn(*sent[0])).succeeded
+
+
 # Someone edits the store.
 
 
