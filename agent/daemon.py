@@ -75,7 +75,7 @@ class Agent:
         self.fastpath = Fastpath(config, state.path / "fastpath.log", self.wake)
         self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
         self.renewal = Renewal(self.sync, self.replica)
-        self.rekeying = Rekeying(self.sync, state, self.apply, self._goes_by)
+        self.rekeying = Rekeying(self.sync, self.replica, state, self.apply, self._goes_by)
         self._lanes = lanes(config)
         self.numbers = metrics.registry()
         self._apply_seconds = Histogram(

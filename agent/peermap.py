@@ -223,6 +223,14 @@ class Replica:
         return self.roots.signer(NETWORK_KEY, self._used.good[NETWORK_KEY].signed)
 
     @property
+    def estranged(self) -> bool:
+        """Whether the map says of the network or of this host what no root has signed that is trusted here.
+
+        Somebody has written to the store; or the root was rotated, and this host has missed it.
+        """
+        return not self._used.refused.keys().isdisjoint((NETWORK_KEY, self._mine))
+
+    @property
     def own(self) -> tuple[bytes, bytes]:
         """The encoded Signed of the network and of this host's node, as they are in use."""
         return self._used.good[NETWORK_KEY].signed, self._used.good[self._mine].signed

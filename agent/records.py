@@ -140,10 +140,14 @@ class Records:
         self.roots = before.following((key, signed) for key, signed in records if is_root_key(key))
         if self.roots == before:
             return
-        for key, held in list(self.good.items()):
-            if not self.roots.signer(key, held.signed):
-                self.remove(key)
-        for key in [key for key in self.refused if key in self._items]:
+        void = [key for key, held in self.good.items() if not self.roots.signer(key, held.signed)]
+        for key in void:
+            if key not in self._own:
+                del self.good[key]
+                self._revocations.pop(key, None)
+        again = {*void, *self.refused} & self._items.keys()
+        # Revocations first: they decide what counts of the rest.
+        for key in sorted(again, key=lambda key: (not key.startswith(revoked_key("")), key)):
             self.admit(key, self._items[key])
 
     # What goes.

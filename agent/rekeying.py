@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from overmesh.agent.calls import CALL_TIMEOUT, ask_controllers
 from overmesh.agent.joinport import certificate_request
 from overmesh.agent.keychange import KeyChange, Stage
+from overmesh.agent.peermap import Replica
 from overmesh.agent.state import Identity, Keys, StateDir, issued
 from overmesh.agent.sync import Sync
 from overmesh.errors import (
@@ -54,6 +55,7 @@ class Rekeying:
 
     Args:
         sync: owner of this host's identity.
+        replica: of the map; hears first of what the controllers answer.
         state: where the change is kept.
         apply: gives the fastpath `private_keys`.
         holds: tells whether it has them.
@@ -64,12 +66,14 @@ class Rekeying:
     def __init__(
         self,
         sync: Sync,
+        replica: Replica,
         state: StateDir,
         apply: Callable[[], Awaitable[object]],
         holds: Callable[[tuple[bytes, bytes]], Awaitable[bool]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sync = sync
+        self._replica = replica
         self._state = state
         self._apply = apply
         self._holds = holds
@@ -93,9 +97,9 @@ class Rekeying:
     def problems(self, me: Node) -> tuple[Problem, ...]:
         """Return what is wrong with the keys that this host's record names."""
         own = {_public(key) for key in self.private_keys if key}
-        if me.public_key in own or me.previous_public_key in own:
+        if me.public_key in own:
             return ()
-        why = "others know this host by a key that is not here; restore its newest state, or leave and join"
+        why = "its record names a key that is not here: restore its newest state, or leave and join again"
         return (Problem("keys", why),)
 
     async def begin(self, grace: int) -> None:
@@ -210,7 +214,10 @@ class Rekeying:
         except RemovedError:
             await self._sync.removed()
             raise
-        return _checked(reply, mine, change, previous)
+        certificate = _checked(reply, mine, change, previous)
+        network, _ = self._replica.own
+        self._replica.renew_own(network, reply.node)
+        return certificate
 
     def _keep(self, change: KeyChange) -> None:
         self._state.save_key_change(change)

@@ -115,6 +115,7 @@ class Renewal:
             self._clock() >= self._term.due
             or not issued(identity)
             or identity.roots.issuer(identity.certificate) != self._replica.signing
+            or self._replica.estranged
             # The clocks may differ on whether it has run out; what the controller says counts.
             or self._sync.contact.untrusted
         )

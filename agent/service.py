@@ -153,9 +153,9 @@ class Service(agent_pb2_grpc.AgentServicer):
     def _key_change(self) -> agent_pb2.KeyChange | None:
         rekeying = self._agent.rekeying
         change = rekeying.change
-        return change and agent_pb2.KeyChange(
-            stage=change.stage, until=int(change.until), error=rekeying.failure
-        )
+        if change is None:
+            return None
+        return agent_pb2.KeyChange(stage=change.stage, until=int(change.until), error=rekeying.failure)
 
     async def _stats(self) -> fastpath_pb2.StatsReply:
         with suppress(FastpathError):

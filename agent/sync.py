@@ -142,8 +142,10 @@ class Sync:
 
     async def _rest(self, seconds: float) -> None:
         """Wait, but not with a new identity: it may be let in where the last one was not."""
+        # Not wait_for: it may swallow a cancellation (Python 3.11).
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._renewed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._renewed.wait()
 
     def _pause(self, lost: OvermeshError | None) -> float:
         """Return how long to wait before the next controller is asked."""

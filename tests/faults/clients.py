@@ -232,14 +232,13 @@ async def _followers(clients: Clients, settings: dict[str, Any], stack: AsyncExi
     """Let those join who stay, before anything goes wrong."""
     followers = []
     making = asyncio.create_task(clients.wish(0, clients.make_token))
+    known = [one.address for one in clients.controllers]
     for number in range(settings["followers"]):
         guest = Guest(Keys.new(), f"agent-{number}")
         reply, call = await clients.joined(guest, await clients.tokens.get())
         if reply is None:
             raise SystemExit(f"{guest.name} can't join: {call.error}")
-        known = [one.address for one in clients.controllers]
-        first = known[number % len(known) :] + known[: number % len(known)]
-        mine = identity(guest.keys, guest.name, reply, first, Path(settings["root"]))
+        mine = identity(guest.keys, guest.name, reply, known, Path(settings["root"]))
         follower = Follower(mine, Path(settings["directory"]), clients.recorder)
         stack.push_async_callback(follower.stop)
         followers.append(follower)

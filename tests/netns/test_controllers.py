@@ -32,7 +32,7 @@ def start_etcd(host: Host) -> None:
     host.start(
         [
             "etcd",
-            "--data-dir=/tmp/etcd",
+            "--data-dir=/var/lib/overmesh/etcd",
             f"--listen-client-urls={urls['client']}",
             f"--advertise-client-urls={urls['client']}",
             f"--listen-peer-urls={urls['peer']}",
@@ -126,4 +126,21 @@ def test_the_one_that_was_killed_comes_back_and_agents_come_back_to_it(mesh: Mes
     other.wait()
     until(lambda: connected_to(mesh, IPV4), "all agents are with the first one again")
     assert mesh.ctl("wait --converged")["converged"]
+    assert pings.stop().lost == 0
+
+
+def test_agents_leave_a_controller_that_has_lost_its_store(mesh: Mesh, other: Process) -> None:
+    host, second = mesh.lab["other"], mesh.lab["ctl"]
+    process = host.start(f"meshctl controller run --advertise {OTHER}", environ=mesh.environ)
+    until(lambda: "controller ready" in process.log, "the other controller is back")
+    pings = Pinging(mesh["a"], mesh["b"].addresses[0])
+    second.run(f"ip route add blackhole {STORE}/32")
+    said = second.run("meshctl token create", check=False)
+    assert said.returncode == 1
+    assert "can't be reached" in said.stderr or "may or may not" in said.stderr, said.stderr
+    until(lambda: connected_to(mesh, OTHER), "all agents are with the one that has the store", timeout=90)
+    assert told(host, "wait --converged --timeout 60s")["converged"]
+    second.run(f"ip route del blackhole {STORE}/32")
+    both = {f"{IPV4}:7443": True, f"{OTHER}:7443": True}
+    until(lambda: controllers(host) == both, "the one that was cut off is in the map again")
     assert pings.stop().lost == 0

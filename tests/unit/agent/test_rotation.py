@@ -42,7 +42,8 @@ async def alive(*members: Member) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        assert [one for one in ended if not isinstance(one, asyncio.CancelledError)] == []
 
 
 @pytest.fixture
@@ -160,6 +161,7 @@ async def test_a_host_that_slept_through_two_rotations_comes_back(quick: Mesh, t
     async with alive(woken, Member(host(tmp_path, "awake"))):
         await until(lambda: woken.replica.roots.fingerprints == (quick.controller.root.fingerprint,))
         await until(lambda: woken.sync.contact.connected and woken.peers == ["awake"])
+        await until(lambda: woken.state.map() == woken.replica.held())
     assert awake.sync.contact.error == ""
     again = Member(host(tmp_path, "sleeper"), woken.state.map())
     assert (again.peers, again.replica.view(0).problems) == (["awake"], ())

@@ -78,6 +78,18 @@ async def test_who_joins_again_has_records_above_the_revocation_whatever_the_clo
     assert revocation(lab, host.id) == known
 
 
+async def test_endpoints_that_were_lost_are_made_anew_above_the_revocation(lab: Mesh) -> None:
+    host = await lab.joined("a")
+    await lab.revocations.remove("mesh", host.id)
+    await lab.joins.join(host.application(await lab.token()))
+    await put(lab, Delete(keys.endpoints("mesh", host.id)))
+    lab.mirror.view("mesh")._floors.clear()
+    lab.clock.now -= DAY
+    lab.membership._signer = Signer(ROOT, lab.clock)
+    await lab.membership.report("mesh", host.id, host.endpoints)
+    assert lab.mirror.view("mesh").endpoints(host.id)
+
+
 async def test_what_another_controller_signed_unseen_is_void_too(lab: Mesh) -> None:
     host = await lab.joined("a")
     node = lab.mirror.view("mesh").node(host.id)
@@ -96,6 +108,7 @@ async def test_a_removal_after_a_ban_lifts_nothing(lab: Mesh) -> None:
     await put(lab, Put(keys.node("mesh", host.id), ROOT.sign(node)))
     await lab.revocations.remove("mesh", host.id)
     assert (revocation(lab, host.id).banned, revocation(lab, host.id).not_after) == (True, 0)
+    assert not lab.mirror.view("mesh").refused
 
 
 async def test_revoking_by_name_by_id_and_again(lab: Mesh) -> None:
@@ -148,6 +161,22 @@ async def test_a_banned_key_comes_in_by_no_door(lab: Mesh) -> None:
     with pytest.raises(RevokedError):
         await lab.peers.add("mesh", "phone", host.public_key, ())
     assert lab.addresses() == []
+
+
+async def test_a_node_that_changed_its_key_can_not_come_back_with_either(lab: Mesh) -> None:
+    host, later = await lab.joined("a"), Host("a")
+    node = lab.mirror.view("mesh").node(host.id)
+    assert node
+    changed = replace(
+        node, public_key=later.public_key, previous_public_key=host.public_key, serial=node.serial + 1
+    )
+    await put(lab, Put(keys.node("mesh", host.id), ROOT.sign(changed)))
+    await lab.revocations.revoke("mesh", "a")
+    for key_of in (host, later):
+        with pytest.raises(RevokedError):
+            await lab.joins.join(key_of.application(await lab.token()))
+    assert revocation(lab, later.id).reason == f"a later key of a ({host.id})"
+    assert (await lab.revocations.revoke("mesh", "a")).revocation.node_id == host.id
 
 
 async def test_a_peer_is_revoked_like_a_node(lab: Mesh) -> None:
