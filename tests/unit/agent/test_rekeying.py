@@ -251,6 +251,17 @@ async def test_joining_again_in_the_middle_keeps_the_change(mesh: Mesh, rig: Rig
     later.check()
 
 
+async def test_a_change_that_no_controller_agrees_to_is_dropped(rig: Rig) -> None:
+    mine = rig.member.sync.identity
+    elsewhere = replace(mine.keys, noise=X25519PrivateKey.generate())
+    rig.member.sync.identity = replace(mine, keys=elsewhere)
+    with pytest.raises(InvalidError, match="not those that it changes from"):
+        await rig.rekeying.begin(GRACE)
+    assert rig.rekeying.change is None
+    assert rig.member.state.key_change() is None
+    assert rig.in_fastpath[-1] == (elsewhere.noise.private_bytes_raw(), b"")
+
+
 async def test_a_record_that_names_other_keys_is_a_problem(rig: Rig) -> None:
     mine = public(rig.rekeying.private_keys[0])
     assert rig.rekeying.problems(node(1, public_key=mine)) == ()
