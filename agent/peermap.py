@@ -198,6 +198,7 @@ class Replica:
             self.follow_roots(self._items.items())
         for key, signed in changed.items():
             self._used.admit(key, signed)
+        self._used.purge()
         self.revision, self.digest = revision, digest
         self._newest = max(self._newest, revision)
 
@@ -209,7 +210,7 @@ class Replica:
         return self._used.roots
 
     def follow_roots(self, records: Iterable[tuple[str, bytes]]) -> None:
-        """Trust the roots that these records lead to from here, and nothing that only others have signed."""
+        """Trust the roots that these records lead to; what else is in use goes with the next change."""
         self._used.follow_roots(records)
 
     @property
@@ -221,6 +222,14 @@ class Replica:
     def signing(self) -> str:
         """The fingerprint of the root that signs now, as far as this host knows."""
         return self.roots.signer(NETWORK_KEY, self._used.good[NETWORK_KEY].signed)
+
+    @property
+    def estranged(self) -> bool:
+        """Whether the map says of the network or of this host what no root has signed that is trusted here.
+
+        Somebody has written to the store; or the root was rotated, and this host has missed it.
+        """
+        return not self._used.refused.keys().isdisjoint((NETWORK_KEY, self._mine))
 
     @property
     def own(self) -> tuple[bytes, bytes]:
