@@ -55,7 +55,7 @@ def map_key(record: Record) -> str:
 def sign(record: Record, root: EllipticCurvePrivateKey) -> bytes:
     """Return an encoded Signed that holds the record and the root's signature."""
     body = encode_record(record)
-    # Without chance (RFC 6979): a record that says the same as before is the same bytes, and no change of the map.
+    # Without chance (RFC 6979): a record that says what it said is the same bytes: no change of the map.
     signature = root.sign(_context(map_key(record)) + body, ECDSA(SHA256(), deterministic_signing=True))
     return mesh_pb2.Signed(body=body, signature=signature).SerializeToString(deterministic=True)
 
