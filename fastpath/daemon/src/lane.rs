@@ -17,6 +17,7 @@ mod outbound;
 mod replies;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::{Builder, JoinHandle};
@@ -57,9 +58,11 @@ pub fn spawn<'a>(
     pace: Pace,
     events: broadcast::Sender<Event>,
 ) -> io::Result<(LaneHandle, JoinHandle<()>)> {
-    let (handle, LaneEnds { commands, waker, poller, inbox }) = LaneHandle::new()?;
-    poller.watch(inner.descriptors(), INNER)?;
-    poller.watch(outer.descriptors(), OUTER)?;
+    let (handle, LaneEnds { commands, waker, inbox }) = LaneHandle::new()?;
+    let mut poller = Poller::default();
+    poller.watch(COMMANDS, [waker.as_fd()]);
+    poller.watch(INNER, inner.descriptors());
+    poller.watch(OUTER, outer.descriptors());
     let name = format!("lane-{}", tunnel.lane);
     let lane = Lane {
         backlog: Backlog::new(),
@@ -107,7 +110,7 @@ struct Lane {
     /// How large packets to each peer may be.
     paths: Paths,
     notices: Notices,
-    poller: Arc<Poller>,
+    poller: Poller,
     waker: Waker,
     commands: Receiver<Command>,
     events: broadcast::Sender<Event>,
@@ -133,7 +136,7 @@ impl Lane {
             let ready = self
                 .poller
                 .wait(self.patience())
-                .map_err(|reason| Lost { device: "epoll".into(), reason })?;
+                .map_err(|reason| Lost { device: "poll".into(), reason })?;
             if ready.has(COMMANDS) {
                 if self.obey()?.is_break() {
                     return Ok(());
