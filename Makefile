@@ -5,12 +5,13 @@ BIN := .venv/bin
 FASTPATH := fastpath/target/release/overmesh-fastpath
 RUST := --manifest-path fastpath/Cargo.toml
 
-.PHONY: help setup demo test test-guest soak fuzz check bench bench-micro wheels clean
+.PHONY: help setup demo test test-guest test-faults soak fuzz check bench bench-micro wheels clean
 
 help:
 	@echo "make demo    three hosts, one mesh, on this machine, in a minute (HOLD=1 leaves it up)"
 	@echo "make test    all tests"
 	@echo "make test-guest  those that need a guest with another kernel, alone"
+	@echo "make test-faults  a mesh in use while all around it fails, for MINUTES=3 (SEED=7 does it again)"
 	@echo "make soak    sealed traffic for MINUTES=60: loss, memory, sessions"
 	@echo "make fuzz    every fuzz target for MINUTES=30, one after the other"
 	@echo "make check   formatting, lints, types, generated code"
@@ -32,6 +33,9 @@ test: setup
 
 test-guest: setup
 	$(BIN)/python -m pytest -v tests/interop/test_kernel_geneve.py tests/interop/test_kernel_wireguard.py
+
+test-faults: setup
+	@$(BIN)/python -m tests.faults --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
 
 soak: setup
 	@$(BIN)/python -m tests.interop.soak --minutes $(or $(MINUTES),60)

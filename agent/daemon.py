@@ -19,7 +19,9 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from overmesh import __version__
+from prometheus_client import Histogram
+
+from overmesh import __version__, metrics, trace
 from overmesh import log as logs
 from overmesh.agent import netlink as rtnetlink
 from overmesh.agent.apply import reconcile
@@ -27,10 +29,12 @@ from overmesh.agent.desired import Desired, Own, desire
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.fastpath import Fastpath
 from overmesh.agent.host import Underlay
+from overmesh.agent.metrics import gather
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.peermap import Held, Replica, View
 from overmesh.agent.preflight import check_host, check_ports, host_id, lanes
-from overmesh.agent.service import serve
+from overmesh.agent.renewal import Renewal
+from overmesh.agent.service import Service, serve
 from overmesh.agent.state import Identity, StateDir
 from overmesh.agent.sync import Facts, Sync, leave
 from overmesh.config import AgentConfig
@@ -65,12 +69,16 @@ class Agent:
 
     def __init__(self, config: AgentConfig, state: StateDir, identity: Identity, netlink: Netlink) -> None:
         self.config = config
-        self.identity = identity
         self.replica, self._damaged = _replica(state, identity)
         self.fastpath = Fastpath(config, state.path / "fastpath.log", self.wake)
         self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
+        self.renewal = Renewal(self.sync, self.replica)
         self._private_key = identity.keys.noise.private_bytes_raw()
         self._lanes = lanes(config)
+        self.numbers = metrics.registry()
+        self._apply_seconds = Histogram(
+            "overmesh_apply_seconds", "Time to make the host match its map", registry=self.numbers
+        )
         self.current: Current | None = None
         self.applied = asyncio.Condition()
         self.left = False
@@ -81,6 +89,11 @@ class Agent:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._turn = asyncio.Lock()
+
+    @property
+    def identity(self) -> Identity:
+        """Who this host is, with its present certificate."""
+        return self.sync.identity
 
     def wake(self) -> None:
         """Have the host looked at soon."""
@@ -102,7 +115,13 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             self._tasks = [
                 group.create_task(work)
-                for work in (self.fastpath.run(), self.sync.run(), self._keep_matching(), self._follow_host())
+                for work in (
+                    self.fastpath.run(),
+                    self.sync.run(),
+                    self.renewal.run(),
+                    self._keep_matching(),
+                    self._follow_host(),
+                )
             ]
             await self._stop.wait()
             for task in self._tasks:
@@ -113,7 +132,8 @@ class Agent:
     async def apply(self) -> Sequence[Problem]:
         """Make the host match the replica now; return every problem with either."""
         try:
-            await self._reconcile()
+            with self._apply_seconds.time():
+                await self._reconcile()
         except OvermeshError as error:
             if self.current:
                 problems = (*self.current.view.problems, Problem("host", error.cause))
@@ -155,7 +175,7 @@ class Agent:
         damaged = () if self.replica.revision else self._damaged
         host = self.current.problems if self.current else ()
         copied = (_COPIED,) if self.sync.contact.copied else ()
-        return (*damaged, *copied, *host, *self.sync.problems)
+        return (*damaged, *copied, *host, *self.sync.problems, *self.renewal.problems)
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
         port = self.config.port_in(self.replica.network.mode)
@@ -166,7 +186,7 @@ class Agent:
     async def _sources(self) -> list[Address]:
         """Return the addresses from which this host reaches its controllers."""
         found = []
-        for target in self.identity.membership.controllers:
+        for target in self.sync.controllers:
             # A controller known by name is not looked up here: this has to work without DNS.
             with suppress(ValueError):
                 source = await self._netlink.source_toward(ip_address(target.rpartition(":")[0].strip("[]")))
@@ -224,7 +244,7 @@ class Agent:
         """
         told = True
         try:
-            await leave(self.identity)
+            await leave(self.sync.identity)
         except OvermeshError as error:
             if not force:
                 raise type(error)(error.cause, "try again later, or leave without telling: --force") from None
@@ -252,7 +272,7 @@ def _replica(state: StateDir, identity: Identity) -> tuple[Replica, tuple[Proble
         held, problems = Held(), (Problem("map.json", error.cause),)
     mine = identity.membership
     try:
-        return Replica(identity.root_key, mine.network, mine.node_id, mine.node, held), problems
+        return Replica(identity.roots, mine.network, mine.node_id, mine.node, held), problems
     except RecordError as error:
         raise state.corrupt("membership.json", f"its records do not verify: {error.cause}") from None
 
@@ -275,7 +295,11 @@ async def run(config: AgentConfig) -> None:
         netlink = await stack.enter_async_context(Netlink.open())
         agent = Agent(config, state, identity, netlink)
         check_ports(config, agent.replica.network.mode)
-        await stack.enter_async_context(serve(agent, config.socket))
+        service = Service(agent)
+        await stack.enter_async_context(serve(service, config.socket))
+        agent.numbers.register(metrics.Gathered(lambda: gather(service)))
+        stack.enter_context(metrics.served(config.metrics, agent.numbers))
+        stack.enter_context(trace.tracing(config.trace, "agent"))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, agent.stop)
         log.info("agent started", extra={"node": identity.membership.name, "version": __version__})

@@ -157,8 +157,7 @@ class Fastpath:
         # A channel per process, with a pool of its own: an old one would wait out its backoff first.
         options = [
             ("grpc.use_local_subchannel_pool", 1),
-            # gRPC would send the socket's path as the authority, which Rust's h2 refuses.
-            ("grpc.default_authority", "localhost"),
+            *rpc.TO_FASTPATH,
             *rpc.MESSAGE_LIMIT,
         ]
         target = f"unix:{self._config.fastpath_socket.absolute()}"

@@ -6,36 +6,34 @@
     token    over a new connection, verified against that root: the secret, our public keys, our endpoints,
              what we can seal with. Whether the network is sealed is not known before the answer: endpoints
              without a port get the usual one there, and a network whose port is taken here refuses us
+             (waiting, approval: only when an operator has to let this host in, see `meshctl node approve`)
     address  the answer verifies, fits our keys, and no route of this host is in its way
     state    all of it is on disk
 
 The private keys are made here and stay here. Joining again with the same keys gives the same node.
 On failure nothing is left behind: not here, and, once the token was redeemed, not there either. Only
-when nobody can know whether the controller took the token do the keys stay, for the next attempt.
+when nobody can know whether the controller took the token, or an operator has yet to decide, do the
+keys stay, for the next attempt.
 """
 
 import asyncio
 import os
 import re
 import socket
-import ssl
-import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
-from overmesh import __version__, rpc
+from overmesh import __version__, rpc, trace
 from overmesh.agent.endpoints import candidates, configured
+from overmesh.agent.joinport import Target, certificate_request, check_clock, unverified_chain
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.plan import refuse_collisions
 from overmesh.agent.preflight import check_host, host_id, possible_modes, suites
@@ -43,6 +41,7 @@ from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
 from overmesh.agent.sync import leave
 from overmesh.config import JOIN_PORT, AgentConfig
 from overmesh.errors import (
+    ApprovalPendingError,
     MeshError,
     NotJoinedError,
     OvermeshError,
@@ -51,17 +50,24 @@ from overmesh.errors import (
     RecordError,
     StateError,
     UnreachableError,
-    UsageError,
 )
 from overmesh.model import NETWORK_KEY, Address, Endpoint, Mode, Network, Node, node_key
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_message
+from overmesh.proto.roots import Roots, fingerprint
 from overmesh.proto.signed import verify
-from overmesh.token import JoinToken, root_pin
+from overmesh.token import JoinToken
 
 REACH_TIMEOUT = 10.0
 REDEEM_TIMEOUT = 30.0
 
+
+# Seconds that the controller may hold its answer while an operator has yet to decide.
+_HELD = 20
+# Seconds until it is asked again, also when it is away for a moment.
+_PAUSE = 1.0
+# The one step that is told before it is done; its detail says what has to happen.
+WAITING = "waiting"
 
 # Called after each step with its name, as in the list above, and a detail for people.
 Step = Callable[[str, str], None]
@@ -79,7 +85,9 @@ class Joined:
     already_member: bool
 
 
-async def join(config: AgentConfig, host: str, token: str, name: str, step: Step) -> Joined:
+async def join(
+    config: AgentConfig, host: str, token: str, name: str, step: Step, *, wait: bool = True
+) -> Joined:
     """Make this host a member of the network that a token is for.
 
     Args:
@@ -88,8 +96,10 @@ async def join(config: AgentConfig, host: str, token: str, name: str, step: Step
         token: as `meshctl token create` printed it.
         name: the wanted node name, a DNS label; empty: the host's.
         step: called after each step.
+        wait: whether to wait, for however long, until an operator lets this host in.
 
     Raises:
+        ApprovalPendingError: it is not to wait, and would have to.
         UsageError: host or token can't be right.
         HostError: this host can't carry an overlay, or its routes are in the way.
         UnreachableError: nobody answers there, or not a controller.
@@ -112,7 +122,7 @@ async def join(config: AgentConfig, host: str, token: str, name: str, step: Step
             member = _membership(state) is not None
             undecided = state.keys() is not None  # an attempt before this one ended in _Unknown
             try:
-                wanted = _Wanted(config, parsed, name or _host_name(), modes)
+                wanted = _Wanted(config, parsed, name or _host_name(), modes, wait)
                 return await _join(target, wanted, state, netlink, step)
             except _Unknown as unknown:
                 raise unknown.error from None
@@ -128,21 +138,22 @@ def _member_with_agent(state: StateDir, token: JoinToken) -> Joined | None:
     identity = _membership(state) if state.in_use() else None
     if identity is None:
         return None
-    if root_pin(identity.root.public_bytes(Encoding.DER)) != token.pin:
+    if token.pin.hex() not in identity.roots.fingerprints:
         raise _other_mesh(identity)
     mine = identity.membership
-    network, node = _records(identity.root, mine.network, mine.node_id, mine.node)
+    network, node = _records(identity.roots, mine.network, mine.node_id, mine.node)
     return _joined(network, node, already_member=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What this host wants to be. modes: of the networks that it could be in."""
+    """What this host wants to be. modes: of the networks that it could be in; wait: for an operator."""
 
     config: AgentConfig
     token: JoinToken
     name: str
     modes: tuple[Mode, ...]
+    wait: bool
 
 
 async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Netlink, step: Step) -> Joined:
@@ -151,8 +162,8 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
     source = await _reach(target)
     step("reach", f"{target} answers")
 
-    root = await _pinned_root(target, token.pin)
-    if before and before.root != root:
+    roots = await _pinned_root(target, token.pin)
+    if before and not set(roots.fingerprints) <= set(before.roots.fingerprints):
         raise _other_mesh(before)
     step("tls", f"it holds the mesh root that the token pins ({token.pin.hex()[:16]}…)")
 
@@ -160,10 +171,16 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
     state.save_keys(keys)
     underlay = await netlink.underlay()
     endpoints = configured(config.endpoints, config.port) or candidates(underlay, config.port, [source])
-    reply = await _redeem(target, root, _request(wanted, keys, endpoints))
+
+    def redeem(held: int) -> Awaitable[mesh_pb2.JoinReply]:
+        return _redeem(target, roots, _request(wanted, keys, endpoints, held))
+
+    reply = await _let_in(redeem, step, wait=wanted.wait)
     step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
-    identity, network, node = _admitted(reply, keys, root, target, host_id(config))
+    identity, network, node = _admitted(
+        reply, keys, before.roots if before else roots, target, host_id(config)
+    )
     try:
         refuse_collisions(network.ranges, await netlink.routes(), underlay, config.interface)
     except RangeCollisionError:
@@ -199,35 +216,6 @@ def _other_mesh(identity: Identity) -> StateError:
 # Where to.
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A join port."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `host`, `host:port`, `address`, `[address]` or `[address]:port`.
-
-        Raises:
-            UsageError: none of these.
-
-        """
-        with suppress(ValueError):
-            return cls(str(ip_address(text)), JOIN_PORT)
-        found = re.fullmatch(
-            r"\[(?P<v6>[0-9a-fA-F:.%]+)\](:(?P<p6>\d+))?|(?P<host>[^:/\s\[\]]+)(:(?P<port>\d+))?", text
-        )
-        port = int((found and (found["port"] or found["p6"])) or JOIN_PORT)
-        if not found or not 0 < port < 1 << 16:
-            raise UsageError(f"{text!r} is not a controller", "write HOST, HOST:PORT or [IPv6]:PORT")
-        return cls(found["host"] or found["v6"], port)
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
 async def _reach(target: Target) -> Address:
     """Find out whether anybody listens there; return the address of ours that leads there."""
     fix = "check the address, the controller and what filters packets in between"
@@ -252,69 +240,77 @@ async def _reach(target: Target) -> Address:
 # Whom to trust.
 
 
-async def _pinned_root(target: Target, pin: bytes) -> x509.Certificate:
-    """Return the certificate with this hash from the chain that the server shows.
+async def _pinned_root(target: Target, pin: bytes) -> Roots:
+    """Return the root with this hash from the chain that the server shows.
 
     Nothing is believed on this connection: it only brings the certificate, and the hash says which.
 
     Raises:
         PinMismatchError: it is not in the chain.
-        UnreachableError: no TLS is spoken there.
+        UnreachableError: no TLS is spoken there, or the clocks are too far apart for it.
 
     """
-    try:
-        chain = await asyncio.wait_for(asyncio.to_thread(_unverified_chain, target), REACH_TIMEOUT)
-    except (OSError, TimeoutError):
-        raise UnreachableError(
-            f"{target} does not speak TLS", f"name the join port of the controller ({JOIN_PORT} by default)"
-        ) from None
+    chain = await unverified_chain(target)
     for certificate in chain:
-        if root_pin(certificate) == pin:
-            return x509.load_der_x509_certificate(certificate)
+        if fingerprint(certificate) == pin.hex():
+            check_clock(chain[0], target, time.time())
+            return Roots((certificate,))
     raise PinMismatchError(
         f"{target} does not hold the mesh root that the token pins",
-        "check that the token is from this controller; if it is, somebody answers in its place",
+        "check that the token is from this controller, and from after the last rotation of its root; "
+        "if it is, somebody answers in its place",
     )
-
-
-def _unverified_chain(target: Target) -> list[bytes]:
-    """Return the chain that a TLS server shows (DER), verified in no way."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])  # gRPC servers refuse a client without it
-    with (
-        socket.create_connection((target.host, target.port), REACH_TIMEOUT) as plain,
-        context.wrap_socket(plain) as secure,
-    ):
-        if sys.version_info >= (3, 13):
-            return secure.get_unverified_chain()
-        # The same function before it was made public.
-        inner: Any = secure._sslobj  # type: ignore[attr-defined]
-        return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in inner.get_unverified_chain()]
 
 
 # The token.
 
 
 class _Unknown(Exception):  # noqa: N818
-    """Nobody can know whether the controller has taken the token: `error` says why."""
+    """Nobody can know yet whether this host is to be a member: `error` says why."""
 
     def __init__(self, error: OvermeshError) -> None:
         super().__init__(error.cause)
         self.error = error
 
 
-async def _redeem(
-    target: Target, root: x509.Certificate, request: mesh_pb2.JoinRequest
+async def _let_in(
+    redeem: Callable[[int], Awaitable[mesh_pb2.JoinReply]], step: Step, *, wait: bool
 ) -> mesh_pb2.JoinReply:
+    """Return the answer to a request, once an operator has decided if one has to.
+
+    Args:
+        redeem: asks; the controller may take so many seconds to answer.
+        step: told what has to happen, and when it has.
+        wait: whether to wait for an operator at all.
+
+    """
+    told = False
+    while True:
+        try:
+            reply = await redeem(_HELD if told else 0)
+        except _Unknown as unknown:
+            if not wait or not (told or isinstance(unknown.error, ApprovalPendingError)):
+                raise
+            if not told:
+                step(WAITING, f"{unknown.error.cause}; {unknown.error.fix}")
+            told = True
+            await asyncio.sleep(_PAUSE)
+        else:
+            if told:
+                step("approval", "given")
+            return reply
+
+
+async def _redeem(target: Target, roots: Roots, request: mesh_pb2.JoinRequest) -> mesh_pb2.JoinReply:
     """Send the secret, over a connection that is verified against the pinned root and nothing else."""
-    credentials = grpc.ssl_channel_credentials(root.public_bytes(Encoding.PEM))
+    credentials = grpc.ssl_channel_credentials(roots.pem)
     options = [("grpc.ssl_target_name_override", rpc.CONTROLLER_NAME), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(str(target), credentials, options=options) as channel:
         stub: Any = mesh_pb2_grpc.JoinStub(channel)  # type: ignore[no-untyped-call]
         try:
-            reply: mesh_pb2.JoinReply = await stub.Join(request, timeout=REDEEM_TIMEOUT)
+            reply: mesh_pb2.JoinReply = await stub.Join(
+                request, timeout=REDEEM_TIMEOUT, metadata=trace.metadata()
+            )
         except grpc.aio.AioRpcError as error:
             raise _refusal(error, target) from None
     return reply
@@ -327,26 +323,27 @@ def _refusal(error: grpc.aio.AioRpcError, target: Target) -> Exception:
             "somebody answers in the controller's place",
         )
     raised = rpc.raised(error, f"controller {target}")
+    if isinstance(raised, ApprovalPendingError):
+        return _Unknown(raised)
     if not isinstance(raised, UnreachableError):
         return raised
     fix = f"check that this is the join port ({JOIN_PORT} by default), then run the same line again"
     return _Unknown(UnreachableError(raised.cause, fix))
 
 
-def _request(wanted: _Wanted, keys: Keys, endpoints: Sequence[Endpoint]) -> mesh_pb2.JoinRequest:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, wanted.name)])
-    csr = x509.CertificateSigningRequestBuilder(subject).sign(keys.tls, SHA256())
+def _request(wanted: _Wanted, keys: Keys, endpoints: Sequence[Endpoint], held: int) -> mesh_pb2.JoinRequest:
     return mesh_pb2.JoinRequest(
         token_id=wanted.token.id,
         token_secret=wanted.token.secret_text,
         name=wanted.name,
-        csr=csr.public_bytes(Encoding.DER),
+        csr=certificate_request(keys.tls, wanted.name),
         public_key=keys.public,
         endpoints=map(endpoint_message, endpoints),
         host_id=host_id(wanted.config),
         version=__version__,
         suites=[mesh_pb2.Suite.Name(suite) for suite in suites()],
         modes=[mesh_pb2.Mode.Name(mode) for mode in wanted.modes],
+        wait_seconds=held,
     )
 
 
@@ -370,29 +367,33 @@ def _controllers(reply: mesh_pb2.JoinReply, target: Target) -> tuple[str, ...]:
 
 
 def _admitted(
-    reply: mesh_pb2.JoinReply, keys: Keys, root: x509.Certificate, target: Target, host: str
+    reply: mesh_pb2.JoinReply, keys: Keys, roots: Roots, target: Target, host: str
 ) -> tuple[Identity, Network, Node]:
     """Return what the reply makes of this host, once it is certain that all of it is right."""
     try:
         certificate = x509.load_der_x509_certificate(reply.certificate)
-        network, node = _records(root, reply.network, reply.node_id, reply.node)
+        network, node = _records(roots, reply.network, reply.node_id, reply.node)
     except (ValueError, RecordError) as error:
         raise MeshError(f"the controller's answer can't be right: {error}") from None
     membership = Membership(
-        reply.node_id, node.name, network.name, _controllers(reply, target), reply.network, reply.node, host
+        node_id=reply.node_id,
+        name=node.name,
+        network_name=network.name,
+        controllers=_controllers(reply, target),
+        network=reply.network,
+        node=reply.node,
+        host_id=host,
+        join=(str(target),),
     )
-    identity = Identity(keys, membership, root, certificate)
+    identity = Identity(keys, membership, roots, certificate)
     if not issued(identity) or node.public_key != keys.public or node.network != network.name:
         raise MeshError("the controller's answer can't be right: it is for another host")
     return identity, network, node
 
 
-def _records(root: x509.Certificate, network: bytes, node_id: str, node: bytes) -> tuple[Network, Node]:
-    """Return both records as the root signed them; RecordError when it did not."""
-    key = root.public_key()
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise RecordError("the mesh root's key is not ECDSA")
-    network_record, node_record = verify(NETWORK_KEY, network, key), verify(node_key(node_id), node, key)
+def _records(roots: Roots, network: bytes, node_id: str, node: bytes) -> tuple[Network, Node]:
+    """Return both records as a root signed them; RecordError when it did not."""
+    network_record, node_record = verify(NETWORK_KEY, network, roots), verify(node_key(node_id), node, roots)
     assert isinstance(network_record, Network)
     assert isinstance(node_record, Node)
     return network_record, node_record

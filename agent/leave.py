@@ -2,6 +2,7 @@
 
 import grpc.aio
 
+from overmesh import rpc
 from overmesh.agent import sync
 from overmesh.agent.fastpath import CALL_TIMEOUT, answers
 from overmesh.agent.netlink import Netlink
@@ -51,7 +52,6 @@ async def _tell(state: StateDir, *, force: bool) -> bool:
 
 async def _end_fastpath(config: AgentConfig) -> None:
     target = f"unix:{config.fastpath_socket.absolute()}"
-    options = [("grpc.default_authority", "localhost")]
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    async with grpc.aio.insecure_channel(target, options=rpc.TO_FASTPATH) as channel:
         stub = fastpath_pb2_grpc.FastpathStub(channel)  # type: ignore[no-untyped-call]
         await stub.Shutdown(fastpath_pb2.ShutdownRequest(), timeout=CALL_TIMEOUT)

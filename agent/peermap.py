@@ -4,19 +4,19 @@
 
 The raw items are kept as they came, so that the digest proves that this host and its controller hold
 the same map; the verified records are what is used. An item that can't be used becomes a Problem and
-the last good record under its key stays in use. No I/O, no clock, no concurrency.
+the last good record under its key stays in use. A revocation stays in force until its time is over, whatever
+the map says later. No I/O, no clock, no concurrency.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_network
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
 from overmesh.errors import RecordError
 from overmesh.model import (
     NETWORK_KEY,
+    Controller,
     Digest,
     Network,
     Node,
@@ -26,12 +26,21 @@ from overmesh.model import (
     Problem,
     Range,
     Record,
+    Revocation,
+    endpoints_key,
     network_of,
     node_key,
+    owner,
+    revoked_key,
 )
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import item_values
+from overmesh.proto.roots import Roots, is_root_key
 from overmesh.proto.signed import verify
+from overmesh.succession import refusal, step_back
+
+# Seconds for which a node that went without being revoked is a problem: it may never be explained.
+VANISHED_SHOWN = 86400.0
 
 
 class Outcome(Enum):
@@ -46,7 +55,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The lowest serial that a key may come back with, and until when (unix seconds) that matters."""
+    """The serial of a record that went away, below which nothing comes back, and until when that matters."""
 
     serial: int
     until: int
@@ -94,7 +103,8 @@ class Replica:
     """One agent's copy of the map of its network.
 
     Args:
-        root: the mesh root's public key, pinned when the host joined.
+        roots: the mesh roots that are trusted: the one that was pinned when the host joined, or what the map
+            has made of it since.
         network: the encoded Signed of the network, from joining.
         node_id: this host's.
         node: the encoded Signed of this host's own node, from joining.
@@ -107,26 +117,29 @@ class Replica:
 
     def __init__(
         self,
-        root: EllipticCurvePublicKey,
+        roots: Roots,
         network: bytes,
         node_id: str,
         node: bytes,
         held: Held | None = None,
     ) -> None:
         held = held or Held()
-        self._root = root
+        self.roots = roots
         self._mine = node_key(node_id)
         # Never absent: no map can take from this host who it is (RemovedError does, see sync.py).
         own = {NETWORK_KEY: network, self._mine: node}
-        self._good = {key: _Verified(verify(key, signed, root), signed) for key, signed in own.items()}
+        self._good = {key: _Verified(verify(key, signed, roots), signed) for key, signed in own.items()}
         self._refused: dict[str, str] = {}
         self._floors = dict(held.floors)
+        # Nodes that went without being revoked, and when that was first looked at.
+        self._vanished: dict[str, float] = {}
         self._items = dict(held.items)
         self._newest = held.newest
         self._assembly: _Assembly | None = None
         self._astray = False
         self.revision = held.revision
         self.digest = Digest.of(held.items)
+        self.follow_roots(self._items.items())
         for key, signed in (*held.good.items(), *held.items.items()):
             self._admit(key, signed)
 
@@ -193,23 +206,24 @@ class Replica:
 
     def _heartbeat(self, message: mesh_pb2.Heartbeat) -> Outcome:
         same = message.digest == self.digest.to_bytes()
+        if same and message.revision <= self.revision:
+            return Outcome.CURRENT
         if message.revision < self.revision:
             return Outcome.NOTHING
         if message.revision == self.revision:
-            return Outcome.CURRENT if same else Outcome.RESYNC
+            return Outcome.RESYNC
         if not same:
             return Outcome.BEHIND
         self._move(message.revision, self.digest, {}, set())
         return Outcome.CHANGED
 
     def _move(self, revision: int, digest: Digest, changed: Mapping[str, bytes], removed: Set[str]) -> None:
-        # A controller that was restored from a backup, or lags, may take the map back for a while:
-        # what is missing there was not removed.
-        final = revision >= self._newest
         for key in sorted(removed):  # endpoints/… before node/…: see _remove
             del self._items[key]
-            self._remove(key, final=final)
+            self._remove(key)
         self._items.update(changed)
+        if any(map(is_root_key, changed)):
+            self.follow_roots(self._items.items())
         for key, signed in changed.items():
             self._admit(key, signed)
         self.revision, self.digest = revision, digest
@@ -219,48 +233,140 @@ class Replica:
 
     def _admit(self, key: str, signed: bytes) -> None:
         try:
-            self._good[key] = _Verified(self._checked(key, signed), signed)
-            self._refused.pop(key, None)
+            record = self._checked(key, signed)
         except RecordError as error:
             self._refused[key] = error.cause
+            return
+        self._good[key] = _Verified(record, signed)
+        self._refused.pop(key, None)
+        self._vanished.pop(key, None)
+        if isinstance(record, Revocation):
+            self._void(record)
 
     def _checked(self, key: str, signed: bytes) -> Record:
         held = self._good.get(key)
         if held is not None and held.signed == signed:
             return held.record
-        record = verify(key, signed, self._root)
+        record = verify(key, signed, self.roots)
         if network_of(record) not in (self.network.name, None):
             raise RecordError(f"is of network {network_of(record)}, not of {self.network.name}")
-        if held is not None and record.serial < held.record.serial:
-            raise RecordError(f"serial {record.serial} is older than {held.record.serial}, which is in use")
         floor = self._floors.get(key)
-        if floor is not None and record.serial < floor.serial:
-            raise RecordError(f"serial {record.serial} was removed; only {floor.serial} or later comes back")
+        why = step_back(
+            record,
+            held=held.record if held else None,
+            revocation=self._revocation(owner(key)),
+            floor=floor.serial if floor else 0,
+        )
+        if why:
+            raise RecordError(why)
         return record
 
-    def _remove(self, key: str, *, final: bool) -> None:
+    def _revocation(self, node_id: str) -> Revocation | None:
+        held = self._good.get(revoked_key(node_id))
+        return held.record if held and isinstance(held.record, Revocation) else None
+
+    def _void(self, revocation: Revocation) -> None:
+        self._vanished.pop(node_key(revocation.node_id), None)
+        for key in (node_key(revocation.node_id), endpoints_key(revocation.node_id)):
+            self._floors.pop(key, None)
+            held = self._good.get(key)
+            if held and key != self._mine and revocation.voids(held.record):
+                del self._good[key]
+                if key in self._items:
+                    self._refused[key] = refusal(revocation, held.record)
+
+    def _remove(self, key: str) -> None:
         self._refused.pop(key, None)
         held = self._good.get(key)
-        if held is None or key in (NETWORK_KEY, self._mine):
+        # What a revocation says stays true though the map leaves it out.
+        if held is None or key in (NETWORK_KEY, self._mine) or isinstance(held.record, Revocation):
             return
         # An endpoints record is worth nothing without its node, so it need not be remembered longer.
-        owner = self._good.get(node_key(key.partition("/")[2]))
-        until = owner.record.not_after if owner and isinstance(owner.record, Node) else 0
-        self._floors[key] = Floor(held.record.serial + final, until)
+        node = self._good.get(node_key(owner(key)))
+        until = node.record.not_after if node and isinstance(node.record, Node) else 0
+        self._floors[key] = Floor(held.record.serial, until)
+        if isinstance(held.record, Node):
+            self._vanished[key] = 0.0
         del self._good[key]
+
+    # The mesh root.
+
+    def follow_roots(self, records: Iterable[tuple[str, bytes]]) -> None:
+        """Trust the roots that these records lead to from here, and nothing that only others have signed."""
+        before = self.roots
+        self.roots = before.following((key, signed) for key, signed in records if is_root_key(key))
+        if self.roots == before:
+            return
+        for key, held in list(self._good.items()):
+            if not self.roots.signer(key, held.signed):
+                self._remove(key)
+        for key in [key for key in self._refused if key in self._items]:
+            self._admit(key, self._items[key])
+
+    @property
+    def records(self) -> Iterator[Record]:
+        """What is verified and in use."""
+        return (held.record for held in self._good.values())
+
+    @property
+    def signing(self) -> str:
+        """The fingerprint of the root that signs now, as far as this host knows."""
+        return self.roots.signer(NETWORK_KEY, self._good[NETWORK_KEY].signed)
+
+    @property
+    def own(self) -> tuple[bytes, bytes]:
+        """The encoded Signed of the network and of this host's node, as they are in use."""
+        return self._good[NETWORK_KEY].signed, self._good[self._mine].signed
+
+    def renew_own(self, network: bytes, node: bytes) -> None:
+        """Take in both from a renewal; they are checked like everything that arrives."""
+        self._admit(NETWORK_KEY, network)
+        self._admit(self._mine, node)
 
     def clear(self) -> None:
         """Forget the map: this host is no member any more. Who it is and what was removed stays known."""
         self._move(0, Digest(), {}, set(self._items))
+        self._vanished.clear()
 
     def prune(self, now: float) -> None:
-        """Forget removed records that would have expired by now (unix seconds) anyway."""
+        """Forget what was removed or revoked and would have expired by now (unix seconds) anyway."""
         self._floors = {key: floor for key, floor in self._floors.items() if floor.until >= now}
+        for key, revocation in self._left_out():
+            if not revocation.in_force(now):
+                del self._good[key]
+        seen = {key: at or now for key, at in self._vanished.items()}
+        self._vanished = {key: at for key, at in seen.items() if at > now - VANISHED_SHOWN}
+
+    def withheld(self, now: float) -> Mapping[str, bytes]:
+        """Return the revocations in force (peer map key -> encoded Signed) that the map leaves out."""
+        if not self.revision:
+            return {}
+        return {
+            key: self._good[key].signed for key, revocation in self._left_out() if revocation.in_force(now)
+        }
+
+    def _left_out(self) -> list[tuple[str, Revocation]]:
+        return [
+            (key, held.record)
+            for key, held in self._good.items()
+            if isinstance(held.record, Revocation) and self._items.get(key) != held.signed
+        ]
 
     def held(self) -> Held:
         """Return what has to be on disk for the next process to start from here."""
         good = {key: held.signed for key, held in self._good.items() if self._items.get(key) != held.signed}
         return Held(self.revision, self._newest, dict(self._items), good, dict(self._floors))
+
+    @property
+    def controllers(self) -> Sequence[Controller]:
+        """The controllers that run now, as far as their records verify."""
+        records = (held.record for held in self._good.values())
+        return [record for record in records if isinstance(record, Controller)]
+
+    @property
+    def members(self) -> int:
+        """How many nodes the map names."""
+        return sum(key.startswith("node/") for key in self._items)
 
     @property
     def network(self) -> Network:
@@ -279,7 +385,7 @@ class Replica:
         nodes = {record.id: record for record in records if isinstance(record, Node)}
         places = {record.node_id: record for record in records if isinstance(record, NodeEndpoints)}
         me = nodes.pop(self._mine.partition("/")[2])
-        problems = dict(self._refused) | self._own_problems(me, now)
+        problems = self._steps_back(now) | self._refused | self._own_problems(me, now)
         claims = dict.fromkeys(_claims(me), me)
         peers: dict[str, Peer] = {}
         for node in sorted(nodes.values(), key=lambda node: (-node.serial, node.id)):
@@ -303,8 +409,23 @@ class Replica:
         if self.revision:
             missing = {NETWORK_KEY, self._mine} - self._items.keys()
             problems = dict.fromkeys(missing, "is missing from the map; the last one stays in use")
-        if me.not_after < now:
+        revocation = self._revocation(me.id)
+        if revocation and revocation.voids(me):
+            problems[self._mine] = "this host was taken out of the network; others refuse it"
+        elif me.not_after < now:
             problems[self._mine] = "this host's own membership expired; others refuse it"
+        return problems
+
+    def _steps_back(self, now: float) -> dict[str, str]:
+        """Return what the controllers' store once said and says no more."""
+        left_out = "the map leaves out this revocation before its time; it is kept to all the same"
+        problems = dict.fromkeys(self.withheld(now), left_out)
+        problems |= dict.fromkeys(self._vanished, "went from the map, and nothing says that it was taken out")
+        if 0 < self.revision < self._newest:
+            problems["store"] = (
+                f"the controllers' store went back from revision {self._newest} to {self.revision}: "
+                "restored from a backup, or tampered with"
+            )
         return problems
 
 

@@ -31,7 +31,7 @@ _PATHS = {Mode.PLAIN: "plain geneve", Mode.SEALED: "sealed wireguard"}
 
 
 @asynccontextmanager
-async def serve(agent: "Agent", path: Path) -> AsyncIterator[None]:
+async def serve(service: "Service", path: Path) -> AsyncIterator[None]:
     """Answer on a unix socket that only this user may open.
 
     Raises:
@@ -42,7 +42,7 @@ async def serve(agent: "Agent", path: Path) -> AsyncIterator[None]:
         raise StateError(f"another agent answers on {path}", "stop it, or name another runtime_dir")
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     server = grpc.aio.server()
-    agent_pb2_grpc.add_AgentServicer_to_server(Service(agent), server)  # type: ignore[no-untyped-call]
+    agent_pb2_grpc.add_AgentServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     umask = os.umask(0o177)  # the socket must never be open to others, not even for a moment
     try:
         server.add_insecure_port(f"unix:{path}")
@@ -63,7 +63,7 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     async def Status(self, _: agent_pb2.StatusRequest, context: Context) -> agent_pb2.StatusReply:  # noqa: N802
         """Return what is true on this host."""
-        return await _answered(context, self._status)
+        return await _answered(context, self.status)
 
     async def Ping(  # noqa: N802
         self, request: agent_pb2.PingRequest, context: Context
@@ -98,7 +98,8 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     # Status.
 
-    async def _status(self) -> agent_pb2.StatusReply:
+    async def status(self) -> agent_pb2.StatusReply:
+        """Return what `meshctl status` shows."""
         stats = await self._stats()
         now = _settled(self._agent)  # after the await, or revision and peers would be of two moments
         network, me = now.view.map.network, now.view.map.me
@@ -129,6 +130,8 @@ class Service(agent_pb2_grpc.AgentServicer):
             endpoints=map(endpoint_message, now.endpoints),
             version=__version__,
             membership="removed" if contact.removed else "member",
+            certificate_until=int(self._agent.renewal.until),
+            membership_until=me.not_after,
         )
 
     async def _stats(self) -> fastpath_pb2.StatsReply:

@@ -2,34 +2,32 @@
 
     tls.key          the TLS key (PEM, P-256); never leaves the host
     noise.key        the X25519 key, base64 of 32 bytes as WireGuard writes them; never leaves the host
-    root.pem         the mesh root that was pinned when the host joined
-    node.pem         this node's certificate, issued by the root
+    root.pem         the mesh roots that are trusted: the one that was pinned when the host joined, or what
+                     the map has made of it since; two while the root is rotated
+    node.pem         this node's certificate, issued by one of them
     membership.json  who this host is and where its controllers are; written last, so it says "joined"
-    map.json         the last peer map, see peermap.py
+    map.json         the last peer map, see mapfile.py
     fastpath.log     what the fastpath said
     lock             held by the one process that uses the directory
 
-Files are replaced whole: written aside, synced, renamed, the directory synced. What a crash leaves
+All but the map are replaced whole: written aside, synced, renamed, the directory synced. What a crash leaves
 is the old file or the new one.
 """
 
 import base64
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
-    EllipticCurvePublicKey,
     generate_private_key,
 )
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -40,15 +38,18 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from overmesh.agent.peermap import Floor, Held
+from overmesh.agent.mapfile import MapFile
+from overmesh.agent.peermap import Held
 from overmesh.errors import CorruptStateError, NotJoinedError, PermissionMissingError, StateError
 from overmesh.files import replace_file
+from overmesh.proto.roots import Roots
 
 T = TypeVar("T")
 
 _LOCK = "lock"
 _KEYS = ("tls.key", "noise.key")
-_ALL = ("membership.json", "map.json", "node.pem", "root.pem", *_KEYS, "fastpath.log", _LOCK)
+_MAP = "map.json"
+_ALL = ("membership.json", _MAP, "node.pem", "root.pem", *_KEYS, "fastpath.log", _LOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Membership:
     """What the controller answered when this host joined. network and node: encoded Signed.
 
     host_id: of the machine that joined, to tell a copy of its disk; empty when an older version joined.
+    join: host:port of the join port that it joined at.
     """
 
     node_id: str
@@ -83,6 +85,7 @@ class Membership:
     network: bytes
     node: bytes
     host_id: str = ""
+    join: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +94,14 @@ class Identity:
 
     keys: Keys
     membership: Membership
-    root: x509.Certificate
+    roots: Roots
     certificate: x509.Certificate
 
     @property
-    def root_key(self) -> EllipticCurvePublicKey:
-        """The key that every record has to be signed with."""
-        key = self.root.public_key()
-        assert isinstance(key, EllipticCurvePublicKey)
-        return key
-
-    @property
     def tls_pem(self) -> tuple[bytes, bytes, bytes]:
-        """Root, private key and certificate, as `grpc.ssl_channel_credentials` takes them."""
+        """Roots, private key and certificate, as `grpc.ssl_channel_credentials` takes them."""
         return (
-            self.root.public_bytes(Encoding.PEM),
+            self.roots.pem,
             _pem(self.keys.tls),
             self.certificate.public_bytes(Encoding.PEM),
         )
@@ -116,6 +112,7 @@ class StateDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._map = MapFile(path / _MAP)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -194,44 +191,50 @@ class StateDir:
         identity = Identity(
             self._keys(),
             self._read("membership.json", _membership, "a membership in JSON"),
-            self._read("root.pem", x509.load_pem_x509_certificate, "a certificate in PEM"),
+            self._read("root.pem", Roots.from_pem, "certificates in PEM"),
             self._read("node.pem", x509.load_pem_x509_certificate, "a certificate in PEM"),
         )
-        if not issued(identity):
-            raise self.corrupt("node.pem", "it does not belong to tls.key and root.pem")
+        # Whether a root that is trusted issued it is another question: renewal.py gets one from it.
+        if identity.certificate.public_key() != identity.keys.tls.public_key():
+            raise self.corrupt("node.pem", "it does not belong to tls.key")
         return identity
 
     def save_identity(self, identity: Identity) -> None:
         """Keep all of it; the membership last."""
         self.save_keys(identity.keys)
-        self._write("root.pem", identity.root.public_bytes(Encoding.PEM))
+        self._write("root.pem", identity.roots.pem)
         self._write("node.pem", identity.certificate.public_bytes(Encoding.PEM))
         self._write("membership.json", _membership_text(identity.membership))
+
+    def change_identity(self, before: Identity, after: Identity) -> None:
+        """Keep what a renewal, or another mesh root, has made of it: what a crash leaves is consistent."""
+        both = Roots(tuple(dict.fromkeys((*before.roots.certificates, *after.roots.certificates))))
+        self.save_identity(replace(after, roots=both))
+        if both != after.roots:
+            self._write("root.pem", after.roots.pem)
 
     # The map.
 
     def map(self) -> Held:
         """Return the last map, an empty one when there is none."""
-        return (
-            self._read("map.json", _held, "a map with a right checksum")
-            if (self.path / "map.json").exists()
-            else Held()
-        )
+        if not self._map.path.exists():
+            return Held()
+        return self._loaded(_MAP, self._map.load, "a map with right checksums")
 
     def save_map(self, held: Held) -> None:
         """Keep the map; it is on disk when this returns."""
-        self._write("map.json", _held_text(held))
+        self._saved(_MAP, lambda: self._map.save(held))
 
     def map_time(self) -> float:
         """Return when the map was last kept (unix seconds), 0 when there is none."""
         try:
-            return (self.path / "map.json").stat().st_mtime
+            return self._map.path.stat().st_mtime
         except FileNotFoundError:
             return 0.0
 
     def forget_map(self) -> None:
         """Drop the map: it belongs to a membership that this host no longer has."""
-        (self.path / "map.json").unlink(missing_ok=True)
+        self._map.forget()
 
     def wipe(self) -> None:
         """Remove all that is kept, and the directory if nothing else is in it."""
@@ -241,8 +244,11 @@ class StateDir:
             self.path.rmdir()
 
     def _read(self, name: str, parse: Callable[[bytes], T], what: str) -> T:
+        return self._loaded(name, lambda: parse((self.path / name).read_bytes()), what)
+
+    def _loaded(self, name: str, load: Callable[[], T], what: str) -> T:
         try:
-            return parse((self.path / name).read_bytes())
+            return load()
         except PermissionError:
             raise PermissionMissingError(f"{self.path / name} can't be read", "run as root") from None
         except FileNotFoundError:
@@ -258,8 +264,11 @@ class StateDir:
         )
 
     def _write(self, name: str, data: bytes) -> None:
+        self._saved(name, lambda: replace_file(self.path / name, data))
+
+    def _saved(self, name: str, save: Callable[[], None]) -> None:
         try:
-            replace_file(self.path / name, data)
+            save()
         except OSError as error:
             raise StateError(f"{self.path / name} can't be written: {error.strerror}") from None
 
@@ -280,12 +289,9 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def issued(identity: Identity) -> bool:
-    """Tell whether the certificate was issued by the root, for this host's TLS key."""
-    try:
-        identity.certificate.verify_directly_issued_by(identity.root)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return identity.certificate.public_key() == identity.keys.tls.public_key()
+    """Tell whether the certificate was issued by a root that is trusted, for this host's TLS key."""
+    own = identity.certificate.public_key() == identity.keys.tls.public_key()
+    return own and bool(identity.roots.issuer(identity.certificate))
 
 
 # How each file is written.
@@ -316,6 +322,7 @@ def _membership_text(membership: Membership) -> bytes:
             "network": _text(membership.network),
             "node": _text(membership.node),
             "host_id": membership.host_id,
+            "join": list(membership.join),
         }
     )
 
@@ -330,31 +337,7 @@ def _membership(data: bytes) -> Membership:
         network=_bytes(value["network"]),
         node=_bytes(value["node"]),
         host_id=str(value.get("host_id", "")),
-    )
-
-
-def _held_text(held: Held) -> bytes:
-    value = {
-        "revision": held.revision,
-        "newest": held.newest,
-        "items": {key: _text(signed) for key, signed in held.items.items()},
-        "good": {key: _text(signed) for key, signed in held.good.items()},
-        "floors": {key: [floor.serial, floor.until] for key, floor in held.floors.items()},
-    }
-    return _json({"map": value, "sha256": hashlib.sha256(_json(value)).hexdigest()})
-
-
-def _held(data: bytes) -> Held:
-    whole = json.loads(data)
-    value = whole["map"]
-    if hashlib.sha256(_json(value)).hexdigest() != whole["sha256"]:
-        raise ValueError("its checksum is wrong")
-    return Held(
-        revision=int(value["revision"]),
-        newest=int(value["newest"]),
-        items={key: _bytes(text) for key, text in value["items"].items()},
-        good={key: _bytes(text) for key, text in value["good"].items()},
-        floors={key: Floor(*map(int, pair)) for key, pair in value["floors"].items()},
+        join=tuple(str(target) for target in value.get("join", ())),
     )
 
 

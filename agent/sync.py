@@ -1,24 +1,31 @@
 """Follows the controller: Watch for the map, Report for what is true here.
 
     connect -> Hello -> receive -> apply -> keep on disk -> Ack, and again
-       ^-------- wait, longer each time (full jitter) <-- the stream ended, went silent, or astray
+       ^-------- the next controller <-- the stream ended, went silent, or astray
+       ^-------- a better one, once it answers <-- there is one
 
-A controller that is away changes nothing on this host: the last map stays in force.
+A controller that is away changes nothing on this host: the last map stays in force, and the next one
+goes on from its revision. When none answers the agent waits, longer each time (full jitter).
 """
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from random import SystemRandom
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from overmesh import __version__, rpc
+from overmesh import __version__, rpc, trace
+from overmesh.agent import controllers
+from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Outcome, Replica
 from overmesh.agent.state import Identity, StateDir
 from overmesh.errors import (
@@ -32,7 +39,7 @@ from overmesh.errors import (
 )
 from overmesh.model import Endpoint, Problem
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
-from overmesh.proto.codec import endpoint_message, problem_messages
+from overmesh.proto.codec import MAX_WITHHELD, endpoint_message, problem_messages
 
 # Three of the controller's heartbeats: a stream that is silent for longer is dead, whatever TCP says.
 SILENCE = 30.0
@@ -40,9 +47,16 @@ SILENCE = 30.0
 PATIENCE = 3
 CALL_TIMEOUT = 10.0
 
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 # A node that was removed asks rarely whether it is a member again.
 REMOVED_DELAY = 60.0
+# A controller that is new in the map has no agents: they look so often whether there is a better one.
+LOOK_EVERY = 60.0
+SETTLED = 10.0
+CONNECT_TIMEOUT = 5.0
+
+# So many attempts in a row that end in the handshake are no accident.
+_REJECTIONS = 3
+_HANDSHAKE = re.compile("CERTIFICATE|[Hh]andshake|Socket closed|certificate")
 
 _RANDOM = SystemRandom()
 
@@ -65,7 +79,8 @@ class Contact:
     """How this host stands with its controllers. since: monotonic; confirmed: unix seconds, 0 never.
 
     copied: another machine is, or was, this node: this one must not draw the node's packets to itself
-    before a controller has taken it for the node.
+    before a controller has taken it for the node. rejected: how many attempts in a row ended where
+    certificates are looked at.
     """
 
     address: str = ""
@@ -75,6 +90,12 @@ class Contact:
     confirmed: float = 0.0
     removed: bool = False
     copied: bool = False
+    rejected: int = 0
+
+    @property
+    def untrusted(self) -> bool:
+        """Whether controllers and this host seem not to accept each other's certificates."""
+        return self.rejected >= _REJECTIONS
 
     def turn(self, *, connected: bool, error: str = "") -> None:
         """Note a change for better or worse."""
@@ -83,42 +104,8 @@ class Contact:
         self.connected, self.error = connected, error
 
 
-class AckLimiter:
-    """At most one ack a second under load, a few at once after a quiet time (a token bucket)."""
-
-    def __init__(self, rate: float = 1.0, burst: int = 5) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = float(burst)
-        self._at = 0.0
-
-    def take(self, now: float) -> float:
-        """Take the right to send one, and return how many seconds from now it may be sent."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        self._tokens -= 1
-        return max(0.0, -self._tokens / self._rate)
-
-
-class Backoff:
-    """Full jitter: a random time up to a limit that doubles (AWS, "Exponential Backoff And Jitter")."""
-
-    def __init__(self, random: Callable[[], float] = _RANDOM.random) -> None:
-        self._random = random
-        self._failures = 0
-
-    def delay(self) -> float:
-        """Return how many seconds to wait before the next attempt."""
-        limit: float = min(LONGEST_DELAY, FIRST_DELAY * 2**self._failures)
-        return limit * self._random()
-
-    def grow(self) -> None:
-        """Wait longer from now on: every controller was tried in vain."""
-        self._failures = min(self._failures + 1, 16)
-
-    def reset(self) -> None:
-        """Begin anew: it worked."""
-        self._failures = 0
+class _MovesOver(Exception):  # noqa: N818
+    """The stream is to go on over a new connection."""
 
 
 class Sync:
@@ -141,7 +128,7 @@ class Sync:
         state: StateDir,
         apply: Callable[[], Awaitable[Sequence[Problem]]],
     ) -> None:
-        self._identity = identity
+        self.identity = identity
         self._host_id = host_id
         self._replica = replica
         self._state = state
@@ -155,6 +142,10 @@ class Sync:
         self._facts: Facts | None = None
         self._facts_changed = asyncio.Event()
         self._accepted = asyncio.Event()
+        self._renewed = asyncio.Event()
+        # Whether the controller of this attempt has given us its map.
+        self._served = False
+        self._opened: tuple[str, grpc.aio.Channel] | None = None
         self.contact = Contact(copied=identity.membership.host_id not in ("", host_id))
         self.problems: tuple[Problem, ...] = ()
 
@@ -166,36 +157,106 @@ class Sync:
 
     async def run(self) -> None:
         """Follow one controller after another until cancelled."""
+        tried: set[str] = set()
         while True:
-            for address in self._identity.membership.controllers:
-                await asyncio.sleep(await self._attempt(address))
-            self._backoff.grow()
+            address = self._opened[0] if self._opened else self._next(tried)
+            if not address:
+                await self._rest(self._backoff.delay())
+                self._backoff.grow()
+                tried.clear()
+                continue
+            lost = await self._attempt(address)
+            await self._rest(self._pause(lost))
+            if self._served:
+                tried.clear()
+            if lost:
+                tried.add(address)
 
-    async def _attempt(self, address: str) -> float:
-        """Follow one controller for as long as it goes; return how long to wait before the next attempt."""
+    async def _rest(self, seconds: float) -> None:
+        """Wait, but not with a new identity: it may be let in where the last one was not."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._renewed.wait(), seconds)
+
+    def _pause(self, lost: OvermeshError | None) -> float:
+        """Return how long to wait before the next controller is asked."""
+        if self.contact.removed:
+            return REMOVED_DELAY
+        if self._served and isinstance(lost, UnreachableError):
+            # It served others too, and all of them are looking for another one now.
+            return _RANDOM.random() * controllers.spread(self._replica.members)
+        return 0.0
+
+    def _next(self, tried: Set[str]) -> str:
+        """Return the address to try, or an empty string when all were."""
+        return next((address for address in self.controllers if address not in tried), "")
+
+    @property
+    def controllers(self) -> Sequence[str]:
+        """Where this host can find a controller, in the order in which it tries them."""
+        mine = self.identity.membership
+        return controllers.targets(mine.node_id, self._replica.controllers, mine.controllers)
+
+    async def _attempt(self, address: str) -> OvermeshError | None:
+        """Follow one controller for as long as it goes; return what ended it, or None for a better one."""
         self.contact.address = address
+        self._accepted.clear()
+        self._renewed.clear()
+        self._served = False
+        error = None
+        # A task of its own: a TaskGroup whose task is cancelled, and a child of which then fails, keeps
+        # the cancellation to itself (Python 3.11).
+        following = asyncio.create_task(self._follow(address))
         try:
-            await self._follow(address)
+            await following
+        except* _MovesOver:
+            log.info("the stream moves over", extra={"controller": address})
         except* OvermeshError as group:
             error = _first(group)
             if self.contact.connected or error.cause != self.contact.error:
                 log.warning("controller lost", extra={"controller": address, "reason": error.cause})
             self.contact.turn(connected=False, error=error.cause)
+            rejected = not self._accepted.is_set() and _HANDSHAKE.search(error.cause)
+            self.contact.rejected = self.contact.rejected + 1 if rejected else 0
             if isinstance(error, RemovedError):
-                await self._removed()
+                await self.removed()
             if isinstance(error, CloneError):
                 self.contact.copied = True
                 await self._apply()
-        return REMOVED_DELAY if self.contact.removed else self._backoff.delay()
+        if _is_cancelled():
+            raise asyncio.CancelledError
+        await self._remember()
+        return error
 
     async def _follow(self, address: str) -> None:
-        self._accepted.clear()
-        async with channel(self._identity, address) as open_channel, asyncio.TaskGroup() as tasks:
+        async with self._channel(address) as open_channel, asyncio.TaskGroup() as tasks:
             stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
             stream = stub.Watch()
             tasks.create_task(_translated(self._receive(stream), address))
             tasks.create_task(_translated(self._send_acks(stream), address))
             tasks.create_task(self._send_facts(stub, address))
+            tasks.create_task(self._look_for_better(address))
+            tasks.create_task(self._move_over())
+
+    async def use(self, identity: Identity) -> None:
+        """Connect as this identity from now on; a stream that is open moves over, and goes on where it is.
+
+        Raises:
+            StateError: it can't be kept.
+
+        """
+        network, node = self._replica.own
+        mine = replace(identity.membership, network=network, node=node)
+        before, self.identity = self.identity, replace(identity, membership=mine)
+        self._renewed.set()
+        await self._on_disk(self._state.change_identity, before, self.identity)
+
+    async def _move_over(self) -> None:
+        await self._renewed.wait()
+        raise _MovesOver
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        opened, self._opened = self._opened, None
+        return opened[1] if opened else channel(self.identity, address)
 
     # Watch.
 
@@ -216,28 +277,28 @@ class Sync:
             if outcome is Outcome.RESYNC or behind > PATIENCE:
                 raise MeshError(f"the map at revision {self._replica.revision} can't be brought up to date")
             if outcome is Outcome.CHANGED:
-                await self._take_over()
+                with trace.span("apply", reply.delta.traceparent, revision=self._replica.revision):
+                    await self._take_over()
             if outcome in (Outcome.CHANGED, Outcome.CURRENT):
                 self.contact.confirmed = time.time()
                 self._backoff.reset()
+                self._served = True
 
     def _alive(self) -> None:
         if not self.contact.connected:
             log.info("controller connected", extra={"controller": self.contact.address})
         self._accepted.set()
         self.contact.removed = False
+        self.contact.rejected = 0
         self.contact.turn(connected=True)
 
     async def _taken(self) -> None:
         """Be the node on this machine from now on: the controller knows of no other."""
         self.contact.copied = False
         await self._apply()
-        mine = replace(self._identity.membership, host_id=self._host_id)
-        self._identity = replace(self._identity, membership=mine)
-        try:
-            self._state.save_identity(self._identity)
-        except StateError as error:
-            log.warning("what tells this machine from a copy can't be kept", extra={"reason": error.cause})
+        mine = replace(self.identity.membership, host_id=self._host_id)
+        before, self.identity = self.identity, replace(self.identity, membership=mine)
+        await self._save(before)
 
     async def _take_over(self) -> None:
         """Apply the map, keep it, and have it acked: only what is in force and safe counts as held."""
@@ -249,19 +310,36 @@ class Sync:
             revision=self._replica.revision,
             digest=self._replica.digest.to_bytes(),
             apply_us=round(elapsed * 1e6),
+            traceparent=trace.current(),
             problems=problem_messages(problems),
         )
         self._ack_due.set()
+        if self._replica.withheld(time.time()):
+            self._facts_changed.set()
 
     async def _keep(self) -> list[Problem]:
         self._replica.prune(time.time())
         try:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._disk, self._state.save_map, self._replica.held())
+            # Before the map, which may hold what only the new roots verify.
+            await self._keep_roots()
+            await self._on_disk(self._state.save_map, self._replica.held())
         except StateError as error:
             log.warning("the map can't be kept", extra={"reason": error.cause})
             return [Problem("state", error.cause)]
         return []
+
+    async def _keep_roots(self) -> None:
+        if self._replica.roots == self.identity.roots:
+            return
+        log.warning("other mesh roots are trusted", extra={"roots": list(self._replica.roots.fingerprints)})
+        network, node = self._replica.own
+        mine = replace(self.identity.membership, network=network, node=node)
+        before = self.identity
+        self.identity = replace(before, membership=mine, roots=self._replica.roots)
+        await self._on_disk(self._state.change_identity, before, self.identity)
+
+    async def _on_disk(self, work: Callable[..., None], *args: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._disk, work, *args)
 
     async def _send_acks(self, stream: Any) -> None:
         self._ack_due.clear()
@@ -271,7 +349,7 @@ class Sync:
             self._ack_due.clear()
             await stream.write(mesh_pb2.WatchRequest(ack=self._ack))
 
-    async def _removed(self) -> None:
+    async def removed(self) -> None:
         """Stop using the map of a network that this host is no member of any more."""
         if not self.contact.removed:
             log.error("this node was removed from its network")
@@ -279,6 +357,49 @@ class Sync:
         self._replica.clear()
         await self._apply()
         await self._keep()
+
+    # Which controller.
+
+    async def _look_for_better(self, here: str) -> None:
+        """End the stream once another controller comes first for this node, and answers."""
+        await asyncio.sleep(SETTLED + _RANDOM.random() * LOOK_EVERY)
+        while True:
+            await self._remember()
+            mine = self.identity.membership.node_id
+            if there := controllers.better(mine, self._replica.controllers, here):
+                self._opened = await self._open(there.mesh)
+            if self._opened:
+                raise _MovesOver
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _open(self, addresses: Sequence[str]) -> tuple[str, grpc.aio.Channel] | None:
+        """Return the first of these addresses where somebody answers, with a channel to it."""
+        for address in addresses:
+            candidate = channel(self.identity, address)
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await candidate.channel_ready()
+            except (TimeoutError, asyncio.CancelledError) as error:
+                await candidate.close()
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+            else:
+                return address, candidate
+        return None
+
+    async def _remember(self) -> None:
+        """Keep on disk where controllers are, so that this host starts with any of them alive."""
+        known = tuple(self.controllers[: controllers.REMEMBERED])
+        mine = replace(self.identity.membership, controllers=known)
+        if mine != self.identity.membership:
+            before, self.identity = self.identity, replace(self.identity, membership=mine)
+            await self._save(before)
+
+    async def _save(self, before: Identity) -> None:
+        try:
+            await self._on_disk(self._state.change_identity, before, self.identity)
+        except StateError as error:
+            log.warning("who this host is can't be kept", extra={"reason": error.cause})
 
     # Report.
 
@@ -292,6 +413,7 @@ class Sync:
             await self._facts_changed.wait()
 
     async def _send(self, facts: Facts, stub: Any, address: str) -> None:
+        withheld = islice(self._replica.withheld(time.time()).items(), MAX_WITHHELD)
         request = mesh_pb2.ReportRequest(
             endpoints=[endpoint_message(endpoint) for endpoint in facts.endpoints],
             backend=facts.backend,
@@ -299,6 +421,7 @@ class Sync:
             mtu=facts.mtu,
             lanes=facts.lanes,
             host_id=self._host_id,
+            withheld=[mesh_pb2.Item(key=key, signed=signed) for key, signed in withheld],
         )
         try:
             await _translated(stub.Report(request, timeout=CALL_TIMEOUT), address)
@@ -341,6 +464,8 @@ def channel(identity: Identity, address: str) -> grpc.aio.Channel:
             ("grpc.ssl_target_name_override", rpc.CONTROLLER_NAME),
             # A pool of its own, or a new channel would wait out the backoff of the last one.
             ("grpc.use_local_subchannel_pool", 1),
+            # Also how long an attempt to connect may take; 20 s by default.
+            ("grpc.min_reconnect_backoff_ms", round(CONNECT_TIMEOUT * 1000)),
             *rpc.KEEPALIVE,
             *rpc.MESSAGE_LIMIT,
         ],
@@ -362,6 +487,11 @@ async def _within(seconds: float, read: Awaitable[Any]) -> Any:
         return await asyncio.wait_for(read, seconds)
     except TimeoutError:
         raise UnreachableError(f"the controller was silent for {seconds:.0f} s") from None
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _first(group: BaseExceptionGroup[OvermeshError]) -> OvermeshError:

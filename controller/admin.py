@@ -1,57 +1,77 @@
 """What meshctl asks of the controller: tokens, nodes, networks, and whether all agents are in step."""
 
-import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc.aio
 
 from overmesh.config import DEFAULT_NETWORK
+from overmesh.controller.approving import Approving
+from overmesh.controller.audit import Audit
+from overmesh.controller.auditing import Auditing, removed_node
+from overmesh.controller.fleet import Fleet
 from overmesh.controller.membership import Membership
-from overmesh.controller.mirror import Mirror, NetworkView
+from overmesh.controller.mirror import Mirror
 from overmesh.controller.peers import Peers
+from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
+from overmesh.controller.revocations import Revocations
+from overmesh.controller.roots import Rotation
+from overmesh.controller.rotating import Rotating
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import Identity
-from overmesh.controller.watch import Agents, Behind
-from overmesh.errors import InvalidError
-from overmesh.model import Mode, Problem, endpoints_key, node_key
-from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2
+from overmesh.controller.view import NetworkView
+from overmesh.controller.watch import Agents, Sighting
+from overmesh.errors import InvalidError, NotFoundError
+from overmesh.model import Mode, Problem, Revocation, endpoints_key, node_key, owner
+from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.proto.codec import endpoint_message, endpoint_value, problem_messages
 
 DEFAULT_TTL = 86400
-# Asking all agents every so often costs less than being told of every ack.
-_LOOK_EVERY = 0.05
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdminService(admin_pb2_grpc.AdminServicer):
+class AdminService(Auditing, Approving, Rotating):
     """Requests in, replies out; an empty network name stands for the default network.
 
     Args:
-        mirror, membership, peers, tokens, agents, presence: the parts of this controller.
+        mirror to rotation: the parts of this controller.
         join_target: host or host:port that new hosts are told to join at.
+        clock: unix seconds.
 
     """
 
     def __init__(
         self,
         mirror: Mirror,
+        audit: Audit,
         membership: Membership,
+        revocations: Revocations,
         peers: Peers,
         tokens: Tokens,
+        pending: Pendings,
         agents: Agents,
+        fleet: Fleet,
         presence: Presence,
+        rotation: Rotation,
         join_target: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._mirror = mirror
+        self._audit = audit
         self._membership = membership
+        self._revocations = revocations
         self._peers = peers
         self._tokens = tokens
+        self._pending = pending
         self._agents = agents
+        self._fleet = fleet
         self._presence = presence
+        self._rotation = rotation
         self._join_target = join_target
+        self._clock = clock
 
     # Tokens.
 
@@ -64,6 +84,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             request.ttl_seconds or DEFAULT_TTL,
             request.uses,
             request.tags,
+            approval=request.approval,
         )
         line = f"meshctl join {self._join_target} --token {secret}"
         return admin_pb2.CreateTokenReply(
@@ -94,18 +115,51 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             found: Sequence[str] = [self._membership.find(view.name, request.node)]
         else:
             found = sorted(self._mirror.held("nodes", view.name), key=lambda node_id: _sorting(view, node_id))
-        nodes = [self._node_message(view, node_id) for node_id in found]
-        return admin_pb2.ListNodesReply(nodes=nodes, revision=view.map.head.revision)
+        sightings, silent = await self._fleet.sightings(view.name, found[0] if request.node else "")
+        nodes = [self._node_message(view, node_id, sightings.get(node_id, Sighting())) for node_id in found]
+        unheard = [Problem(one.name, f"{one.reason}; its agents show as offline") for one in silent]
+        return admin_pb2.ListNodesReply(
+            nodes=nodes,
+            revision=view.map.head.revision,
+            problems=problem_messages([*self._store_problems(view), *unheard]),
+        )
 
     async def RemoveNode(  # noqa: N802
         self, request: admin_pb2.RemoveNodeRequest, _context: Context
     ) -> admin_pb2.RemoveNodeReply:
         """Take a node out of its network."""
         view = self._mirror.view(request.network or DEFAULT_NETWORK)
-        node_id = self._membership.find(view.name, request.node)
+        try:
+            node_id = self._membership.find(view.name, request.node)
+        except NotFoundError:
+            if done := await self._audit.done():
+                return admin_pb2.RemoveNodeReply(node=removed_node(done), revision=done.revision)
+            raise
         node = self._node_message(view, node_id)
-        revision = await self._membership.remove(view.name, node_id)
+        revision = await self._revocations.remove(view.name, node_id)
         return admin_pb2.RemoveNodeReply(node=node, revision=revision)
+
+    async def RevokeNode(  # noqa: N802
+        self, request: admin_pb2.RevokeNodeRequest, _context: Context
+    ) -> admin_pb2.RevokeNodeReply:
+        """Take a node out, and its key for good."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        revoked = await self._revocations.revoke(view.name, request.node, request.reason)
+        return admin_pb2.RevokeNodeReply(
+            revocation=_revocation_message(revoked.revocation),
+            revision=revoked.revision,
+            was_member=revoked.was_member,
+        )
+
+    async def ListRevocations(  # noqa: N802
+        self, request: admin_pb2.ListRevocationsRequest, _context: Context
+    ) -> admin_pb2.ListRevocationsReply:
+        """List the nodes that were taken out of a network, the last one first."""
+        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        return admin_pb2.ListRevocationsReply(
+            revocations=map(_revocation_message, self._revocations.known(view.name)),
+            revision=view.map.head.revision,
+        )
 
     async def AddPeer(self, request: admin_pb2.AddPeerRequest, _context: Context) -> admin_pb2.AddPeerReply:  # noqa: N802
         """Make a stock WireGuard peer a member."""
@@ -118,8 +172,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             already_member=added.already_member,
         )
 
-    def _node_message(self, view: NetworkView, node_id: str) -> admin_pb2.Node:
-        sighting = self._agents.sighting(view.name, node_id)
+    def _store_problems(self, view: NetworkView) -> list[Problem]:
+        """Return what is wrong with the store, besides the records of its nodes."""
+        nodes = self._mirror.held("nodes", view.name)
+        refused = [Problem(key, why) for key, why in sorted(view.refused.items()) if owner(key) not in nodes]
+        return [*refused, *self._mirror.notices.of(view.name)]
+
+    def _node_message(
+        self, view: NetworkView, node_id: str, sighting: Sighting | None = None
+    ) -> admin_pb2.Node:
+        sighting = sighting or self._agents.sighting(view.name, node_id)
         health = self._presence.health(Identity(view.name, node_id))
         message = admin_pb2.Node(
             id=node_id,
@@ -174,32 +236,14 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def Wait(self, request: admin_pb2.WaitRequest, _context: Context) -> admin_pb2.WaitReply:  # noqa: N802
         """Return when every connected agent holds the map as of a revision of the store, or time is up."""
         view = self._mirror.view(request.network or DEFAULT_NETWORK)
-        wanted = request.revision or view.map.head.revision
-        try:
-            async with asyncio.timeout(request.timeout_ms / 1000):
-                await self._mirror.reached(wanted)
-                # Later revisions of the store may have changed other networks only.
-                target = min(wanted, view.map.head.revision)
-                while any(self._agents.behind(view.name, target)):  # noqa: ASYNC110
-                    await asyncio.sleep(_LOOK_EVERY)
-        except TimeoutError:
-            pass
-        return self._wait_reply(view, wanted)
+        revision = request.revision or view.map.head.revision
+        return await self._fleet.wait(view.name, revision, request.timeout_ms / 1000)
 
-    def _wait_reply(self, view: NetworkView, wanted: int) -> admin_pb2.WaitReply:
-        behind = list(self._agents.behind(view.name, min(wanted, view.map.head.revision)))
-        messages = [_behind_message(view, agent) for agent in behind]
-        if self._mirror.revision < wanted:
-            why = "the store has not reached that revision"
-            messages.append(
-                admin_pb2.Behind(name="controller", acked_revision=self._mirror.revision, reason=why)
-            )
-        return admin_pb2.WaitReply(
-            converged=not messages,
-            revision=wanted,
-            agents=self._agents.count(view.name),
-            behind=messages,
-        )
+    async def ListControllers(  # noqa: N802
+        self, _request: admin_pb2.ListControllersRequest, _context: Context
+    ) -> admin_pb2.ListControllersReply:
+        """List the controllers that are in the map."""
+        return admin_pb2.ListControllersReply(controllers=await self._fleet.controllers())
 
 
 def _mode(number: int) -> Mode:
@@ -220,6 +264,7 @@ def _token_message(token: Token) -> admin_pb2.Token:
         revoked=token.revoked,
         tags=token.tags,
         created=token.created,
+        approval=token.approval,
     )
 
 
@@ -247,6 +292,19 @@ def _record_fields(view: NetworkView, node_id: str) -> admin_pb2.Node:
     return message
 
 
+def _revocation_message(revocation: Revocation) -> admin_pb2.Revocation:
+    return admin_pb2.Revocation(
+        node_id=revocation.node_id,
+        network=revocation.network,
+        name=revocation.name,
+        revoked_serial=revocation.revoked_serial,
+        banned=revocation.banned,
+        not_after=revocation.not_after,
+        reason=revocation.reason,
+        at=revocation.serial // 1000,
+    )
+
+
 def _unreadable(view: NetworkView, node_id: str) -> list[Problem]:
     refused = ((key, view.refused.get(key)) for key in (node_key(node_id), endpoints_key(node_id)))
     return [Problem(key, f"unreadable record: {reason}") for key, reason in refused if reason]
@@ -255,10 +313,3 @@ def _unreadable(view: NetworkView, node_id: str) -> list[Problem]:
 def _sorting(view: NetworkView, node_id: str) -> tuple[str, str]:
     node = view.node(node_id)
     return (node.name if node else "", node_id)
-
-
-def _behind_message(view: NetworkView, agent: Behind) -> admin_pb2.Behind:
-    node = view.node(agent.node_id)
-    return admin_pb2.Behind(
-        name=node.name if node else agent.node_id, acked_revision=agent.acked, reason=agent.reason
-    )

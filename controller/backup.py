@@ -36,7 +36,7 @@ async def read(store: Store) -> Content:
         StoreUnavailableError: the store can't be read.
 
     """
-    found = await store.range(keys.PREFIX)
+    found = await store.range(keys.OURS)
     content = {kv.key: kv.value for kv in found.kvs if not kv.lease}
     if keys.IMPORTING in content:
         raise StateError("an import into this store has not finished", "run it again")
@@ -67,7 +67,7 @@ async def fill(store: Store, content: Content) -> None:
 
 async def _clear(store: Store) -> None:
     """Remove what an import that broke off has left; refuse anything else."""
-    found = (await store.range(keys.PREFIX)).kvs
+    found = (await store.range(keys.OURS)).kvs
     if not found:
         return
     mark = next((kv for kv in found if kv.key == keys.IMPORTING), None)
@@ -119,7 +119,7 @@ def decode(data: bytes, name: str) -> Content:
     if not known:
         raise _not_ours(name, f"it is of format {document['format']!r}")
     for key in content:
-        if not key.startswith(keys.PREFIX) or not key.isascii() or key == keys.IMPORTING:
+        if not key.startswith(keys.OURS) or not key.isascii() or key == keys.IMPORTING:
             raise _not_ours(name, f"it has a key {key!r}")
     if keys.ROOT_PIN not in content:
         raise _not_ours(name, "it does not say which mesh it is of")

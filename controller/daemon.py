@@ -1,11 +1,12 @@
 """The controller process: start order, background duties, signals, stop order.
 
-store ► root ► mirror ► first network ► ports ► agents may come
-stop: not serving ► streams end ► servers ► presence ► store
+store ► root ► mirror ► first network ► ports ► in the map ► agents may come
+stop: not serving ► streams end ► servers ► what was said under the lease ► store
 """
 
 import asyncio
 import logging
+import platform
 import re
 import signal
 import time
@@ -15,23 +16,38 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from overmesh import __version__, log
+from overmesh import __version__, log, metrics, trace
 from overmesh.config import JOIN_PORT, ControllerConfig
-from overmesh.controller import keys
+from overmesh.controller import keys, process
 from overmesh.controller.admin import AdminService
+from overmesh.controller.audit import Audit
+from overmesh.controller.certificates import ServerCertificates
+from overmesh.controller.controllers import Registration, reachable
+from overmesh.controller.fleet import ControllersService, Fleet, Here
 from overmesh.controller.join import Joins
+from overmesh.controller.lease import Lease
 from overmesh.controller.membership import Membership, Signer
+from overmesh.controller.metrics import Metrics
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peers import Peers
+from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
 from overmesh.controller.reachable import own_addresses
+from overmesh.controller.rekeying import Rekeying
+from overmesh.controller.remembered import Remembered
+from overmesh.controller.renewal import Renewals
+from overmesh.controller.resigning import Resigning
+from overmesh.controller.revocations import Revocations
+from overmesh.controller.rootfiles import load_or_create
+from overmesh.controller.roots import Rotation
 from overmesh.controller.server import JoinService, Listening, MeshService, Servers
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Put, Store, absent
 from overmesh.controller.store.history import trim_history
+from overmesh.controller.store.timed import TimedStore
 from overmesh.controller.tokens import Tokens
-from overmesh.controller.trust import MeshRoot, load_or_create
+from overmesh.controller.trust import CERTIFICATE_LIFETIMES, MeshRoot
 from overmesh.controller.watch import Agents
 from overmesh.errors import (
     ConfigError,
@@ -58,7 +74,7 @@ def run(config: ControllerConfig) -> None:
 
     """
     log.setup(config.log_format)
-    asyncio.run(_run(config))
+    process.run(_run(config))
 
 
 async def _run(config: ControllerConfig) -> None:
@@ -67,7 +83,9 @@ async def _run(config: ControllerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(config) as controller:
+        sparing = asyncio.create_task(process.spare_the_old())
         await controller.until(stop)
+        sparing.cancel()
         _log.info("controller stops")
 
 
@@ -106,10 +124,12 @@ async def running(
     """
     async with AsyncExitStack() as undo:
         _make_state_dir(config)
-        store = open_store(config.store_target)
+        numbers = Metrics()
+        store = TimedStore(open_store(config.store_target), numbers.store_took)
         undo.push_async_callback(store.close)
-        root = await _root(config, store)
-        mirror = Mirror(store, root.public_key)
+        root = await _root(config, store, clock)
+        audit = Audit(store, root, clock, platform.node())
+        mirror = Mirror(store, root.anchor, audit, clock)
         await mirror.load()
         duties = {_duty(undo, mirror.follow())}
 
@@ -117,36 +137,86 @@ async def running(
         membership = Membership(mirror, signer)
         await membership.ensure_network(config.ranges)
         tokens = Tokens(mirror, root, clock)
-        presence = Presence(store, mirror)
-        undo.push_async_callback(presence.end)
+        pending = Pendings(mirror, root, clock)
+        lease = Lease(store)
+        undo.push_async_callback(lease.end)
+        presence = Presence(mirror, lease)
         agents = Agents(mirror, presence.seen, clock)
+        revocations = Revocations(mirror, membership, signer, clock)
+        remembered = Remembered(mirror, revocations, config.state_dir, clock)
+        remembered.load()
+        await remembered.restore()
         newcomers = Newcomers(mirror, membership, signer, clock)
         peers = Peers(mirror, membership, newcomers)
-        joins = Joins(mirror, membership, newcomers, tokens, root, agents.live_host, clock)
+        renewals = Renewals(mirror, newcomers, root, clock)
+        rekeying = Rekeying(mirror, newcomers, signer, root)
+        joins = Joins(mirror, membership, newcomers, tokens, pending, root, agents.live_host, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
-        servers = Servers()
+        certificates = ServerCertificates(root, lambda: mirror.roots, hosts, clock)
+        servers = Servers(numbers.answered)
         undo.push_async_callback(servers.stop, GRACE)
         listening = servers.listen(
             config.listen,
             config.join_port,
             config.mesh_port,
             config.socket,
-            lambda mutual: root.server_credentials(hosts, mutual=mutual),
+            lambda mutual: certificates.credentials(mutual=mutual),
         )
+        mesh_targets, join_targets = (
+            [_target(host, port) for host in hosts] for port in (listening.mesh_port, listening.join_port)
+        )
+        registration = Registration(mirror, lease, root, mesh_targets, join_targets)
+        await registration.enter()
+        resigning = Resigning(store, mirror, root, signer)
+        rotation = Rotation(
+            mirror, root, signer, tokens, agents, resigning, config.state_dir, registration.enter
+        )
+        here = Here(mirror, agents, clock)
         await servers.start(
-            JoinService(joins, [_target(host, listening.mesh_port) for host in hosts]),
-            MeshService(agents, membership, presence),
-            AdminService(mirror, membership, peers, tokens, agents, presence, _join_target(hosts, listening)),
+            JoinService(
+                joins,
+                renewals,
+                lambda: mirror.root_records,
+                lambda: reachable(mirror, registration.record),
+                numbers.joined,
+            ),
+            MeshService(agents, membership, revocations, remembered, rekeying, presence, numbers.acked),
+            ControllersService(here),
+            AdminService(
+                mirror=mirror,
+                audit=audit,
+                membership=membership,
+                revocations=revocations,
+                peers=peers,
+                tokens=tokens,
+                pending=pending,
+                agents=agents,
+                fleet=Fleet(mirror, root, registration.record, here),
+                presence=presence,
+                rotation=rotation,
+                join_target=_join_target(hosts, listening),
+                clock=clock,
+            ),
         )
         undo.callback(agents.finish_all, UnreachableError("the controller is stopping", "try again"))
         undo.push_async_callback(servers.drain)
         duties |= {
+            _duty(undo, certificates.keep_fresh()),
+            _duty(undo, rotation.follow()),
             _duty(undo, presence.keep_written()),
-            _duty(undo, presence.keep_alive()),
+            _duty(undo, lease.keep_alive()),
+            _duty(undo, registration.keep()),
             _duty(undo, _every(_TRIM_EVERY, lambda: trim_history(store))),
             _duty(undo, _every(_SWEEP_EVERY, tokens.sweep)),
+            _duty(undo, _every(_SWEEP_EVERY, revocations.sweep)),
+            _duty(undo, remembered.keep()),
+            _duty(undo, _every(_SWEEP_EVERY, pending.sweep)),
+            _duty(undo, _every(_SWEEP_EVERY, audit.trim)),
         }
+        numbers.watch(mirror, agents)
+        undo.enter_context(metrics.served(config.metrics, numbers.registry))
+        undo.enter_context(trace.tracing(config.trace, "controller"))
         _log.info("controller ready", extra=_event(listening, root, mirror))
         yield Controller(listening, root, mirror, agents, duties)
 
@@ -160,13 +230,21 @@ def _make_state_dir(config: ControllerConfig) -> None:
         ) from None
 
 
-async def _root(config: ControllerConfig, store: Store) -> MeshRoot:
+async def _root(config: ControllerConfig, store: Store, clock: Callable[[], float]) -> MeshRoot:
     """Return the mesh root, and make sure that this store is its."""
     if await store.get(keys.IMPORTING):
         raise StateError("an import into this store has not finished", "run `meshctl store import` again")
     kv = await store.get(keys.ROOT_PIN)
-    root = load_or_create(config.state_dir, kv.value if kv else None)
-    if kv is None:
+    if config.certificate_lifetime not in CERTIFICATE_LIFETIMES:
+        raise ConfigError(
+            f"certificate_lifetime: {config.certificate_lifetime} seconds can't be",
+            f"say {CERTIFICATE_LIFETIMES[0]} to {CERTIFICATE_LIFETIMES[-1]}",
+        )
+    held = load_or_create(config.state_dir, kv.value if kv else None)
+    root = MeshRoot(*held, lifetime=config.certificate_lifetime, clock=clock)
+    if kv:
+        root.sign_with(kv.value)
+    else:
         put = Put(keys.ROOT_PIN, root.pin)
         if not (await store.txn([absent(keys.ROOT_PIN), absent(keys.IMPORTING)], [put])).succeeded:
             raise StateError("another controller has just started on this store with a root of its own")

@@ -5,7 +5,8 @@
               the host's port for this network is free, and fills in where an endpoint names none
 3. who        the node id follows from the X25519 key: a member already, or a new one?
 4a. new       the token lets one more in; name and addresses are free; records are signed
-              (newcomers.py); then one transaction takes token use, name, addresses and node, or nothing
+              (newcomers.py); then one transaction takes token use, name, addresses and node, or nothing.
+              A token may ask for an operator's approval first (pending.py)
 4b. member    the same TLS key and name as before; it keeps its addresses and uses up nothing
 5. answer     a certificate for the TLS key, and the records as every member sees them
 
@@ -19,23 +20,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from overmesh.config import DEFAULT_PORTS
-from overmesh.controller import keys
-from overmesh.controller.membership import Membership, node_id
-from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller import credentials, keys
+from overmesh.controller.audit import Deed
+from overmesh.controller.caller import caller
+from overmesh.controller.membership import Membership
+from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
 from overmesh.controller.newcomers import Newcomers, checked_public_key
-from overmesh.controller.store.base import KeyValue, Put, unchanged
+from overmesh.controller.pending import Pending, Pendings
+from overmesh.controller.store.base import KeyValue, unchanged
 from overmesh.controller.tokens import Token, Tokens
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
+from overmesh.controller.view import NetworkView
 from overmesh.errors import CloneError, InvalidError, PortInUseError, StoreCorruptError
-from overmesh.model import Endpoint, Kind, Mode, Node, Suite
+from overmesh.model import NETWORK_KEY, Endpoint, Kind, Mode, Node, Suite, node_key
+
+_LONGEST_HOST_ID = 256
 
 _log = logging.getLogger("overmesh.controller")
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What a host that wants to join says (mesh.proto, JoinRequest)."""
+    """What a host that wants to join says (mesh.proto, JoinRequest).
+
+    wait: how many seconds the answer may take when an operator has yet to let it in.
+    """
 
     token_id: str
     token_secret: str
@@ -46,6 +56,7 @@ class Application:
     host_id: str
     suites: tuple[Suite, ...]
     modes: tuple[Mode, ...]
+    wait: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ class Joins:
     """Lets hosts in.
 
     Args:
-        mirror, membership, newcomers, tokens, root: the parts of this controller.
+        mirror, membership, newcomers, tokens, pending, root: the parts of this controller.
         live_host: (network, node id) -> host id of the agent that is connected as that node, or "".
         clock: unix seconds.
 
@@ -90,6 +101,7 @@ class Joins:
         membership: Membership,
         newcomers: Newcomers,
         tokens: Tokens,
+        pending: Pendings,
         root: MeshRoot,
         live_host: Callable[[str, str], str],
         clock: Callable[[], float],
@@ -98,6 +110,7 @@ class Joins:
         self._membership = membership
         self._newcomers = newcomers
         self._tokens = tokens
+        self._pending = pending
         self._root = root
         self._live_host = live_host
         self._clock = clock
@@ -109,14 +122,20 @@ class Joins:
             TokenError, InvalidError, NameTakenError, PoolExhaustedError
             PortInUseError: on the host, of the port that its packets in this network need.
             CloneError: its key is in use on another host, or with another TLS key.
+            ApprovalPendingError: an operator has yet to let it in; asking again goes on waiting.
             StoreUnavailableError: it may have joined or not; asking again tells.
 
         """
+        await self._mirror.look_up(keys.token(application.token_id))
         token, _ = self._tokens.authenticated(application.token_id, application.token_secret)
         applicant = self._checked(application, token.network)
         result = await self._mirror.change(lambda: self._plan(application, applicant))
+        if applicant.id not in self._mirror.held("nodes", applicant.network):
+            await self._pending.decided(applicant.network, applicant.id, application.wait)
+            result = await self._mirror.change(lambda: self._plan(application, applicant))
         kv = self._mirror.held("nodes", applicant.network).get(applicant.id)
-        if kv is None:
+        items = self._mirror.view(applicant.network).map.items
+        if kv is None or node_key(applicant.id) not in items:
             raise StoreCorruptError("the node was removed while it joined", "join again")
         new = result.succeeded and kv.create_revision == result.revision
         if new:
@@ -124,8 +143,8 @@ class Joins:
         return Admission(
             node_id=applicant.id,
             certificate=self._root.issue_node(applicant.request, Identity(applicant.network, applicant.id)),
-            network=self._mirror.held("networks", applicant.network)[""].value,
-            node=kv.value,
+            network=items[NETWORK_KEY],
+            node=items[node_key(applicant.id)],
             revision=self._mirror.view(applicant.network).map.head.revision,
             already_member=not new,
         )
@@ -136,7 +155,7 @@ class Joins:
         endpoints = tuple(end if end.port else replace(end, port=port) for end in application.endpoints)
         self._membership.check_endpoints(endpoints)
         return _Applicant(
-            id=node_id(key),
+            id=self._newcomers.id_of(network, key),
             network=network,
             name=checked_label("node name", application.name),
             public_key=key,
@@ -154,10 +173,24 @@ class Joins:
             record, member = found
             self._check_same(view, member, applicant)
             return self._newcomers.readmit(view, record, member, applicant.endpoints, applicant.suites)
-        token.check_lets_in(self._clock())
-        return self._admit(view, token, kv, applicant)
+        # First of all what would stop it: a host should not wait for an approval that is worth nothing.
+        admitted = self._admitted(view, token, applicant)
+        ticket = self._ticket(token, kv, applicant)
+        if ticket is None:
+            return self._pending.wait(token, kv, _pending(applicant, token))
+        return replace(
+            admitted, compares=[*ticket.compares, *admitted.compares], ops=[*ticket.ops, *admitted.ops]
+        )
 
-    def _admit(self, view: NetworkView, token: Token, token_kv: KeyValue, applicant: _Applicant) -> Change:
+    def _ticket(self, token: Token, token_kv: KeyValue, applicant: _Applicant) -> Change | None:
+        """Return what the token takes to let the applicant in; None when it has to wait."""
+        if token.approval:
+            return self._pending.ticket(token_kv, _pending(applicant, token))
+        token.check_lets_in(self._clock())
+        used = [token.once_more().put(self._root)] if token.uses else []
+        return Change([unchanged(token_kv)], [*used, *self._pending.end(applicant.network, applicant.id)])
+
+    def _admitted(self, view: NetworkView, token: Token, applicant: _Applicant) -> Change:
         node = Node(
             id=applicant.id,
             network=view.name,
@@ -168,9 +201,13 @@ class Joins:
             suites=applicant.suites,
         )
         admitted = self._newcomers.admit(view, node, applicant.endpoints)
-        used = [token.once_more().put(self._root)] if token.uses else []
         return Change(
-            [unchanged(token_kv), *admitted.compares], [*used, self._credential(applicant), *admitted.ops]
+            admitted.compares,
+            [
+                credentials.put(self._root, view.name, applicant.id, applicant.request.fingerprint),
+                *admitted.ops,
+            ],
+            Deed("node joined", view.name, node.id, node.name, f"token {token.id}"),
         )
 
     def _check_same(self, view: NetworkView, member: Node, applicant: _Applicant) -> None:
@@ -187,7 +224,9 @@ class Joins:
                 "remove this host's copy of the state directory and join with a new token",
             )
         credential = self._mirror.held("credentials", view.name).get(member.id)
-        if credential is None or credential.value != self._credential(applicant).value:
+        if credential is None or not credentials.allows(
+            self._root, credential, applicant.request.fingerprint
+        ):
             raise CloneError(
                 f"this host's X25519 key is that of node {member.name}, which joined with another TLS key",
                 f"remove that node first: `meshctl node remove {member.name}`",
@@ -198,10 +237,20 @@ class Joins:
                 f"join as {member.name}, or leave first: `meshctl leave`",
             )
 
-    def _credential(self, applicant: _Applicant) -> Put:
-        """Return the operation that ties a node to the TLS key with which it joined."""
-        key = keys.credential(applicant.network, applicant.id)
-        return Put(key, self._root.mac(key, applicant.request.fingerprint))
+
+def _pending(applicant: _Applicant, token: Token) -> Pending:
+    """Return an applicant as an operator gets to see it."""
+    return Pending(
+        id=applicant.id,
+        network=applicant.network,
+        name=applicant.name,
+        public_key=applicant.public_key.hex(),
+        fingerprint=applicant.request.fingerprint.hex(),
+        host_id=applicant.host_id[:_LONGEST_HOST_ID],
+        origin=caller().origin,
+        token=token.id,
+        tags=token.tags,
+    )
 
 
 def _possible_mode(application: Application, view: NetworkView) -> Mode:

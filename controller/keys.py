@@ -9,12 +9,18 @@ Below /overmesh/v1/:
     endpoints/<net>/<node id>    Signed EndpointsRecord
     addresses/<net>/<ip>         node id
     names/<net>/<name>           node id
+    aliases/<net>/<alias>        node id; the alias follows, as an id would, from a later key of that node's
     revoked/<net>/<node id>      Signed RevocationRecord
     controllers/<controller id>  Signed ControllerRecord; under that controller's lease
     roots/<SHA-256, hex>         Signed RootRecord
-    credentials/<net>/<node id>  MAC of the node's TLS public key
+    succession/<SHA-256, hex>    the same as its predecessor signed it: how to get there from that one
+    issuers/<net>/<node id>      pin of the root that the node's certificate is of, since a rotation
+    credentials/<net>/<node id>  JSON, see credentials.py
     tokens/<id>                  JSON, see tokens.py
+    pending/<net>/<node id>      JSON, see pending.py
     presence/<net>/<node id>     JSON, see presence.py; under the controller's lease
+And below /overmesh/audit/, which no mirror holds:
+    <time and random bits>       JSON, see audit.py
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +37,12 @@ from overmesh.model import (
 )
 
 PREFIX = "/overmesh/v1/"
+AUDIT = "/overmesh/audit/"
+OURS = "/overmesh/"
 ROOT_PIN = PREFIX + "root"
 IMPORTING = PREFIX + "importing"
 NETWORKS = PREFIX + "networks"
+_LONGEST = 256
 TOKENS = PREFIX + "tokens/"
 
 
@@ -62,6 +71,11 @@ def name(network_name: str, node_name: str) -> str:
     return f"{PREFIX}names/{network_name}/{node_name}"
 
 
+def alias(network_name: str, node_id: str) -> str:
+    """Return the key that whoever has a key with this id, but another id of its own, holds."""
+    return f"{PREFIX}aliases/{network_name}/{node_id}"
+
+
 def credential(network_name: str, node_id: str) -> str:
     """Return the key that ties a node id to its TLS key."""
     return f"{PREFIX}credentials/{network_name}/{node_id}"
@@ -82,14 +96,39 @@ def root(fingerprint: str) -> str:
     return f"{PREFIX}roots/{fingerprint}"
 
 
+def succession(fingerprint: str) -> str:
+    """Return the key of what first made a certificate a mesh root, by its SHA-256 in hex."""
+    return f"{PREFIX}succession/{fingerprint}"
+
+
+def issuer(network_name: str, node_id: str) -> str:
+    """Return the key that says which root a node's certificate is of."""
+    return f"{PREFIX}issuers/{network_name}/{node_id}"
+
+
 def token(token_id: str) -> str:
     """Return the key of a join token."""
     return TOKENS + token_id
 
 
+def pending(network_name: str, node_id: str) -> str:
+    """Return the key of a host that waits to be let in."""
+    return f"{PREFIX}pending/{network_name}/{node_id}"
+
+
+def audit(entry_id: str) -> str:
+    """Return the key of an audit entry."""
+    return AUDIT + entry_id
+
+
 def presence(network_name: str, node_id: str) -> str:
     """Return the key that says a node is connected."""
     return f"{PREFIX}presence/{network_name}/{node_id}"
+
+
+def is_sound(key: str) -> bool:
+    """Tell whether a key can be in the store: parts of it may be what a stranger has said."""
+    return key.isascii() and len(key) <= _LONGEST and parse(key) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +160,25 @@ _MAP_KEYS: Mapping[str, Callable[[str], str]] = {
 }
 
 
+_KEYS: Mapping[str, Callable[[str, str], str]] = {
+    "node": node,
+    "endpoints": endpoints,
+    "revoked": revoked,
+}
+
+
+def of_item(network_name: str, map_key: str) -> str:
+    """Return the key of a record in a network's peer map: of the network, a node, endpoints, a revocation."""
+    kind, _, item = map_key.partition("/")
+    return network(network_name) if map_key == NETWORK_KEY else _KEYS[kind](network_name, item)
+
+
 def parse(key: str) -> Place | None:
     """Take a key apart; None when it is not one of many of its kind."""
     match key.removeprefix(PREFIX).split("/"):
         case ["networks", network_name]:
             return Place("networks", network_name, "")
-        case ["tokens" | "controllers" | "roots" as kind, item]:
+        case ["tokens" | "controllers" | "roots" | "succession" as kind, item]:
             return Place(kind, "", item)
         case [kind, network_name, item]:
             return Place(kind, network_name, item)

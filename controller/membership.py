@@ -1,7 +1,7 @@
-"""Networks and their members: what there is, and how it changes once a node is in (join.py lets it in).
+"""Networks and their members: what there is, and how it changes while a node is in.
 
-Every change is one transaction: a node goes with its endpoints, name, addresses and credential or not
-at all. Records are signed here, where they change, and only carried everywhere else.
+join.py lets it in, revocations.py takes it out. Every change is one transaction. Records are signed where
+they change, and only carried everywhere else.
 """
 
 import base64
@@ -14,12 +14,14 @@ from dataclasses import replace
 
 from overmesh.config import DEFAULT_IPV4_RANGE, DEFAULT_NETWORK
 from overmesh.controller import keys
-from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.audit import Deed
+from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
-from overmesh.controller.store.base import Compare, Delete, Op, Put, Target, absent, unchanged
+from overmesh.controller.store.base import Compare, Op, Put, Target, absent, as_read, unchanged
 from overmesh.controller.trust import MeshRoot
-from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError
-from overmesh.model import Endpoint, Mode, Network, NodeEndpoints, Range, Record
+from overmesh.controller.view import NetworkView
+from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError, RevokedError
+from overmesh.model import Endpoint, Mode, Network, NodeEndpoints, Range, Record, Revocation
 from overmesh.proto.codec import MAX_NETWORK_NUMBER
 
 MAX_ENDPOINTS = 16
@@ -126,6 +128,7 @@ class Membership:
                 Put(key, self._signer.sign(replace(network, number=number, ranges=ranges))),
                 Put(keys.NETWORKS, network.name.encode()),
             ],
+            Deed("network created", network.name, network.name, details={"mode": network.mode.name.lower()}),
         )
 
     def _default_ranges(self, others: Iterable[Network]) -> tuple[Range, ...]:
@@ -157,37 +160,6 @@ class Membership:
             return named.value.decode(errors="replace")
         raise NotFoundError(f"network {network} has no node {node!r}", "see `meshctl node list`")
 
-    async def remove(self, network: str, node: str) -> int:
-        """Take a node out of the mesh; return the revision.
-
-        Its name and addresses are free again. Works for a node whose record can't be read, too.
-
-        Raises:
-            NotFoundError: there is no such node.
-
-        """
-        result = await self._mirror.change(lambda: self._removal(network, node))
-        _log.info("node removed", extra={"network": network, "id": node, "revision": result.revision})
-        return result.revision
-
-    def _removal(self, network: str, node: str) -> Change:
-        kv = self._mirror.held("nodes", network).get(node)
-        if kv is None:
-            raise NotFoundError(f"network {network} has no node {node!r}", "see `meshctl node list`")
-        owned = [
-            held.key
-            for kind in ("names", "addresses")
-            for held in self._mirror.held(kind, network).values()
-            if held.value == node.encode()
-        ]
-        beside = [of(network, node) for of in (keys.endpoints, keys.credential, keys.presence)]
-        return Change([unchanged(kv)], [Delete(key) for key in (kv.key, *beside, *owned)])
-
-    async def leave(self, network: str, node: str) -> int:
-        """Do the same at the node's own wish; nothing happens when it is gone already."""
-        gone = node not in self._mirror.held("credentials", network)
-        return self._mirror.revision if gone else await self.remove(network, node)
-
     # Endpoints.
 
     async def report(self, network: str, node: str, endpoints: Sequence[Endpoint], lanes: int = 1) -> int:
@@ -210,7 +182,8 @@ class Membership:
         if kv is None:
             raise removed(network)
         ops = self.endpoints_ops(network, node, endpoints, lanes)
-        return Change([Compare(kv.key, Target.CREATE, kv.create_revision)], ops) if ops else None
+        member = Compare(kv.key, Target.CREATE, kv.create_revision)
+        return Change([member, self.endpoints_as_read(network, node)], ops) if ops else None
 
     def endpoints_ops(
         self, network: str, node: str, endpoints: tuple[Endpoint, ...], lanes: int = 0
@@ -219,12 +192,18 @@ class Membership:
 
         No lanes: as many as before.
         """
-        before = self._mirror.view(network).endpoints(node)
-        known = before or NodeEndpoints(node, network, ())
+        view = self._mirror.view(network)
+        before = view.endpoints(node)
+        known = before or NodeEndpoints(node, network, (), serial=view.revoked_serial(node))
         record = replace(known, endpoints=endpoints, lanes=lanes or known.lanes)
         if record == before:
             return []
         return [Put(keys.endpoints(network, node), self._signer.sign(record))]
+
+    def endpoints_as_read(self, network: str, node: str) -> Compare:
+        """Return what `endpoints_ops` relies on: what etcd carries out late must not undo what is newer."""
+        key = keys.endpoints(network, node)
+        return as_read(key, self._mirror.key(key))
 
     def check_endpoints(self, endpoints: Sequence[Endpoint], fix: str = AGENT_ENDPOINTS) -> None:
         """Raise InvalidError, with this fix, for an endpoint that no other host could reach."""
@@ -246,6 +225,15 @@ def removed(network: str) -> RemovedError:
     """Return what a caller hears who is not a member."""
     return RemovedError(
         f"this host is no longer a member of network {network}", "join again with a new token"
+    )
+
+
+def revoked(revocation: Revocation) -> RevokedError:
+    """Return what a caller hears whose key was revoked for good."""
+    named = f" ({revocation.name})" if revocation.name else ""
+    return RevokedError(
+        f"the key of this host{named} was revoked for good in network {revocation.network}",
+        "`meshctl leave --force` on the host, then join with a new token: that makes new keys",
     )
 
 

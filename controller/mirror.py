@@ -8,117 +8,87 @@ back through the watch: who made it will see it.
 """
 
 import asyncio
-import logging
+import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from types import MappingProxyType
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
+from overmesh import trace
 from overmesh.controller import keys
-from overmesh.controller.peermap import NetworkMap
+from overmesh.controller.audit import Audit, Deed
+from overmesh.controller.notices import Notices
 from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
+from overmesh.controller.turns import Turns
+from overmesh.controller.view import Changes, Judge, NetworkView
 from overmesh.errors import (
     CompactedError,
     NotFoundError,
-    RecordError,
-    StoreCorruptError,
+    OvermeshError,
     StoreUnavailableError,
 )
-from overmesh.model import (
-    NETWORK_KEY,
-    Network,
-    Node,
-    NodeEndpoints,
-    Record,
-    endpoints_key,
-    network_of,
-    node_key,
-)
+from overmesh.model import NETWORK_KEY, Record, root_key
+from overmesh.proto.roots import Roots, is_root_key
 from overmesh.proto.signed import verify
 
 # etcd's limit is 128 operations and comparisons in a transaction.
 MAX_OPS = 100
 _ATTEMPTS = 32
+# Further ones wait until there is room: they would only queue in the store's client.
+_CHANGES_AT_ONCE = 256
 # Seconds from a change to its coming back; a watch that has lost its member finds another in five.
 _CATCH_UP = 10.0
 # The "network" of what is in the map of all of them.
 EVERYWHERE = ""
 _NOTHING: Mapping[str, KeyValue] = MappingProxyType({})
 
-_log = logging.getLogger("overmesh.controller")
-
-Changes = Mapping[str, bytes | None]
 Listener = Callable[[str, Changes], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A transaction to be: what has to hold, and what to do then."""
+    """A transaction to be: what has to hold, what to do then, and what that amounts to (see audit.py)."""
 
     compares: Sequence[Compare]
     ops: Sequence[Op]
-
-
-@dataclass(slots=True)
-class NetworkView:
-    """One network: the map as agents get it, and what of it verifies.
-
-    refused: peer map key -> why its record can't be used. Its bytes are passed on all the same: the
-    agents refuse it themselves, by name.
-    """
-
-    name: str
-    map: NetworkMap
-    records: dict[str, Record] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    deed: Deed | None = None
 
     @property
-    def network(self) -> Network:
-        """The network's own record.
-
-        Raises:
-            StoreCorruptError: what the store has in its place is no such record.
-
-        """
-        record = self.records.get(NETWORK_KEY)
-        if isinstance(record, Network):
-            return record
-        why = self.refused.get(NETWORK_KEY, "it is missing")
-        raise StoreCorruptError(
-            f"the record of network {self.name} can't be used: {why}", "restore the store from a backup"
-        )
+    def written(self) -> Set[str]:
+        """The keys that it changes."""
+        return {op.key for op in self.ops}
 
     @property
-    def usable(self) -> bool:
-        """Whether the network's own record can be used."""
-        return NETWORK_KEY in self.records
-
-    def node(self, node_id: str) -> Node | None:
-        """Return a member's record; None when it is missing or refused."""
-        record = self.records.get(node_key(node_id))
-        return record if isinstance(record, Node) else None
-
-    def endpoints(self, node_id: str) -> NodeEndpoints | None:
-        """Return where a member is; None when that is missing or refused."""
-        record = self.records.get(endpoints_key(node_id))
-        return record if isinstance(record, NodeEndpoints) else None
+    def keys(self) -> Set[str]:
+        """Those, and the ones that it looks at."""
+        return self.written | {compare.key for compare in self.compares}
 
 
 class Mirror:
-    """All keys of the store, as of `revision`."""
+    """All keys of the store but the audit's, as of `revision`."""
 
-    def __init__(self, store: Store, root: EllipticCurvePublicKey) -> None:
+    def __init__(
+        self,
+        store: Store,
+        anchor: Roots,
+        audit: Audit,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
-        self._root = root
+        self._audit = audit
+        self._anchor = self.roots = anchor
+        self.notices = Notices(clock)
+        self._judge = Judge(self._verified, clock, self.notices)
         self._kvs: dict[str, KeyValue] = {}
         self._held: defaultdict[tuple[str, str], dict[str, KeyValue]] = defaultdict(dict)
         self._views: dict[str, NetworkView] = {}
-        self._everywhere: dict[str, bytes | None] = {}
+        self._everywhere = NetworkView(EVERYWHERE, 0, {}, self._judge)
         self._listeners: list[Listener] = []
+        # Keys that are being changed here -> traceparent of what changes them.
+        self._traced: dict[str, str] = {}
         self._moved = asyncio.Event()
-        self._changing = asyncio.Lock()
+        self._turns = Turns()
+        self._room = asyncio.Semaphore(_CHANGES_AT_ONCE)
         self.revision = 0
 
     # Reading.
@@ -154,6 +124,30 @@ class Mirror:
         while self.revision < revision:
             await self._moved.wait()
 
+    async def look_up(self, key: str) -> KeyValue | None:
+        """Return a key. When it is not here the store is asked: another controller may just have written it.
+
+        Raises:
+            StoreUnavailableError: it can't say.
+
+        """
+        if not self.key(key) and keys.is_sound(key) and (there := await self._store.get(key)):
+            await self._caught_up(there.mod_revision)
+        return self.key(key)
+
+    async def catch_up(self, revision: int) -> bool:
+        """Reach a revision that somebody has seen; return False when the store has not come to it.
+
+        Raises:
+            StoreUnavailableError: it can't say.
+
+        """
+        if self.revision < revision:
+            if (await self._store.range(keys.PREFIX, limit=1)).revision < revision:
+                return False
+            await self._caught_up(revision)
+        return True
+
     # Changing.
 
     async def change(self, plan: Callable[[], Change | None]) -> TxnResult:
@@ -170,20 +164,43 @@ class Mirror:
                 case it may have happened or not: whoever asks again finds out.
 
         """
-        # One at a time: racing against oneself would only cost attempts.
-        async with self._changing:
+        entry = self._audit.next_key()
+        async with self._room:
             for _ in range(_ATTEMPTS):
                 planned_at = self.revision
-                change = plan()
+                try:
+                    change = plan()
+                except OvermeshError:
+                    # Perhaps because of what an earlier attempt has done after all.
+                    if done := await self._done(entry):
+                        await self._caught_up(done.revision)
+                        return done
+                    raise
                 if change is None:
                     return TxnResult(succeeded=False, revision=planned_at)
-                result = await self._store.txn(change.compares, change.ops)
-                if result.succeeded:
-                    await self._caught_up(result.revision)
-                    return result
+                if not self._turns.free(change.keys):
+                    await self._turns.until_free(change.keys)
+                    continue
+                with self._turns.taking(change.written):
+                    result = await self._txn(change, entry)
+                    if result.succeeded:
+                        await self._caught_up(result.revision)
+                        return result
                 # What came in between may be a delete, of which the store can't say when it was.
                 await self._caught_up(max(result.revision, planned_at + 1))
         raise StoreUnavailableError("other controllers kept changing the same thing", "try again")
+
+    async def _txn(self, change: Change, entry: str) -> TxnResult:
+        compares, ops = self._audit.entry(entry, change.deed, change.ops)
+        if trace.on():
+            self._traced |= dict.fromkeys(change.written, trace.current())
+        result = await self._store.txn([*change.compares, *compares], [*change.ops, *ops])
+        return result if result.succeeded else await self._done(entry) or result
+
+    async def _done(self, key: str) -> TxnResult | None:
+        """Return the result of an earlier attempt at the same request, whose answer was lost."""
+        entry = await self._audit.done(key)
+        return TxnResult(succeeded=True, revision=entry.revision) if entry else None
 
     async def _caught_up(self, revision: int) -> None:
         if self.revision >= revision:
@@ -218,13 +235,15 @@ class Mirror:
         """
         while True:
             try:
-                async for batch in self._store.watch(keys.PREFIX, self.revision + 1):
+                # Beyond what is held here, so that every revision of ours is come to.
+                async for batch in self._store.watch(keys.OURS, self.revision + 1):
                     self._take(batch)
             except CompactedError:
                 await self.load()
 
     def _take(self, batch: WatchBatch) -> None:
-        self._apply(batch.revision, {event.key: event.kv for event in batch.events})
+        held = (event for event in batch.events if event.key.startswith(keys.PREFIX))
+        self._apply(batch.revision, {event.key: event.kv for event in held})
 
     def _apply(self, revision: int, changed: Mapping[str, KeyValue | None]) -> None:
         changes: defaultdict[str, dict[str, bytes | None]] = defaultdict(dict)
@@ -236,10 +255,15 @@ class Mirror:
             self._hold(place, kv)
             if place.map_key:
                 changes[place.network][place.map_key] = kv.value if kv else None
-        of_all = changes.pop(EVERYWHERE, {})
-        self._everywhere |= of_all
+        before = self.roots
+        if any(map(is_root_key, changes[EVERYWHERE])):
+            self.roots = self._anchor.following(self.root_records)
+        of_all = self._everywhere.take(revision, changes.pop(EVERYWHERE, {}))
+        parents = [self._traced.pop(key) for key in changed if key in self._traced]
         for network in changes.keys() | (self._views.keys() if of_all else set()):
-            self._change_map(network, revision, of_all | changes[network])
+            self._change_map(network, revision, {**of_all, **changes[network]}, *parents[:1])
+        if self.roots != before:
+            self._judge_again(revision)
         self.revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
@@ -257,36 +281,43 @@ class Mirror:
         else:
             held[place.item] = kv
 
-    def _change_map(self, network: str, revision: int, changes: Changes) -> None:
+    def _change_map(self, network: str, revision: int, said: Changes, traceparent: str = "") -> None:
         view = self._views.get(network)
         if view is None:
-            changes = {**self._everywhere, **changes}
-            items = {key: signed for key, signed in changes.items() if signed is not None}
-            view = self._views[network] = NetworkView(network, NetworkMap(revision, items))
+            said = {**self._everywhere.map.items, **said}
+            view = self._views[network] = NetworkView(network, revision, said, self._judge)
+            changes: Changes = view.map.items
         else:
-            view.map.apply(revision, changes)
-        for key, signed in changes.items():
-            self._read(view, key, signed)
-        for listener in self._listeners:
-            listener(network, changes)
+            changes = view.take(revision, said, traceparent)
+        if changes:
+            for listener in self._listeners:
+                listener(network, changes)
 
-    def _read(self, view: NetworkView, key: str, signed: bytes | None) -> None:
-        view.records.pop(key, None)
-        view.refused.pop(key, None)
-        if signed is None:
-            return
-        try:
-            view.records[key] = _of(view.name, verify(key, signed, self._root))
-        except RecordError as error:
-            view.refused[key] = error.cause
-            _log.warning(
-                "a record in the store can't be used",
-                extra={"network": view.name, "record": key, "reason": error.cause},
-            )
+    def _verified(self, key: str, signed: bytes) -> Record:
+        return verify(key, signed, self.roots)
 
+    # The mesh root.
 
-def _of(network: str, record: Record) -> Record:
-    name = network_of(record)
-    if name not in (network, None):
-        raise RecordError(f"is of network {name}, not of {network}")
-    return record
+    @property
+    def root_records(self) -> Iterator[tuple[str, bytes]]:
+        """Peer map key and encoded Signed of all that says how the mesh root came to be what it is."""
+        for kind in ("succession", "roots"):
+            yield from ((root_key(item), kv.value) for item, kv in self.held(kind).items())
+
+    def _judge_again(self, revision: int) -> None:
+        """Use what the roots trusted now have signed, and nothing else."""
+        for view in (self._everywhere, *self._views.values()):
+            view.distrust()
+        self._everywhere.take(revision, self._refused(self._everywhere))
+        for view in self._views.values():
+            self._change_map(view.name, revision, self._refused(view))
+
+    def _refused(self, view: NetworkView) -> Changes:
+        """Return what the store says under the keys of a network with which there was something wrong."""
+        places = ((keys.parse(key), kv) for key, kv in self._kvs.items())
+        said = {
+            place.map_key: kv.value
+            for place, kv in places
+            if place and place.map_key and place.network in (view.name, EVERYWHERE)
+        }
+        return {key: said[key] for key in view.refused if key in said}

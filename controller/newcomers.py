@@ -9,11 +9,13 @@ from dataclasses import replace
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from overmesh.controller import addressing, keys
-from overmesh.controller.membership import Membership, Signer
-from overmesh.controller.mirror import Change, Mirror, NetworkView
-from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
+from overmesh.controller.audit import Deed
+from overmesh.controller.membership import Membership, Signer, node_id, revoked
+from overmesh.controller.mirror import Change, Mirror
+from overmesh.controller.store.base import KeyValue, Put, absent, as_read, unchanged
 from overmesh.controller.trust import MEMBERSHIP_DAYS
-from overmesh.errors import InvalidError, NameTakenError, StoreCorruptError
+from overmesh.controller.view import NetworkView
+from overmesh.errors import ExistsError, InvalidError, NameTakenError, StoreCorruptError
 from overmesh.model import Endpoint, Node, Suite
 from overmesh.proto.codec import PUBLIC_KEY_LENGTH
 
@@ -48,18 +50,35 @@ class Newcomers:
 
         Raises:
             NameTakenError, PoolExhaustedError
+            ExistsError: its key is another member's.
+            RevokedError: its key was revoked for good.
 
         """
+        check_not_banned(view, node.id)
+        alias = keys.alias(view.name, node.id)
+        if self._mirror.key(alias):
+            raise ExistsError("this X25519 key is or was that of another member", "make a new one")
         self._check_name(view, node.name)
         addresses = addressing.choose(view.network, node.id, self._mirror.held("addresses", view.name))
         claims = [
             keys.name(view.name, node.name),
             *(keys.address(view.name, address) for address in addresses),
         ]
-        record = keys.node(view.name, node.id)
-        member = replace(node, addresses=addresses, not_after=int(self._clock()) + _VALIDITY)
+        record, revocation = keys.node(view.name, node.id), keys.revoked(view.name, node.id)
+        member = replace(
+            node,
+            addresses=addresses,
+            serial=view.revoked_serial(node.id),
+            not_after=int(self._clock()) + _VALIDITY,
+        )
         return Change(
-            [absent(record), *map(absent, claims)],
+            [
+                absent(record),
+                absent(alias),
+                *map(absent, claims),
+                # That the key was not revoked meanwhile.
+                as_read(revocation, self._mirror.key(revocation)),
+            ],
             [
                 Put(record, self._signer.sign(member)),
                 *self._membership.endpoints_ops(view.name, node.id, endpoints),
@@ -75,13 +94,21 @@ class Newcomers:
                 f"take another name, or remove that node: `meshctl node remove {name}`",
             )
 
+    def id_of(self, network: str, public_key: bytes) -> str:
+        """Return the id of who has this X25519 key: it follows from it, unless a member changed to it."""
+        found = node_id(public_key)
+        alias = self._mirror.key(keys.alias(network, found))
+        return alias.value.decode(errors="replace") if alias else found
+
     def member(self, view: NetworkView, node_id: str) -> tuple[KeyValue, Node] | None:
         """Return the record of who is a member already, in the store and as it reads.
 
         Raises:
+            RevokedError: its key was revoked for good.
             StoreCorruptError: it does not read.
 
         """
+        check_not_banned(view, node_id)
         kv = self._mirror.held("nodes", view.name).get(node_id)
         if kv is None:
             return None
@@ -109,9 +136,19 @@ class Newcomers:
         renewed = replace(member, suites=suites or member.suites)
         if member.not_after - self._clock() < _VALIDITY / 2:
             renewed = replace(renewed, not_after=int(self._clock()) + _VALIDITY)
+        deed = None
         if renewed != member:
             ops.append(Put(kv.key, self._signer.sign(renewed)))
-        return Change([unchanged(kv)], ops) if ops else None
+            deed = Deed("node renewed", view.name, member.id, member.name)
+        same = [unchanged(kv), self._membership.endpoints_as_read(view.name, member.id)]
+        return Change(same, ops, deed) if ops else None
+
+
+def check_not_banned(view: NetworkView, node_id: str) -> None:
+    """Raise RevokedError for a node whose key never comes back."""
+    known = view.revocation(node_id)
+    if known and known.banned:
+        raise revoked(known)
 
 
 def checked_public_key(key: bytes) -> bytes:

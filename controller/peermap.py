@@ -27,10 +27,24 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A change of the map: where it led, and which keys it touched."""
+    """A change of the map: where it led, which keys it touched, and the trace that it is part of."""
 
     head: Position
     keys: frozenset[str]
+    traceparent: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often what happened to a map and on its streams. collapsed: changes that went along with others."""
+
+    encoded: int = 0
+    deltas: int = 0
+    snapshots: int = 0
+    heartbeats: int = 0
+    collapsed: int = 0
+    acks: int = 0
+    misses: int = 0
 
 
 class NetworkMap:
@@ -46,6 +60,7 @@ class NetworkMap:
     def __init__(self, revision: int, items: Mapping[str, bytes], *, history: int = HISTORY) -> None:
         self._history = history
         self._items = dict(items)
+        self.tally = Tally(encoded=len(items))
         self._encoded = {key: encode_item(key, signed) for key, signed in items.items()}
         self._digest = Digest.of(items)
         self._log = [_Step(Position(revision, self._digest.to_bytes()), frozenset())]
@@ -62,11 +77,11 @@ class NetworkMap:
         """Peer map key -> encoded Signed, as it is now."""
         return self._items
 
-    def apply(self, revision: int, changes: Mapping[str, bytes | None]) -> None:
+    def apply(self, revision: int, changes: Mapping[str, bytes | None], traceparent: str = "") -> None:
         """Take in what changed at a revision: key -> encoded Signed, or None when it went away."""
         for key, signed in changes.items():
             self._set(key, signed)
-        self._log.append(_Step(Position(revision, self._digest.to_bytes()), frozenset(changes)))
+        self._log.append(_Step(Position(revision, self._digest.to_bytes()), frozenset(changes), traceparent))
         if len(self._log) > 2 * self._history:
             del self._log[: -self._history]
         self._deltas.clear()
@@ -80,6 +95,7 @@ class NetworkMap:
             self._digest = self._digest.add(key, signed)
             self._items[key] = signed
             self._encoded[key] = encode_item(key, signed)
+            self.tally.encoded += 1
 
     def position(self, revision: int) -> Position | None:
         """Return where the map was at a revision; None when that is not (or no longer) known."""
@@ -104,6 +120,10 @@ class NetworkMap:
             return encode_delta(held.revision, self.head.revision, self.head.digest, (), ())
         return None
 
+    def changes_since(self, revision: int) -> int:
+        """Return how many changes lead from a revision that is known to the head."""
+        return len(self._log) - 1 - self._step(revision)
+
     def _delta(self, revision: int) -> bytes:
         if revision not in self._deltas:
             steps = self._log[self._step(revision) + 1 :]
@@ -114,6 +134,7 @@ class NetworkMap:
                 self.head.digest,
                 [key for key in touched if key not in self._items],
                 [self._encoded[key] for key in touched if key in self._items],
+                next((step.traceparent for step in reversed(steps) if step.traceparent), ""),
             )
         return self._deltas[revision]
 

@@ -7,12 +7,14 @@ mesh knows of it the operator has said; `meshctl peer config` tells the peer wha
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, node_id
-from overmesh.controller.mirror import Change, Mirror, NetworkView
+from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.names import checked_label
 from overmesh.controller.newcomers import Newcomers, checked_public_key
+from overmesh.controller.view import NetworkView
 from overmesh.errors import ExistsError, InvalidError, NotFoundError
 from overmesh.model import Endpoint, Kind, Mode, Node, Suite
 
@@ -81,7 +83,8 @@ class Peers:
         _check_sealed(view)
         found = self._newcomers.member(view, peer.id)
         if found is None:
-            return self._newcomers.admit(view, peer, endpoints)
+            deed = Deed("peer added", view.name, peer.id, peer.name)
+            return replace(self._newcomers.admit(view, peer, endpoints), deed=deed)
         record, member = found
         _check_same(member, peer)
         return self._newcomers.readmit(view, record, member, endpoints)

@@ -1,24 +1,23 @@
-"""Who is connected to this controller, as every controller can read it: under one lease of ours.
+"""Who is connected to this controller, as every controller can read it: under this one's lease.
 
-When this controller dies its lease ends, and with it what it said. Agents come and go in crowds, so
-what changed is written in batches; what is written is whatever is true by then.
+Agents come and go in crowds, so what changed is written in batches; what is written is whatever is true
+by then.
 """
 
 import asyncio
 import json
 import logging
 import secrets
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 from overmesh.controller import keys
-from overmesh.controller.mirror import MAX_OPS, Mirror
-from overmesh.controller.store.base import Delete, KeyValue, Op, Put, Store
+from overmesh.controller.lease import Lease
+from overmesh.controller.mirror import MAX_OPS, Change, Mirror
+from overmesh.controller.store.base import Delete, KeyValue, Op, Put, unchanged
 from overmesh.controller.trust import Identity
 from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
 
-LEASE_TTL = 30.0
 _PAUSE = 0.2
 _STORE_PAUSE = 2.0
 
@@ -46,15 +45,15 @@ def read_health(kv: KeyValue | None) -> Health:
 class Presence:
     """Keeps what this controller says about its agents true."""
 
-    def __init__(self, store: Store, mirror: Mirror) -> None:
-        self._store = store
+    def __init__(self, mirror: Mirror, lease: Lease) -> None:
         self._mirror = mirror
+        self._lease = lease
         self._id = secrets.token_hex(4)
-        self._lease = 0
         self._online: set[Identity] = set()
         self._health: dict[Identity, Health] = {}
         self._changed: set[Identity] = set()
         self._wake = asyncio.Event()
+        lease.on_loss(self._say_again)
 
     def seen(self, identity: Identity, online: bool) -> None:
         """Say that a node came or went."""
@@ -94,45 +93,28 @@ class Presence:
         _log.warning("presence has to wait", extra={"reason": error.cause})
         await asyncio.sleep(_STORE_PAUSE)
 
-    async def keep_alive(self) -> NoReturn:
-        """Renew the lease; after it was lost, say everything again under a new one."""
-        while True:
-            await asyncio.sleep(LEASE_TTL / 3)
-            if self._lease:
-                try:
-                    await self._store.keepalive(self._lease)
-                except LeaseNotFoundError:
-                    self._start_again()
-                except StoreUnavailableError as error:
-                    await self._wait_for_store(error)
-
-    def _start_again(self) -> None:
-        _log.warning("the lease of this controller had ended; presence is written again")
-        self._lease = 0
+    def _say_again(self) -> None:
         self._changed |= self._online
         self._wake.set()
 
     async def _write(self, identities: list[Identity]) -> None:
-        self._lease = self._lease or await self._store.grant(LEASE_TTL)
-        ops = [op for identity in identities if (op := self._op(identity))]
+        lease = await self._lease.held()
         try:
-            result = await self._store.txn([], ops)
-            await self._mirror.reached(result.revision)
+            await self._mirror.change(lambda: self._plan(identities, lease))
         except LeaseNotFoundError:
             self._changed |= set(identities)
-            self._start_again()
+            self._lease.lost(lease)
 
-    def _op(self, identity: Identity) -> Op | None:
+    def _plan(self, identities: list[Identity], lease: int) -> Change | None:
+        ops = [op for identity in identities if (op := self._op(identity, lease))]
+        # A node that went over to another controller meanwhile is that one's to speak of.
+        ours = [self._mirror.key(op.key) for op in ops if isinstance(op, Delete)]
+        return Change([unchanged(kv) for kv in ours if kv], ops) if ops else None
+
+    def _op(self, identity: Identity, lease: int) -> Op | None:
         key = keys.presence(identity.network, identity.node_id)
         if identity in self._online:
             value = {"controller": self._id, **asdict(self._health.get(identity, Health()))}
-            return Put(key, json.dumps(value, separators=(",", ":")).encode(), self._lease)
+            return Put(key, json.dumps(value, separators=(",", ":")).encode(), lease)
         kv = self._mirror.key(key)
-        # A node that went over to another controller is that one's to speak of.
-        return Delete(key) if kv and kv.lease == self._lease else None
-
-    async def end(self) -> None:
-        """Take back everything at once; without the store, the lease ends by itself."""
-        if self._lease:
-            with suppress(StoreUnavailableError):
-                await self._store.revoke(self._lease)
+        return Delete(key) if kv and kv.lease == lease else None

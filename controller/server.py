@@ -2,12 +2,13 @@
 
 join port    server TLS   Join              any host with a token
 mesh port    mutual TLS   Mesh              members, by their certificate
+             likewise     Controllers       other controllers, by theirs
 unix socket  0600         Admin             root of this host
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,15 +20,23 @@ from grpc_reflection.v1alpha import reflection
 
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
+from overmesh.controller.boundary import Answered, Boundary
+from overmesh.controller.credentials import of_caller
+from overmesh.controller.fleet import ControllersService
 from overmesh.controller.join import Admission, Application, Joins
 from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
+from overmesh.controller.pending import LONGEST_WAIT
 from overmesh.controller.ports import any_address, take_port, take_socket
 from overmesh.controller.presence import Health, Presence
+from overmesh.controller.rekeying import NewKeys, Rekeying
+from overmesh.controller.remembered import Remembered
+from overmesh.controller.renewal import Renewals
+from overmesh.controller.revocations import Revocations
 from overmesh.controller.trust import Identity
 from overmesh.controller.watch import Agents, Watch
-from overmesh.errors import InvalidError, OvermeshError, RecordError
+from overmesh.errors import InvalidError, RecordError
 from overmesh.model import Endpoint
-from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from overmesh.proto import admin_pb2, admin_pb2_grpc, controllers_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_value, lanes_value, mode_values, suite_values
 
 JOIN_SERVICE = mesh_pb2.DESCRIPTOR.services_by_name["Join"].full_name
@@ -52,45 +61,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _log = logging.getLogger("overmesh.controller")
 
 
-# Errors.
-
-
-class ErrorBoundary(grpc.aio.ServerInterceptor):
-    """Turns what our services raise into a status: ours by name, anything else without details."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wrap the handlers of our own services; health and reflection look after themselves."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/overmesh."):
-            return handler
-        coding = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(_guarded(handler.stream_stream), **coding)
-        return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary), **coding)
-
-
-def _guarded(call: Callable[[Any, Context], Awaitable[T]]) -> Callable[[Any, Context], Awaitable[T]]:
-    async def guarded(request: Any, context: Context) -> T:
-        try:
-            return await call(request, context)
-        except OvermeshError as error:
-            await rpc.abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            _log.exception("unexpected error in a call")
-            await context.abort(grpc.StatusCode.INTERNAL, "unexpected error; the controller's log says more")
-
-    return guarded
-
-
 # Services.
 
 
@@ -99,13 +69,26 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
 
     Args:
         joins: lets hosts in.
-        controllers: host:port of the mesh ports that members are told.
+        renewals: of members' certificates.
+        roots: returns what says how the mesh root came to be what it is, see `Mirror.root_records`.
+        controllers: returns host:port of the mesh ports that members are told.
+        joined: is told "new" or "again" of every host that was let in.
 
     """
 
-    def __init__(self, joins: Joins, controllers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        joins: Joins,
+        renewals: Renewals,
+        roots: Callable[[], Iterable[tuple[str, bytes]]],
+        controllers: Callable[[], Sequence[str]],
+        joined: Callable[[str], None],
+    ) -> None:
         self._joins = joins
+        self._renewals = renewals
+        self._roots = roots
         self._controllers = controllers
+        self._joined = joined
 
     async def Join(self, request: mesh_pb2.JoinRequest, _context: Context) -> mesh_pb2.JoinReply:  # noqa: N802
         """Redeem a token."""
@@ -120,8 +103,10 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
                 host_id=request.host_id,
                 suites=suite_values(request.suites),
                 modes=mode_values(request.modes),
+                wait=min(request.wait_seconds, LONGEST_WAIT),
             )
         )
+        self._joined("again" if admission.already_member else "new")
         return self._reply(admission)
 
     def _reply(self, admission: Admission) -> mesh_pb2.JoinReply:
@@ -130,18 +115,43 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
             certificate=admission.certificate,
             network=admission.network,
             node=admission.node,
-            controllers=self._controllers,
+            controllers=self._controllers(),
             revision=admission.revision,
             already_member=admission.already_member,
+        )
+
+    async def Renew(self, request: mesh_pb2.RenewRequest, _context: Context) -> mesh_pb2.RenewReply:  # noqa: N802
+        """Give a member another certificate."""
+        renewed = await self._renewals.renew(Identity(request.network, request.node_id), request.csr)
+        return mesh_pb2.RenewReply(
+            certificate=renewed.certificate, network=renewed.network, node=renewed.node, time=renewed.time
+        )
+
+    async def Roots(self, _request: mesh_pb2.RootsRequest, _context: Context) -> mesh_pb2.RootsReply:  # noqa: N802
+        """Show how the mesh root came to be what it is."""
+        return mesh_pb2.RootsReply(
+            records=[mesh_pb2.Item(key=key, signed=signed) for key, signed in self._roots()]
         )
 
 
 class MeshService:
     """The mesh port's calls; who calls is what its certificate says."""
 
-    def __init__(self, agents: Agents, membership: Membership, presence: Presence) -> None:
+    def __init__(
+        self,
+        agents: Agents,
+        membership: Membership,
+        revocations: Revocations,
+        remembered: Remembered,
+        rekeying: Rekeying,
+        presence: Presence,
+        acked: Callable[[float], None],
+    ) -> None:
         self._agents = agents
-        self._watch = Watch(agents)
+        self._revocations = revocations
+        self._remembered = remembered
+        self._rekeying = rekeying
+        self._watch = Watch(agents, acked)
         self._membership = membership
         self._presence = presence
 
@@ -157,24 +167,41 @@ class MeshService:
             "Leave": grpc.unary_unary_rpc_method_handler(
                 self._leave, mesh_pb2.LeaveRequest.FromString, mesh_pb2.LeaveReply.SerializeToString
             ),
+            "Rotate": grpc.unary_unary_rpc_method_handler(
+                self._rotate, mesh_pb2.RotateRequest.FromString, mesh_pb2.RotateReply.SerializeToString
+            ),
         }
         return grpc.method_handlers_generic_handler(MESH_SERVICE, handlers)
 
     async def _serve_watch(self, _requests: Any, context: Context) -> None:
-        await self._watch.serve(Identity.of_caller(context.auth_context()), context)
+        await self._watch.serve(self._caller(context), context)
 
     async def _report(self, request: mesh_pb2.ReportRequest, context: Context) -> mesh_pb2.ReportReply:
-        caller = Identity.of_caller(context.auth_context())
+        caller = self._caller(context)
         self._agents.check_connected(caller, request.host_id)
+        self._remembered.witnessed(caller, request.withheld)
         endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
         revision = await self._membership.report(caller.network, caller.node_id, endpoints, lanes)
         self._presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
         return mesh_pb2.ReportReply(revision=revision)
 
     async def _leave(self, _request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
-        caller = Identity.of_caller(context.auth_context())
-        revision = await self._membership.leave(caller.network, caller.node_id)
+        caller = self._caller(context)
+        revision = await self._revocations.leave(caller.network, caller.node_id)
         return mesh_pb2.LeaveReply(revision=revision)
+
+    async def _rotate(self, request: mesh_pb2.RotateRequest, context: Context) -> mesh_pb2.RotateReply:
+        caller, tls = self._caller(context), of_caller(context.auth_context())
+        wanted = NewKeys(request.public_key, request.previous_public_key, request.csr)
+        rotated = await self._rekeying.rotate(caller, tls, wanted)
+        return mesh_pb2.RotateReply(
+            certificate=rotated.certificate, node=rotated.node, revision=rotated.revision
+        )
+
+    def _caller(self, context: Context) -> Identity:
+        caller = Identity.of_caller(context.auth_context())
+        self._rekeying.check_current(caller, of_caller(context.auth_context()))
+        return caller
 
 
 def _endpoints(messages: Sequence[mesh_pb2.Endpoint], *, unknown_port: bool = False) -> tuple[Endpoint, ...]:
@@ -205,12 +232,12 @@ class Listening:
 
 
 class Servers:
-    """The three servers, started and stopped together."""
+    """The three servers, started and stopped together. answered: see Boundary."""
 
-    def __init__(self) -> None:
-        self._join = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
-        self._mesh = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
-        self._admin = grpc.aio.server(interceptors=[ErrorBoundary()], options=_OPTIONS)
+    def __init__(self, answered: Answered) -> None:
+        self._join, self._mesh, self._admin = (
+            grpc.aio.server(interceptors=[Boundary(answered)], options=_OPTIONS) for _ in range(3)
+        )
         self._health = health.aio.HealthServicer()
 
     def listen(
@@ -244,10 +271,13 @@ class Servers:
             take_socket(self._admin, socket_path),
         )
 
-    async def start(self, join: JoinService, mesh: MeshService, admin: AdminService) -> None:
+    async def start(
+        self, join: JoinService, mesh: MeshService, controllers: ControllersService, admin: AdminService
+    ) -> None:
         """Begin to answer."""
         mesh_pb2_grpc.add_JoinServicer_to_server(join, self._join)  # type: ignore[no-untyped-call]
         self._mesh.add_generic_rpc_handlers((mesh.handler(),))
+        controllers_pb2_grpc.add_ControllersServicer_to_server(controllers, self._mesh)  # type: ignore[no-untyped-call]
         admin_pb2_grpc.add_AdminServicer_to_server(admin, self._admin)  # type: ignore[no-untyped-call]
         for server in (self._join, self._mesh, self._admin):
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

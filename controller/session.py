@@ -45,12 +45,27 @@ class Session:
         self._misses_in_a_row = 0
         self.misses = 0
         # The revision that the agent holds for certain; 0: none.
-        self.acked = held.revision if peers.position(held.revision) == held else 0
+        self.acked = held.revision if self.in_step or peers.position(held.revision) == held else 0
+
+    @property
+    def waits_for_ack(self) -> bool:
+        """Whether a bundle is in flight."""
+        return self._in_flight is not None
 
     @property
     def in_step(self) -> bool:
-        """Whether the agent holds the head."""
-        return self._held == self._map.head
+        """Whether the agent holds the head.
+
+        It may know a later revision for it: that of another controller, which has begun to follow the
+        store after the last change of this map.
+        """
+        head, held = self._map.head, self._held
+        return held is not None and held.digest == head.digest and held.revision >= head.revision
+
+    @property
+    def in_flight_since(self) -> float | None:
+        """When the bundle was sent that an ack is owed for; None when none is."""
+        return self._in_flight.since if self._in_flight else None
 
     def poll(self, now: float) -> Sequence[bytes]:
         """Return the messages to send now; none: ask again after an ack, a change, or at `deadline`.
@@ -67,15 +82,25 @@ class Session:
             return self._bundle(now) if now >= self._earliest else ()
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT
+            self._map.tally.heartbeats += 1
             return (self._map.heartbeat(),)
         return ()
 
     def _bundle(self, now: float) -> Sequence[bytes]:
-        delta = self._map.since(self._held) if self._held else None
+        delta = self._delta(self._held) if self._held else None
         self._in_flight = _InFlight(self._map.head, now)
         self._heartbeat_at = now + HEARTBEAT
         self._earliest = now + min(SPACING * 2**self._misses_in_a_row, _MAX_SPACING)
-        return (delta,) if delta else self._map.snapshot()
+        if delta is None:
+            self._map.tally.snapshots += 1
+            return self._map.snapshot()
+        self._map.tally.deltas += 1
+        return (delta,)
+
+    def _delta(self, held: Position) -> bytes | None:
+        delta = self._map.since(held)
+        self._map.tally.collapsed += self._map.changes_since(held.revision) - 1 if delta else 0
+        return delta
 
     def written(self, now: float) -> None:
         """Say that what `poll` returned has been sent: the agent's time to ack starts."""
@@ -90,6 +115,7 @@ class Session:
 
     def on_ack(self, held: Position) -> None:
         """Take in what the agent says it holds."""
+        self._map.tally.acks += 1
         if self._in_flight and held.revision == self._in_flight.position.revision:
             if held == self._in_flight.position:
                 self._held, self.acked = held, held.revision
@@ -110,3 +136,4 @@ class Session:
         self._held, self.acked = None, 0
         self._misses_in_a_row = min(self._misses_in_a_row + 1, 16)
         self.misses += 1
+        self._map.tally.misses += 1

@@ -1,19 +1,19 @@
 """Join tokens: who may let hosts in, how many, until when.
 
-Only the SHA-256 of the secret is kept: it is 192 random bits, so nothing slower is needed. The value
-in the store is a line of JSON and a line with its MAC, read and written here and nowhere else.
+Only the SHA-256 of the secret is kept: it is 192 random bits, so nothing slower is needed.
 """
 
 import hashlib
 import hmac
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
-from overmesh.controller import keys
+from overmesh.controller import authentic, keys
+from overmesh.controller.audit import Deed
+from overmesh.controller.caller import caller
 from overmesh.controller.mirror import MAX_OPS, Change, Mirror
 from overmesh.controller.names import checked_tag
 from overmesh.controller.store.base import Delete, KeyValue, Put, absent, unchanged
@@ -32,7 +32,10 @@ _log = logging.getLogger("overmesh.controller")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What the controller knows of a token. uses: 0 is unlimited; times in unix seconds."""
+    """What the controller knows of a token. uses: 0 is unlimited; times in unix seconds.
+
+    approval: a host that comes with it has to wait for an operator (see pending.py).
+    """
 
     id: str
     network: str
@@ -43,6 +46,7 @@ class Token:
     used: int = 0
     revoked: bool = False
     tags: tuple[str, ...] = ()
+    approval: bool = False
 
     @property
     def uses_left(self) -> int:
@@ -53,10 +57,15 @@ class Token:
         """Return it as it is when it has let one more in."""
         return replace(self, used=self.used + 1)
 
+    def deed(self, what: str, **details: str) -> Deed:
+        """Return what happens to it, for the audit."""
+        said = {name: text for name, text in details.items() if text}
+        return Deed(what, self.network, self.id, details=said)
+
     def put(self, root: MeshRoot) -> Put:
         """Return the operation that writes it to the store."""
-        key, value = keys.token(self.id), json.dumps(asdict(self), separators=(",", ":")).encode()
-        return Put(key, value + b"\n" + root.mac(key, value))
+        key = keys.token(self.id)
+        return Put(key, authentic.encode(root, key, asdict(self)))
 
     @classmethod
     def read(cls, kv: KeyValue, root: MeshRoot) -> Self:
@@ -66,10 +75,7 @@ class Token:
             StoreCorruptError: it is not one that this mesh has written.
 
         """
-        value, _, mac = kv.value.partition(b"\n")
-        if not hmac.compare_digest(mac, root.mac(kv.key, value)):
-            raise StoreCorruptError(f"{kv.key} in the store is not a token of this mesh", _FIX)
-        fields = json.loads(value)
+        fields = authentic.decode(root, kv, "a token")
         return cls(**{**fields, "tags": tuple(fields["tags"])})
 
     def check_known_by(self, secret: str) -> None:
@@ -108,14 +114,17 @@ class Tokens:
         self._root = root
         self._clock = clock
 
-    async def create(self, network: str, ttl: int, uses: int, tags: Sequence[str]) -> tuple[Token, JoinToken]:
-        """Make a token; the JoinToken holds the secret, which can't be had again.
+    async def create(
+        self, network: str, ttl: int, uses: int, tags: Sequence[str], *, approval: bool = False
+    ) -> tuple[Token, JoinToken]:
+        """Make a token; the JoinToken holds the secret, which only a repetition of the request gets again.
 
         Args:
             network: that it lets into.
             ttl: seconds until it expires.
             uses: how many hosts it lets in; 0: any number.
             tags: given to the nodes that join with it.
+            approval: whether an operator has to let each of them in.
 
         Raises:
             InvalidError, NotFoundError
@@ -127,7 +136,7 @@ class Tokens:
         if len(tags) > MAX_TAGS:
             raise InvalidError(f"{len(tags)} tags are too many", f"give at most {MAX_TAGS}")
         now = int(self._clock())
-        secret = JoinToken.new(self._root.der)
+        secret = self._new_secret()
         token = Token(
             id=secret.id,
             network=network,
@@ -136,11 +145,27 @@ class Tokens:
             expires=now + ttl,
             uses=uses,
             tags=tuple(dict.fromkeys(checked_tag(tag) for tag in tags)),
+            approval=approval,
         )
         put = token.put(self._root)
-        await self._mirror.change(lambda: Change([absent(put.key)], [put]))
+        deed = token.deed(
+            "token created",
+            uses=str(uses or "any number"),
+            tags=" ".join(token.tags),
+            approval="needed" if approval else "",
+        )
+        await self._mirror.change(lambda: Change([absent(put.key)], [put], deed))
         _log.info("token created", extra={"network": network, "token": token.id})
-        return token, secret
+        kv = self._mirror.key(put.key)
+        return (Token.read(kv, self._root) if kv else token), secret
+
+    def _new_secret(self) -> JoinToken:
+        """Return a token; for a repeated request the same, which only who has the mesh root can work out."""
+        request = caller().request
+        if not request:
+            return JoinToken.new(self._root.der)
+        seed = bytes.fromhex(self._root.mac("token of request", request.encode()).decode())
+        return JoinToken.derived(self._root.der, seed)
 
     def known(self, network: str = "") -> list[Token]:
         """Return the tokens there are (of one network), oldest first."""
@@ -152,6 +177,15 @@ class Tokens:
                 _log.warning("a token in the store can't be read", extra={"reason": error.cause})
         wanted = [token for token in tokens if network in ("", token.network)]
         return sorted(wanted, key=lambda token: (token.created, token.id))
+
+    def usable(self) -> list[Token]:
+        """Return the tokens that let a host in now."""
+        now = self._clock()
+        return [
+            token
+            for token in self.known()
+            if not token.revoked and now < token.expires and (not token.uses or token.uses_left)
+        ]
 
     def authenticated(self, token_id: str, secret: str) -> tuple[Token, KeyValue]:
         """Return a token to someone who knows its secret; it may have expired or be used up.
@@ -185,11 +219,14 @@ class Tokens:
         token = Token.read(kv, self._root)
         if token.revoked:
             return None
-        return Change([unchanged(kv)], [replace(token, revoked=True).put(self._root)])
+        revoked = replace(token, revoked=True)
+        return Change([unchanged(kv)], [revoked.put(self._root)], token.deed("token revoked"))
 
     async def sweep(self) -> None:
         """Forget tokens that expired a while ago."""
         horizon = self._clock() - KEPT_AFTER_EXPIRY
-        old = [Delete(keys.token(token.id)) for token in self.known() if token.expires < horizon]
+        old = [token for token in self.known() if token.expires < horizon][:MAX_OPS]
         if old:
-            await self._mirror.change(lambda: Change([], old[:MAX_OPS]))
+            deed = Deed("tokens forgotten", details={"tokens": " ".join(token.id for token in old)})
+            deletes = [Delete(keys.token(token.id)) for token in old]
+            await self._mirror.change(lambda: Change([], deletes, deed))

@@ -1,20 +1,19 @@
 """The mesh root: it issues every certificate and signs every membership record.
 
-One ECDSA P-256 key (gRPC's TLS refuses Ed25519 leaves). It lies in the controller's state directory
-and nowhere else: not in the store, so that whoever can write there still can't add a peer.
-Agents pin the root's certificate when they join.
+One ECDSA P-256 key (gRPC's TLS refuses Ed25519 leaves). It lies in the controllers' state directories
+(rootfiles.py) and nowhere else: not in the store, so that whoever can write there still can't add a peer.
+Agents pin the root's certificate when they join; how it is replaced, roots.py tells.
 """
 
 import hashlib
 import hmac
 import ipaddress
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
-import grpc
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -30,26 +29,23 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from overmesh import rpc
-from overmesh.errors import CorruptStateError, InvalidError, PermissionMissingError, StateError
-from overmesh.files import replace_file
+from overmesh.config import CERTIFICATE_LIFETIME
+from overmesh.errors import InvalidError
 from overmesh.model import Record
 from overmesh.proto import signed
+from overmesh.proto.roots import Roots
 from overmesh.token import root_pin
 
 MEMBERSHIP_DAYS = 825
-_ROOT_DAYS = 20 * 365
-_SERVER_DAYS = 825
-_CLOCK_SKEW = timedelta(hours=1)
-
-_KEY_FILE = "root.key"
-_CERTIFICATE_FILE = "root.pem"
-
-T = TypeVar("T")
+# Seconds.
+CERTIFICATE_LIFETIMES = range(10, MEMBERSHIP_DAYS * 86400 + 1)
+_ROOT_SECONDS = 20 * 365 * 86400
+# How far a clock may be behind; less for certificates that live shorter than this allows.
+_CLOCK_SKEW = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +74,17 @@ class Identity:
         if scheme != "overmesh" or not network or not node_id:
             raise InvalidError("the client certificate is not that of a node", "join this host again")
         return cls(network, node_id)
+
+
+# Not a network's name, whatever networks are called: no node can have it in its certificate.
+_CONTROLLER_SCHEME = "overmesh-controller:"
+
+
+def check_controller(auth_context: Mapping[str, Iterable[bytes]]) -> None:
+    """Raise InvalidError unless the caller's certificate is that of a controller of this mesh."""
+    uris = list(auth_context.get("peer_uri", ()))
+    if len(uris) != 1 or not uris[0].startswith(_CONTROLLER_SCHEME.encode()):
+        raise InvalidError("only controllers may ask this")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +121,18 @@ class CertificateRequest:
         ).digest()
 
 
-class MeshRoot:
-    """The root's key at work."""
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """A controller's certificate with its chain and private key (PEM); both moments in unix seconds."""
+
+    key: bytes = field(repr=False)
+    chain: bytes
+    since: float
+    until: float
+
+
+class RootKey:
+    """One root's key at work."""
 
     def __init__(self, key: EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
         self._key = key
@@ -124,72 +141,50 @@ class MeshRoot:
         self.pem = certificate.public_bytes(Encoding.PEM)
         self.pin = root_pin(self.der)
         self.public_key = key.public_key()
-        self._mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(_private_pem(key))
+        self._mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(self.private_pem)
 
     @classmethod
     def new(cls) -> Self:
         """Return a fresh root."""
         key = generate_private_key(SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overmesh root")])
-        builder = _builder(name, name, key.public_key(), _ROOT_DAYS)
+        builder = _builder(name, name, key.public_key(), time.time(), _ROOT_SECONDS)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(ca=True), critical=True)
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         builder = builder.add_extension(identifier, critical=False)
         return cls(key, builder.sign(key, SHA256()))
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate, in hex."""
+        return self.pin.hex()
+
+    @property
+    def private_pem(self) -> bytes:
+        """The private key as it is kept."""
+        return _private_pem(self._key)
+
     def sign(self, record: Record) -> bytes:
         """Return the record as an encoded Signed."""
         return signed.sign(record, self._key)
 
     def mac(self, key: str, value: bytes) -> bytes:
-        """Return what marks a value in the store as this mesh's own (hex; HMAC, RFC 2104).
-
-        For what only controllers read, where a record's signature is not needed: without it, whoever
-        can write to the store could make a token and join with it.
-        """
+        """Return what marks a value in the store as this mesh's own (hex; HMAC, RFC 2104)."""
         return hmac.new(self._mac_key, key.encode() + b"\0" + value, hashlib.sha256).hexdigest().encode()
 
-    def issue_node(
-        self, request: CertificateRequest, identity: Identity, days: int = MEMBERSHIP_DAYS
-    ) -> bytes:
-        """Return a node's TLS client certificate (DER)."""
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
-        purpose = ExtendedKeyUsageOID.CLIENT_AUTH
-        leaf = self._leaf(identity.node_id, request.public_key, names, purpose, days)
-        return leaf.public_bytes(Encoding.DER)
-
-    def server_credentials(self, hosts: Iterable[str], *, mutual: bool) -> grpc.ServerCredentials:
-        """Return credentials with a fresh server certificate that lives in memory only.
-
-        Args:
-            hosts: names and addresses that it is to be valid for, besides rpc.CONTROLLER_NAME.
-            mutual: whether callers have to show a certificate of this root.
-
-        """
-        key = generate_private_key(SECP256R1())
-        names = [_general_name(host) for host in dict.fromkeys((rpc.CONTROLLER_NAME, "localhost", *hosts))]
-        leaf = self._leaf(
-            "overmesh controller", key.public_key(), names, ExtendedKeyUsageOID.SERVER_AUTH, _SERVER_DAYS
-        )
-        # The root goes along in the chain: a joining agent looks for its pin there.
-        chain = leaf.public_bytes(Encoding.PEM) + self.pem
-        return grpc.ssl_server_credentials(
-            [(_private_pem(key), chain)],
-            root_certificates=self.pem if mutual else None,
-            require_client_auth=mutual,
-        )
-
-    def _leaf(
+    def leaf(
         self,
         common_name: str,
         public_key: EllipticCurvePublicKey,
         names: list[x509.GeneralName],
         purpose: x509.ObjectIdentifier,
-        days: int,
+        now: float,
+        seconds: int,
     ) -> x509.Certificate:
+        """Return a certificate for a public key: for one purpose, for so many seconds from `now` (unix)."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        builder = _builder(subject, self.certificate.subject, public_key, days)
+        builder = _builder(subject, self.certificate.subject, public_key, now, seconds)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public_key)
         builder = builder.add_extension(issuer, critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -199,86 +194,155 @@ class MeshRoot:
         return builder.sign(self._key, SHA256())
 
 
-def load_or_create(state_dir: Path, pin_in_store: bytes | None) -> MeshRoot:
-    """Return the root in the state directory; on the very first start, make it.
+class MeshRoot:
+    """The mesh's root: the key that signs, and while it is rotated those before and after it.
 
     Args:
-        state_dir: where root.key and root.pem are or will be.
-        pin_in_store: of the root that signed what is in the store; None while the store is empty.
-
-    Raises:
-        StateError: the store belongs to a root whose key is not here.
-        CorruptStateError: the files can't be read as what they should be.
-        PermissionMissingError: the files can't be opened or made.
+        keys: of the roots whose keys are here, oldest first. The first one signs, unless `sign_with` says
+            another.
+        lifetime: of the certificates that it issues, in seconds.
+        clock: unix seconds.
 
     """
-    try:
-        if not (state_dir / _KEY_FILE).exists():
-            _refuse_foreign(state_dir, pin_in_store, "is missing")
-            return _create(state_dir)
-        root = _load(state_dir)
-    except OSError as error:
-        raise PermissionMissingError(
-            f"{error.filename or state_dir} can't be used: {error.strerror}",
-            "run as root, or name another state_dir",
-        ) from None
-    if pin_in_store not in (None, root.pin):
-        _refuse_foreign(state_dir, pin_in_store, "is of another mesh")
-    return root
 
+    def __init__(
+        self,
+        *keys: RootKey,
+        lifetime: int = CERTIFICATE_LIFETIME,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.keys = keys
+        self.signing = keys[0]
+        self.lifetime = lifetime
+        self._clock = clock
+        self._listeners: list[Callable[[], None]] = []
 
-def _refuse_foreign(state_dir: Path, pin_in_store: bytes | None, what: str) -> None:
-    if pin_in_store is not None:
-        raise StateError(
-            f"{state_dir / _KEY_FILE} {what}, but the store is of root {pin_in_store.hex()[:16]}…",
-            "restore root.key and root.pem of that mesh, or start with an empty store",
+    @classmethod
+    def new(cls) -> Self:
+        """Return a fresh root."""
+        return cls(RootKey.new())
+
+    # Which one signs.
+
+    def hold(self, *keys: RootKey) -> None:
+        """Hold these keys from now on; the one that signs is among them."""
+        self.keys = keys
+        self._changed()
+
+    def sign_with(self, pin: bytes) -> bool:
+        """Sign with the root that has this pin from now on; False when its key is not here."""
+        key = next((key for key in self.keys if key.pin == pin), None)
+        if key and key is not self.signing:
+            self.signing = key
+            self._changed()
+        return key is not None
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called when another root signs, or other keys are held."""
+        self._listeners.append(listener)
+
+    def _changed(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+    @property
+    def anchor(self) -> Roots:
+        """The oldest root that is held: from here the records in the store lead to all that are trusted."""
+        return Roots((self.keys[0].certificate,))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the certificate of the root that signs."""
+        return self.signing.fingerprint
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Of the root that signs."""
+        return self.signing.certificate
+
+    @property
+    def der(self) -> bytes:
+        """The same in DER."""
+        return self.signing.der
+
+    @property
+    def pem(self) -> bytes:
+        """The same in PEM."""
+        return self.signing.pem
+
+    @property
+    def pin(self) -> bytes:
+        """SHA-256 of the same: what a join token pins."""
+        return self.signing.pin
+
+    @property
+    def public_key(self) -> EllipticCurvePublicKey:
+        """Of the root that signs."""
+        return self.signing.public_key
+
+    # Signing.
+
+    def sign(self, record: Record) -> bytes:
+        """Return the record as an encoded Signed."""
+        return self.signing.sign(record)
+
+    def mac(self, key: str, value: bytes) -> bytes:
+        """Return what marks a value in the store as this mesh's own (hex).
+
+        For what only controllers read, where a record's signature is not needed: without it, whoever
+        can write to the store could make a token and join with it.
+        """
+        return self.signing.mac(key, value)
+
+    def is_mac(self, key: str, value: bytes, mac: bytes) -> bool:
+        """Tell whether one of the roots held here marked a value."""
+        return any(hmac.compare_digest(mac, held.mac(key, value)) for held in self.keys)
+
+    def issue_node(self, request: CertificateRequest, identity: Identity) -> bytes:
+        """Return a node's TLS client certificate (DER)."""
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
+        purpose = ExtendedKeyUsageOID.CLIENT_AUTH
+        leaf = self.signing.leaf(
+            identity.node_id, request.public_key, names, purpose, self._clock(), self.lifetime
+        )
+        return leaf.public_bytes(Encoding.DER)
+
+    def issue_controller(self, controller_id: str) -> ServerCertificate:
+        """Return a fresh certificate with its key by which other controllers know this one as their like."""
+        key = generate_private_key(SECP256R1())
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(_CONTROLLER_SCHEME + controller_id)]
+        now, purpose = self._clock(), ExtendedKeyUsageOID.CLIENT_AUTH
+        leaf = self.signing.leaf("overmesh controller", key.public_key(), names, purpose, now, self.lifetime)
+        return ServerCertificate(_private_pem(key), leaf.public_bytes(Encoding.PEM), now, now + self.lifetime)
+
+    def issue_server(self, hosts: Iterable[str]) -> ServerCertificate:
+        """Return a fresh server certificate with its key.
+
+        Args:
+            hosts: names and addresses that it is to be valid for, besides rpc.CONTROLLER_NAME.
+
+        """
+        key = generate_private_key(SECP256R1())
+        names = [_general_name(host) for host in dict.fromkeys((rpc.CONTROLLER_NAME, "localhost", *hosts))]
+        now, purpose = self._clock(), ExtendedKeyUsageOID.SERVER_AUTH
+        leaf = self.signing.leaf("overmesh controller", key.public_key(), names, purpose, now, self.lifetime)
+        # The root goes along in the chain: a joining agent looks for its pin there.
+        return ServerCertificate(
+            _private_pem(key), leaf.public_bytes(Encoding.PEM) + self.pem, now, now + self.lifetime
         )
 
 
-def _create(state_dir: Path) -> MeshRoot:
-    root = MeshRoot.new()
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # The key last: where there is a key, there is its certificate.
-    replace_file(state_dir / _CERTIFICATE_FILE, root.pem, 0o644)
-    replace_file(state_dir / _KEY_FILE, _private_pem(root._key), 0o600)
-    return root
-
-
-def _load(state_dir: Path) -> MeshRoot:
-    key_file, certificate_file = state_dir / _KEY_FILE, state_dir / _CERTIFICATE_FILE
-    key = _parsed(key_file, lambda data: load_pem_private_key(data, password=None))
-    certificate = _parsed(certificate_file, x509.load_pem_x509_certificate)
-    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
-        raise _corrupt(key_file, "not an ECDSA P-256 key")
-    if certificate.public_key() != key.public_key():
-        raise _corrupt(certificate_file, "not the certificate of root.key")
-    return MeshRoot(key, certificate)
-
-
-def _parsed(file: Path, parse: Callable[[bytes], T]) -> T:
-    try:
-        return parse(file.read_bytes())
-    except FileNotFoundError:
-        raise _corrupt(file, "it is missing") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise _corrupt(file, "not a PEM file of the right kind") from None
-
-
-def _corrupt(file: Path, why: str) -> CorruptStateError:
-    return CorruptStateError(f"{file} can't be used: {why}", "restore it from a backup")
-
-
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: EllipticCurvePublicKey, days: int
+    subject: x509.Name, issuer: x509.Name, public_key: EllipticCurvePublicKey, now: float, seconds: int
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+    moment = datetime.fromtimestamp(int(now), UTC)
     return x509.CertificateBuilder(
         issuer_name=issuer,
         subject_name=subject,
         public_key=public_key,
         serial_number=x509.random_serial_number(),
-        not_valid_before=now - _CLOCK_SKEW,
-        not_valid_after=now + timedelta(days=days),
+        not_valid_before=moment - timedelta(seconds=min(_CLOCK_SKEW, seconds // 4)),
+        not_valid_after=moment + timedelta(seconds=seconds),
     )
 
 

@@ -10,17 +10,19 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from overmesh.controller.membership import removed
-from overmesh.controller.mirror import Changes, Mirror
+from overmesh import trace
+from overmesh.controller import keys
+from overmesh.controller.membership import removed, revoked
+from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
 from overmesh.controller.session import Session
 from overmesh.controller.trust import Identity
-from overmesh.errors import CloneError, InvalidError, OvermeshError, UnreachableError
+from overmesh.controller.view import Changes
+from overmesh.errors import CloneError, InvalidError, OvermeshError, RemovedError, UnreachableError
 from overmesh.model import Problem
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import problem_values
@@ -54,6 +56,39 @@ class Agent:
     end: OvermeshError | None = None
     last_seen: float = 0
     problems: tuple[Problem, ...] = ()
+    _timer: asyncio.TimerHandle | None = None
+
+    def wake_in(self, seconds: float) -> None:
+        """Have it wake at the latest after so many seconds; it may wake sooner."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        # Most deadlines move away long before they come: a timer that is early costs less than a new one.
+        if self._timer and self._timer.when() <= due:
+            return
+        self.rest()
+        self._timer = loop.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.wake.set()
+
+    def rest(self) -> None:
+        """Forget when to wake."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def sighting(self, *, online: bool) -> "Sighting":
+        """Return what is to be said of it."""
+        return Sighting(
+            online=online,
+            last_seen=self.last_seen,
+            acked=self.session.acked,
+            in_step=online and self.session.in_step,
+            version=self.version,
+            problems=self.problems,
+            host_id=self.host_id,
+        )
 
     def finish(self, why: OvermeshError) -> None:
         """Have the stream end with this error; the first reason stays."""
@@ -71,6 +106,7 @@ class Sighting:
     in_step: bool = False
     version: str = ""
     problems: tuple[Problem, ...] = ()
+    host_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +141,29 @@ class Agents:
         self._gone: dict[Identity, Sighting] = {}
         mirror.on_change(self._changed)
 
+    async def catch_up(self, identity: Identity, hello: mesh_pb2.Hello) -> None:
+        """Know at least as much as an agent that comes from another controller.
+
+        Raises:
+            StoreUnavailableError: that can't be.
+
+        """
+        await self._mirror.look_up(keys.credential(identity.network, identity.node_id))
+        if not await self._mirror.catch_up(hello.revision):
+            went = f"went back from revision {hello.revision} to {self._mirror.revision}"
+            self._alarm(identity, f"{went}: restored from a backup, or tampered with")
+            return
+        known = self._mirror.view(identity.network).map.position(hello.revision)
+        if hello.revision and known and known.digest != hello.digest:
+            self._alarm(identity, f"holds another map at revision {hello.revision} than it did before")
+
+    def _alarm(self, identity: Identity, what: str) -> None:
+        """Say aloud what an agent is witness to."""
+        named = self._named(identity)
+        who = named.get("node", identity.node_id)
+        self._mirror.notices.note(identity.network, "store", f"{what} (seen by {who})")
+        _log.error("the store is not what an agent has seen", extra=named | {"what": f"the store {what}"})
+
     def open(self, identity: Identity, hello: mesh_pb2.Hello, now: float) -> Agent:
         """Take in an agent that said hello. A stream of the same host that is still there ends.
 
@@ -126,9 +185,18 @@ class Agents:
         return agent
 
     def _check_member(self, identity: Identity) -> None:
+        network, node_id = identity.network, identity.node_id
+        view = self._mirror.view(network)
         # Only a node that runs an agent has one: its key may be a stock WireGuard peer's by now.
-        if identity.node_id not in self._mirror.held("credentials", identity.network):
-            raise removed(identity.network)
+        known = node_id in self._mirror.held("credentials", network)
+        # Whoever can write to the store may have put back what belonged to a revoked one.
+        void = view.revocation(node_id) is not None and view.node(node_id) is None
+        if void or not known:
+            raise self._why_out(network, node_id)
+
+    def _why_out(self, network: str, node_id: str) -> RemovedError:
+        revocation = self._mirror.view(network).revocation(node_id)
+        return revoked(revocation) if revocation and revocation.banned else removed(network)
 
     def _replace(self, older: Agent | None, host_id: str) -> None:
         if older is None:
@@ -151,9 +219,7 @@ class Agents:
         self._on_presence(identity, False)
         _log.info("agent disconnected", extra=self._named(identity))
         if identity.node_id in self._mirror.held("nodes", identity.network):
-            self._gone[identity] = Sighting(
-                False, agent.last_seen, agent.session.acked, False, agent.version, agent.problems
-            )
+            self._gone[identity] = agent.sighting(online=False)
 
     def ack(self, agent: Agent, ack: mesh_pb2.Ack) -> None:
         """Take in what an agent holds now."""
@@ -177,11 +243,13 @@ class Agents:
     def _changed(self, network: str, changes: Changes) -> None:
         live = self._live.get(network, {})
         for agent in live.values():
-            agent.wake.set()
+            # Who owes an ack is sent nothing before that, and its ack wakes the stream.
+            if not agent.session.waits_for_ack:
+                agent.wake.set()
         for node_id in _removed_nodes(changes):
             self._gone.pop(Identity(network, node_id), None)
             if node_id in live:
-                live[node_id].finish(removed(network))
+                live[node_id].finish(self._why_out(network, node_id))
 
     # Asking.
 
@@ -211,8 +279,7 @@ class Agents:
         agent = self._live.get(network, {}).get(node_id)
         if agent is None:
             return self._gone.get(Identity(network, node_id), Sighting())
-        session = agent.session
-        return Sighting(True, agent.last_seen, session.acked, session.in_step, agent.version, agent.problems)
+        return agent.sighting(online=True)
 
     def count(self, network: str) -> int:
         """Return how many agents of a network are connected."""
@@ -257,10 +324,20 @@ def _why_behind(session: Session) -> str:
 
 
 class Watch:
-    """Serves the stream of every agent."""
+    """Serves the stream of every agent.
 
-    def __init__(self, agents: Agents, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        agents: who is connected.
+        acked: is told how many seconds an ack took.
+        clock: monotonic.
+
+    """
+
+    def __init__(
+        self, agents: Agents, acked: Callable[[float], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._agents = agents
+        self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
 
@@ -273,20 +350,27 @@ class Watch:
             InvalidError: it does not follow the protocol.
 
         """
-        agent = self._agents.open(identity, await _hello(stream), self._clock())
+        hello = await _hello(stream)
+        await self._agents.catch_up(identity, hello)
+        agent = self._agents.open(identity, hello, self._clock())
         reader = asyncio.create_task(self._read(agent, stream))
         reader.add_done_callback(partial(_reading_ended, agent))
         try:
             await self._write(agent, stream, reader)
         finally:
             reader.cancel()
+            agent.rest()
             self._agents.close(agent)
 
     async def _read(self, agent: Agent, stream: Stream) -> None:
         async for request in _requests(stream):
             if request.WhichOneof("body") != "ack":
                 raise InvalidError("after Hello only Ack is expected")
-            self._agents.ack(agent, request.ack)
+            sent = agent.session.in_flight_since
+            with trace.span("ack", request.ack.traceparent, node=agent.identity.node_id):
+                self._agents.ack(agent, request.ack)
+            if sent is not None and agent.session.in_flight_since is None:
+                self._acked(self._clock() - sent)
 
     async def _write(self, agent: Agent, stream: Stream, reader: "asyncio.Task[None]") -> None:
         while not reader.done():
@@ -298,10 +382,8 @@ class Watch:
                 await self._send(messages, stream)
                 agent.session.written(self._clock())
                 continue
-            # TimeoutError: the deadline has come.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(agent.session.deadline() - self._clock()):
-                    await agent.wake.wait()
+            agent.wake_in(agent.session.deadline() - self._clock())
+            await agent.wake.wait()
         reader.result()
 
     async def _send(self, messages: Sequence[bytes], stream: Stream) -> None:

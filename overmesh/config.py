@@ -18,11 +18,15 @@ from overmesh.model import Mode
 
 JOIN_PORT = 7442
 MESH_PORT = 7443
+CONTROLLER_METRICS_PORT = 7444
+AGENT_METRICS_PORT = 7445
 SEALED_PORT = 51820
 PLAIN_PORT = 6081
 # The UDP port for packets between hosts, unless a host is told another.
 DEFAULT_PORTS = {Mode.SEALED: SEALED_PORT, Mode.PLAIN: PLAIN_PORT}
 MAX_LANES = 64
+# Seconds for which a node's or a controller's certificate is good; each is renewed at about half of it.
+CERTIFICATE_LIFETIME = 86400
 DEFAULT_NETWORK = "mesh"
 DEFAULT_IPV4_RANGE = "10.77.0.0/16"
 
@@ -43,6 +47,9 @@ class ControllerConfig:
     mesh_port: int = MESH_PORT
     advertise: tuple[str, ...] = ()
     ranges: tuple[str, ...] = ()
+    certificate_lifetime: int = CERTIFICATE_LIFETIME
+    metrics: str = f"127.0.0.1:{CONTROLLER_METRICS_PORT}"
+    trace: str = ""
     log_format: LogFormat = "text"
 
     @property
@@ -71,6 +78,8 @@ class AgentConfig:
     endpoints: tuple[str, ...] = ()
     fastpath: str = ""
     host_id: str = ""
+    metrics: str = f"127.0.0.1:{AGENT_METRICS_PORT}"
+    trace: str = ""
     log_format: LogFormat = "text"
 
     def port_in(self, mode: Mode) -> int:

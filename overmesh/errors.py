@@ -4,6 +4,7 @@
     ├── UsageError                   exit code 2
     │   └── ConfigError              a flag, variable or file that can't be right
     ├── NotYetError                  exit code 3: asked for, not (yet) true
+    │   └── ApprovalPendingError     a host that an operator has to let in
     ├── StateError                   this host's own files
     │   ├── NotJoinedError
     │   └── CorruptStateError
@@ -29,6 +30,7 @@
         ├── PoolExhaustedError
         ├── CloneError               one identity on two machines
         ├── RemovedError             this node was removed
+        │   └── RevokedError         and its key for good
         ├── NotFoundError
         ├── ExistsError
         └── InvalidError             a value the controller can't accept
@@ -70,6 +72,10 @@ class NotYetError(OvermeshError):
     """What was asked about is not true (yet)."""
 
     exit_code = 3
+
+
+class ApprovalPendingError(NotYetError):
+    """The host waits until an operator lets it in."""
 
 
 class StateError(OvermeshError):
@@ -174,6 +180,10 @@ class CloneError(MeshError):
 
 class RemovedError(MeshError):
     """The calling node is not (or no longer) a member."""
+
+
+class RevokedError(RemovedError):
+    """The key of this node was revoked: it never comes back."""
 
 
 class NotFoundError(MeshError):

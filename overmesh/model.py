@@ -97,12 +97,16 @@ class NodeEndpoints:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """A controller that serves this mesh now. mesh, join: host:port of its ports, best first."""
+    """A controller that serves this mesh now. mesh, join: host:port of its ports, best first.
+
+    roots: fingerprints of the mesh roots whose keys it holds.
+    """
 
     id: str
     mesh: tuple[str, ...]
     join: tuple[str, ...]
     serial: int = 0
+    roots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Revocation:
     """Says that a node was taken out: its records up to `revoked_serial` are void.
 
     banned: its key never comes back; else a new token lets it in again. not_after: unix seconds, when its
-    records have expired anyway; 0: never.
+    records have expired anyway; 0: never. reason: what the operator said.
     """
 
     node_id: str
@@ -120,6 +124,15 @@ class Revocation:
     banned: bool = False
     not_after: int = 0
     serial: int = 0
+    reason: str = ""
+
+    def voids(self, record: "Record") -> bool:
+        """Tell whether a record of this very node counts no more."""
+        return not isinstance(record, Revocation) and (self.banned or record.serial <= self.revoked_serial)
+
+    def in_force(self, now: float) -> bool:
+        """Tell whether it still matters at `now` (unix seconds)."""
+        return not self.not_after or self.not_after >= now
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +171,12 @@ def node_key(node_id: str) -> str:
 def endpoints_key(node_id: str) -> str:
     """Return the peer map key of a node's endpoints."""
     return f"endpoints/{node_id}"
+
+
+def owner(key: str) -> str:
+    """Return the node id in the peer map key of a node's record or endpoints; empty for any other key."""
+    kind, _, node_id = key.partition("/")
+    return node_id if kind in ("node", "endpoints") else ""
 
 
 def controller_key(controller_id: str) -> str:

@@ -1,5 +1,8 @@
 """What both ends of every gRPC connection share: settings, and errors that keep their class."""
 
+import re
+import secrets
+import time
 from typing import Any, NoReturn
 
 import grpc
@@ -11,6 +14,11 @@ from overmesh.errors import OvermeshError
 # Name that every controller certificate carries, whatever host it runs on: the Python API has no
 # hook to verify names, so clients override the expected one with this.
 CONTROLLER_NAME = "controller.overmesh"
+
+# Metadata of meshctl's calls: an id that a repetition of the call has too, and who it says is typing.
+REQUEST_ID = "overmesh-request"
+OPERATOR = "overmesh-operator"
+_REQUEST_ID = re.compile(r"[0-9a-f]{24}")
 
 # The ping timeout is its own setting: without it a frozen peer is noticed after a minute, not
 # after keepalive_timeout_ms (measured, gRPC 1.85).
@@ -25,6 +33,9 @@ MESSAGE_LIMIT: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
 ]
+
+# To a fastpath's unix socket: gRPC would send the socket's path as the authority, which Rust's h2 refuses.
+TO_FASTPATH: list[tuple[str, Any]] = [("grpc.default_authority", "localhost")]
 
 _STATUS = {
     errors.UsageError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -46,6 +57,16 @@ _NO_ANSWER = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
 )
+
+
+def request_id(now: float | None = None) -> str:
+    """Return a new id for a request: the time (unix seconds) to the millisecond, then random bits, in hex."""
+    return f"{int((time.time() if now is None else now) * 1000):012x}{secrets.token_hex(6)}"
+
+
+def is_request_id(text: str) -> bool:
+    """Tell whether a text is one."""
+    return _REQUEST_ID.fullmatch(text) is not None
 
 
 def status_of(error: OvermeshError) -> grpc.StatusCode:

@@ -16,7 +16,9 @@ from typing import Self
 from overmesh.errors import UsageError
 
 VERSION = "om1"
+ID_LENGTH = 5
 SECRET_LENGTH = 24
+SEED_LENGTH = ID_LENGTH + SECRET_LENGTH
 PIN_LENGTH = hashlib.sha256().digest_size
 _ID = re.compile(r"[0-9a-f]{10}")
 
@@ -32,7 +34,13 @@ class JoinToken:
     @classmethod
     def new(cls, root_der: bytes) -> Self:
         """Return a fresh token for the mesh with this root certificate (DER)."""
-        return cls(secrets.token_hex(5), secrets.token_bytes(SECRET_LENGTH), root_pin(root_der))
+        return cls.derived(root_der, secrets.token_bytes(SEED_LENGTH))
+
+    @classmethod
+    def derived(cls, root_der: bytes, seed: bytes) -> Self:
+        """Return the token that follows from so many secret bytes: the same for the same."""
+        secret = seed[ID_LENGTH:SEED_LENGTH]
+        return cls(seed[:ID_LENGTH].hex(), secret, root_pin(root_der))
 
     @classmethod
     def parse(cls, text: str) -> Self:

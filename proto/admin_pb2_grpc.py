@@ -59,10 +59,65 @@ class AdminStub:
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.FromString,
                 _registered_method=True)
+        self.RevokeNode = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/RevokeNode',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.RevokeNodeRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RevokeNodeReply.FromString,
+                _registered_method=True)
+        self.ListRevocations = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ListRevocations',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ListRevocationsRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.ListRevocationsReply.FromString,
+                _registered_method=True)
+        self.ListPending = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ListPending',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ListPendingRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.ListPendingReply.FromString,
+                _registered_method=True)
+        self.ApproveNode = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ApproveNode',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.DecideRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.DecideReply.FromString,
+                _registered_method=True)
+        self.DenyNode = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/DenyNode',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.DecideRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.DecideReply.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_stream(
+                '/overmesh.admin.v1.Admin/ListAudit',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.AuditRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.AuditEntry.FromString,
+                _registered_method=True)
         self.AddPeer = channel.unary_unary(
                 '/overmesh.admin.v1.Admin/AddPeer',
                 request_serializer=overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_admin__pb2.AddPeerReply.FromString,
+                _registered_method=True)
+        self.ShowRoots = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ShowRoots',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ShowRootsRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+                _registered_method=True)
+        self.StageRoot = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/StageRoot',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.StageRootRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+                _registered_method=True)
+        self.ActivateRoot = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ActivateRoot',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ActivateRootRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+                _registered_method=True)
+        self.RetireRoot = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/RetireRoot',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+                _registered_method=True)
+        self.ListControllers = channel.unary_unary(
+                '/overmesh.admin.v1.Admin/ListControllers',
+                request_serializer=overmesh_dot_proto_dot_admin__pb2.ListControllersRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_admin__pb2.ListControllersReply.FromString,
                 _registered_method=True)
         self.CreateNetwork = channel.unary_unary(
                 '/overmesh.admin.v1.Admin/CreateNetwork',
@@ -114,8 +169,79 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeNode(self, request, context):
+        """Takes a node out for good: its key never comes back. Works for one that is no member any more, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevocations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPending(self, request, context):
+        """Hosts that came with a token that asks for approval.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DenyNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Who changed what, oldest first; and from then on, as it happens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AddPeer(self, request, context):
         """A stock WireGuard peer: a member that runs no agent. Idempotent, as joining is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowRoots(self, request, context):
+        """The mesh root, and the steps of its rotation; each may be asked for again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StageRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListControllers(self, request, context):
+        """The controllers that are in the map; each is asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,10 +294,65 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_admin__pb2.RemoveNodeReply.SerializeToString,
             ),
+            'RevokeNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeNode,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.RevokeNodeRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RevokeNodeReply.SerializeToString,
+            ),
+            'ListRevocations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocations,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ListRevocationsRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.ListRevocationsReply.SerializeToString,
+            ),
+            'ListPending': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPending,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ListPendingRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.ListPendingReply.SerializeToString,
+            ),
+            'ApproveNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveNode,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.DecideRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.DecideReply.SerializeToString,
+            ),
+            'DenyNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DenyNode,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.DecideRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.DecideReply.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.AuditRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.AuditEntry.SerializeToString,
+            ),
             'AddPeer': grpc.unary_unary_rpc_method_handler(
                     servicer.AddPeer,
                     request_deserializer=overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_admin__pb2.AddPeerReply.SerializeToString,
+            ),
+            'ShowRoots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRoots,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ShowRootsRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
+            ),
+            'StageRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.StageRoot,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.StageRootRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
+            ),
+            'ActivateRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateRoot,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ActivateRootRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
+            ),
+            'RetireRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireRoot,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.RootsState.SerializeToString,
+            ),
+            'ListControllers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListControllers,
+                    request_deserializer=overmesh_dot_proto_dot_admin__pb2.ListControllersRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_admin__pb2.ListControllersReply.SerializeToString,
             ),
             'CreateNetwork': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateNetwork,
@@ -335,6 +516,168 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def RevokeNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/RevokeNode',
+            overmesh_dot_proto_dot_admin__pb2.RevokeNodeRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RevokeNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ListRevocations',
+            overmesh_dot_proto_dot_admin__pb2.ListRevocationsRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.ListRevocationsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPending(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ListPending',
+            overmesh_dot_proto_dot_admin__pb2.ListPendingRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.ListPendingReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ApproveNode',
+            overmesh_dot_proto_dot_admin__pb2.DecideRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.DecideReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DenyNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/DenyNode',
+            overmesh_dot_proto_dot_admin__pb2.DecideRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.DecideReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ListAudit',
+            overmesh_dot_proto_dot_admin__pb2.AuditRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.AuditEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AddPeer(request,
             target,
             options=(),
@@ -351,6 +694,141 @@ class Admin:
             '/overmesh.admin.v1.Admin/AddPeer',
             overmesh_dot_proto_dot_admin__pb2.AddPeerRequest.SerializeToString,
             overmesh_dot_proto_dot_admin__pb2.AddPeerReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRoots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ShowRoots',
+            overmesh_dot_proto_dot_admin__pb2.ShowRootsRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StageRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/StageRoot',
+            overmesh_dot_proto_dot_admin__pb2.StageRootRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ActivateRoot',
+            overmesh_dot_proto_dot_admin__pb2.ActivateRootRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/RetireRoot',
+            overmesh_dot_proto_dot_admin__pb2.RetireRootRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.RootsState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListControllers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.admin.v1.Admin/ListControllers',
+            overmesh_dot_proto_dot_admin__pb2.ListControllersRequest.SerializeToString,
+            overmesh_dot_proto_dot_admin__pb2.ListControllersReply.FromString,
             options,
             channel_credentials,
             insecure,

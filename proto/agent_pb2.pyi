@@ -12,7 +12,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "node_id", "network", "network_number", "mode", "addresses", "interface", "mtu", "mtu_reason", "fastpath", "revision", "digest", "map_age_seconds", "controller", "peers", "drops", "problems", "endpoints", "version", "membership")
+    __slots__ = ("name", "node_id", "network", "network_number", "mode", "addresses", "interface", "mtu", "mtu_reason", "fastpath", "revision", "digest", "map_age_seconds", "controller", "peers", "drops", "problems", "endpoints", "version", "membership", "certificate_until", "membership_until")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,8 @@ class StatusReply(_message.Message):
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_UNTIL_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     network: str
@@ -60,7 +62,9 @@ class StatusReply(_message.Message):
     endpoints: _containers.RepeatedCompositeFieldContainer[_mesh_pb2.Endpoint]
     version: str
     membership: str
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., network: _Optional[str] = ..., network_number: _Optional[int] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., addresses: _Optional[_Iterable[str]] = ..., interface: _Optional[str] = ..., mtu: _Optional[int] = ..., mtu_reason: _Optional[str] = ..., fastpath: _Optional[_Union[Fastpath, _Mapping]] = ..., revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., map_age_seconds: _Optional[float] = ..., controller: _Optional[_Union[Controller, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., version: _Optional[str] = ..., membership: _Optional[str] = ...) -> None: ...
+    certificate_until: int
+    membership_until: int
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., network: _Optional[str] = ..., network_number: _Optional[int] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., addresses: _Optional[_Iterable[str]] = ..., interface: _Optional[str] = ..., mtu: _Optional[int] = ..., mtu_reason: _Optional[str] = ..., fastpath: _Optional[_Union[Fastpath, _Mapping]] = ..., revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., map_age_seconds: _Optional[float] = ..., controller: _Optional[_Union[Controller, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., version: _Optional[str] = ..., membership: _Optional[str] = ..., certificate_until: _Optional[int] = ..., membership_until: _Optional[int] = ...) -> None: ...
 
 class Fastpath(_message.Message):
     __slots__ = ("running", "pid", "backend", "reason", "uptime_seconds", "version", "listening", "restarts", "offloads")

@@ -33,6 +33,8 @@ from overmesh.proto import fastpath_pb2, mesh_pb2
 
 PUBLIC_KEY_LENGTH = 32
 MAX_NETWORK_NUMBER = (1 << 24) - 1
+# Of ReportRequest.withheld.
+MAX_WITHHELD = 64
 
 
 def endpoint_message(endpoint: Endpoint) -> mesh_pb2.Endpoint:
@@ -99,7 +101,11 @@ def encode_record(record: Record) -> bytes:
             )
         case Controller():
             message = mesh_pb2.ControllerRecord(
-                id=record.id, mesh=record.mesh, join=record.join, serial=record.serial
+                id=record.id,
+                mesh=record.mesh,
+                join=record.join,
+                serial=record.serial,
+                roots=record.roots,
             )
         case Revocation():
             message = mesh_pb2.RevocationRecord(
@@ -110,6 +116,7 @@ def encode_record(record: Record) -> bytes:
                 banned=record.banned,
                 not_after=record.not_after,
                 serial=record.serial,
+                reason=record.reason,
             )
         case Root():
             message = mesh_pb2.RootRecord(
@@ -189,7 +196,13 @@ def _controller(body: bytes) -> Controller:
     message = mesh_pb2.ControllerRecord.FromString(body)
     if not message.id or not message.mesh:
         raise RecordError("a controller record without an id or an address")
-    return Controller(message.id, tuple(message.mesh), tuple(message.join), message.serial)
+    return Controller(
+        id=message.id,
+        mesh=tuple(message.mesh),
+        join=tuple(message.join),
+        serial=message.serial,
+        roots=tuple(message.roots),
+    )
 
 
 def _revocation(body: bytes) -> Revocation:
@@ -204,6 +217,7 @@ def _revocation(body: bytes) -> Revocation:
         banned=message.banned,
         not_after=message.not_after,
         serial=message.serial,
+        reason=message.reason,
     )
 
 
@@ -330,11 +344,20 @@ def encode_snapshot(revision: int, digest: bytes, chunk: int, chunks: int, items
 
 
 def encode_delta(
-    from_revision: int, to_revision: int, digest: bytes, removed: Iterable[str], items: Iterable[bytes]
+    from_revision: int,
+    to_revision: int,
+    digest: bytes,
+    removed: Iterable[str],
+    items: Iterable[bytes],
+    traceparent: str = "",
 ) -> bytes:
     """Return the WatchReply with what changed between two revisions; items are from `encode_item`."""
     head = mesh_pb2.Delta(
-        from_revision=from_revision, to_revision=to_revision, digest=digest, removed=list(removed)
+        from_revision=from_revision,
+        to_revision=to_revision,
+        digest=digest,
+        removed=list(removed),
+        traceparent=traceparent,
     )
     return _wrapped(_DELTA_TAG, head.SerializeToString(), items)
 

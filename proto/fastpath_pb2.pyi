@@ -26,7 +26,7 @@ SUITE_CHACHA: Suite
 SUITE_AES: Suite
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("revision", "tun", "mtu", "network_number", "port", "peers", "private_key", "lanes")
+    __slots__ = ("revision", "tun", "mtu", "network_number", "port", "peers", "private_key", "lanes", "other_private_key")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TUN_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class ApplyRequest(_message.Message):
     PEERS_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
+    OTHER_PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
     revision: int
     tun: str
     mtu: int
@@ -43,10 +44,11 @@ class ApplyRequest(_message.Message):
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     private_key: bytes
     lanes: int
-    def __init__(self, revision: _Optional[int] = ..., tun: _Optional[str] = ..., mtu: _Optional[int] = ..., network_number: _Optional[int] = ..., port: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., private_key: _Optional[bytes] = ..., lanes: _Optional[int] = ...) -> None: ...
+    other_private_key: bytes
+    def __init__(self, revision: _Optional[int] = ..., tun: _Optional[str] = ..., mtu: _Optional[int] = ..., network_number: _Optional[int] = ..., port: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., private_key: _Optional[bytes] = ..., lanes: _Optional[int] = ..., other_private_key: _Optional[bytes] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("id", "name", "prefixes", "endpoints", "mode", "public_key", "preshared_key", "suite", "keepalive_s", "lanes", "stock")
+    __slots__ = ("id", "name", "prefixes", "endpoints", "mode", "public_key", "preshared_key", "suite", "keepalive_s", "lanes", "stock", "previous_public_key")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PREFIXES_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +60,7 @@ class Peer(_message.Message):
     KEEPALIVE_S_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
     STOCK_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     prefixes: _containers.RepeatedScalarFieldContainer[str]
@@ -69,7 +72,8 @@ class Peer(_message.Message):
     keepalive_s: int
     lanes: int
     stock: bool
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., prefixes: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., public_key: _Optional[bytes] = ..., preshared_key: _Optional[bytes] = ..., suite: _Optional[_Union[Suite, str]] = ..., keepalive_s: _Optional[int] = ..., lanes: _Optional[int] = ..., stock: _Optional[bool] = ...) -> None: ...
+    previous_public_key: bytes
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., prefixes: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., public_key: _Optional[bytes] = ..., preshared_key: _Optional[bytes] = ..., suite: _Optional[_Union[Suite, str]] = ..., keepalive_s: _Optional[int] = ..., lanes: _Optional[int] = ..., stock: _Optional[bool] = ..., previous_public_key: _Optional[bytes] = ...) -> None: ...
 
 class ApplyReply(_message.Message):
     __slots__ = ("revision", "peers", "changed")

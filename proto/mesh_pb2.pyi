@@ -35,7 +35,7 @@ KIND_AGENT: Kind
 KIND_WIREGUARD: Kind
 
 class JoinRequest(_message.Message):
-    __slots__ = ("token_id", "token_secret", "name", "csr", "public_key", "endpoints", "host_id", "version", "suites", "modes")
+    __slots__ = ("token_id", "token_secret", "name", "csr", "public_key", "endpoints", "host_id", "version", "suites", "modes", "wait_seconds")
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_SECRET_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class JoinRequest(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SUITES_FIELD_NUMBER: _ClassVar[int]
     MODES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     token_id: str
     token_secret: str
     name: str
@@ -56,7 +57,8 @@ class JoinRequest(_message.Message):
     version: str
     suites: _containers.RepeatedScalarFieldContainer[Suite]
     modes: _containers.RepeatedScalarFieldContainer[Mode]
-    def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ...) -> None: ...
+    wait_seconds: int
+    def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., wait_seconds: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("node_id", "certificate", "network", "node", "controllers", "revision", "already_member")
@@ -75,6 +77,38 @@ class JoinReply(_message.Message):
     revision: int
     already_member: bool
     def __init__(self, node_id: _Optional[str] = ..., certificate: _Optional[bytes] = ..., network: _Optional[bytes] = ..., node: _Optional[bytes] = ..., controllers: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., already_member: _Optional[bool] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("network", "node_id", "csr")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    node_id: str
+    csr: bytes
+    def __init__(self, network: _Optional[str] = ..., node_id: _Optional[str] = ..., csr: _Optional[bytes] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("certificate", "network", "node", "time")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    network: bytes
+    node: bytes
+    time: int
+    def __init__(self, certificate: _Optional[bytes] = ..., network: _Optional[bytes] = ..., node: _Optional[bytes] = ..., time: _Optional[int] = ...) -> None: ...
+
+class RootsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RootsReply(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[Item]
+    def __init__(self, records: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Signed(_message.Message):
     __slots__ = ("body", "signature")
@@ -151,19 +185,21 @@ class EndpointsRecord(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., serial: _Optional[int] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class ControllerRecord(_message.Message):
-    __slots__ = ("id", "mesh", "join", "serial")
+    __slots__ = ("id", "mesh", "join", "serial", "roots")
     ID_FIELD_NUMBER: _ClassVar[int]
     MESH_FIELD_NUMBER: _ClassVar[int]
     JOIN_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
+    ROOTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     mesh: _containers.RepeatedScalarFieldContainer[str]
     join: _containers.RepeatedScalarFieldContainer[str]
     serial: int
-    def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ...) -> None: ...
+    roots: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., roots: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RevocationRecord(_message.Message):
-    __slots__ = ("node_id", "network", "name", "revoked_serial", "banned", "not_after", "serial")
+    __slots__ = ("node_id", "network", "name", "revoked_serial", "banned", "not_after", "serial", "reason")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +207,7 @@ class RevocationRecord(_message.Message):
     BANNED_FIELD_NUMBER: _ClassVar[int]
     NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     network: str
     name: str
@@ -178,7 +215,8 @@ class RevocationRecord(_message.Message):
     banned: bool
     not_after: int
     serial: int
-    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., revoked_serial: _Optional[int] = ..., banned: _Optional[bool] = ..., not_after: _Optional[int] = ..., serial: _Optional[int] = ...) -> None: ...
+    reason: str
+    def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., revoked_serial: _Optional[int] = ..., banned: _Optional[bool] = ..., not_after: _Optional[int] = ..., serial: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RootRecord(_message.Message):
     __slots__ = ("certificate", "retired", "serial")
@@ -219,16 +257,18 @@ class Hello(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("revision", "digest", "apply_us", "problems")
+    __slots__ = ("revision", "digest", "apply_us", "problems", "traceparent")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     APPLY_US_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     revision: int
     digest: bytes
     apply_us: int
     problems: _containers.RepeatedCompositeFieldContainer[Problem]
-    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., apply_us: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., apply_us: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("subject", "reason")
@@ -263,18 +303,20 @@ class Snapshot(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., chunk: _Optional[int] = ..., chunks: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("from_revision", "to_revision", "digest", "removed", "items")
+    __slots__ = ("from_revision", "to_revision", "digest", "traceparent", "removed", "items")
     FROM_REVISION_FIELD_NUMBER: _ClassVar[int]
     TO_REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     from_revision: int
     to_revision: int
     digest: bytes
+    traceparent: str
     removed: _containers.RepeatedScalarFieldContainer[str]
     items: _containers.RepeatedCompositeFieldContainer[Item]
-    def __init__(self, from_revision: _Optional[int] = ..., to_revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., removed: _Optional[_Iterable[str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
+    def __init__(self, from_revision: _Optional[int] = ..., to_revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., removed: _Optional[_Iterable[str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("revision", "digest")
@@ -285,20 +327,22 @@ class Heartbeat(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id", "lanes")
+    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id", "lanes", "withheld")
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     BACKEND_REASON_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FIELD_NUMBER: _ClassVar[int]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     backend: str
     backend_reason: str
     mtu: int
     host_id: str
     lanes: int
-    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ..., lanes: _Optional[int] = ...) -> None: ...
+    withheld: _containers.RepeatedCompositeFieldContainer[Item]
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ..., lanes: _Optional[int] = ..., withheld: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("revision",)
@@ -315,3 +359,23 @@ class LeaveReply(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class RotateRequest(_message.Message):
+    __slots__ = ("public_key", "previous_public_key", "csr")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    previous_public_key: bytes
+    csr: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., previous_public_key: _Optional[bytes] = ..., csr: _Optional[bytes] = ...) -> None: ...
+
+class RotateReply(_message.Message):
+    __slots__ = ("certificate", "node", "revision")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    node: bytes
+    revision: int
+    def __init__(self, certificate: _Optional[bytes] = ..., node: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...

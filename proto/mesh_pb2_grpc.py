@@ -40,6 +40,16 @@ class JoinStub:
                 request_serializer=overmesh_dot_proto_dot_mesh__pb2.JoinRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_mesh__pb2.JoinReply.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/overmesh.mesh.v1.Join/Renew',
+                request_serializer=overmesh_dot_proto_dot_mesh__pb2.RenewRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_mesh__pb2.RenewReply.FromString,
+                _registered_method=True)
+        self.Roots = channel.unary_unary(
+                '/overmesh.mesh.v1.Join/Roots',
+                request_serializer=overmesh_dot_proto_dot_mesh__pb2.RootsRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_mesh__pb2.RootsReply.FromString,
+                _registered_method=True)
 
 
 class JoinServicer:
@@ -53,6 +63,20 @@ class JoinServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """Gives a member a new certificate, also when its last one has run out: the request proves its TLS key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Roots(self, request, context):
+        """How the mesh root came to be what it is, for a host that was off meanwhile. No secrets; verify each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JoinServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +84,16 @@ def add_JoinServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=overmesh_dot_proto_dot_mesh__pb2.JoinRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_mesh__pb2.JoinReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=overmesh_dot_proto_dot_mesh__pb2.RenewRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_mesh__pb2.RenewReply.SerializeToString,
+            ),
+            'Roots': grpc.unary_unary_rpc_method_handler(
+                    servicer.Roots,
+                    request_deserializer=overmesh_dot_proto_dot_mesh__pb2.RootsRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_mesh__pb2.RootsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -100,6 +134,60 @@ class Join:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.mesh.v1.Join/Renew',
+            overmesh_dot_proto_dot_mesh__pb2.RenewRequest.SerializeToString,
+            overmesh_dot_proto_dot_mesh__pb2.RenewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Roots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.mesh.v1.Join/Roots',
+            overmesh_dot_proto_dot_mesh__pb2.RootsRequest.SerializeToString,
+            overmesh_dot_proto_dot_mesh__pb2.RootsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class MeshStub:
     """Served on the mesh port: mutual TLS. Who is calling comes from the client certificate alone.
@@ -125,6 +213,11 @@ class MeshStub:
                 '/overmesh.mesh.v1.Mesh/Leave',
                 request_serializer=overmesh_dot_proto_dot_mesh__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_mesh__pb2.LeaveReply.FromString,
+                _registered_method=True)
+        self.Rotate = channel.unary_unary(
+                '/overmesh.mesh.v1.Mesh/Rotate',
+                request_serializer=overmesh_dot_proto_dot_mesh__pb2.RotateRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_mesh__pb2.RotateReply.FromString,
                 _registered_method=True)
 
 
@@ -153,6 +246,13 @@ class MeshServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rotate(self, request, context):
+        """Has the node's record hold these keys. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeshServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -170,6 +270,11 @@ def add_MeshServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=overmesh_dot_proto_dot_mesh__pb2.LeaveRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_mesh__pb2.LeaveReply.SerializeToString,
+            ),
+            'Rotate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rotate,
+                    request_deserializer=overmesh_dot_proto_dot_mesh__pb2.RotateRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_mesh__pb2.RotateReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -254,6 +359,33 @@ class Mesh:
             '/overmesh.mesh.v1.Mesh/Leave',
             overmesh_dot_proto_dot_mesh__pb2.LeaveRequest.SerializeToString,
             overmesh_dot_proto_dot_mesh__pb2.LeaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rotate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.mesh.v1.Mesh/Rotate',
+            overmesh_dot_proto_dot_mesh__pb2.RotateRequest.SerializeToString,
+            overmesh_dot_proto_dot_mesh__pb2.RotateReply.FromString,
             options,
             channel_credentials,
             insecure,

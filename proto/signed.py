@@ -5,11 +5,12 @@ and the stream in between only carry the bytes, so whoever can write there can r
 but not invent.
 """
 
+from typing import Protocol
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDSA,
     EllipticCurvePrivateKey,
-    EllipticCurvePublicKey,
 )
 from cryptography.hazmat.primitives.hashes import SHA256
 from google.protobuf.message import DecodeError
@@ -54,11 +55,19 @@ def map_key(record: Record) -> str:
 def sign(record: Record, root: EllipticCurvePrivateKey) -> bytes:
     """Return an encoded Signed that holds the record and the root's signature."""
     body = encode_record(record)
-    signature = root.sign(_context(map_key(record)) + body, ECDSA(SHA256()))
+    # Without chance (RFC 6979): a record that says the same as before is the same bytes, and no change of the map.
+    signature = root.sign(_context(map_key(record)) + body, ECDSA(SHA256(), deterministic_signing=True))
     return mesh_pb2.Signed(body=body, signature=signature).SerializeToString(deterministic=True)
 
 
-def verify(key: str, signed: bytes, root: EllipticCurvePublicKey) -> Record:
+class Verifier(Protocol):
+    """What a signature is checked with: one root's public key, or `roots.Roots`, all that are trusted."""
+
+    def verify(self, signature: bytes, data: bytes, signature_algorithm: ECDSA, /) -> None:
+        """Raise InvalidSignature unless it is right."""
+
+
+def verify(key: str, signed: bytes, root: Verifier) -> Record:
     """Return the record in an encoded Signed, once it is certain that the root signed it for this key.
 
     Raises:

@@ -53,6 +53,11 @@ def unchanged(kv: KeyValue) -> Compare:
     return Compare(kv.key, Target.MOD, kv.mod_revision)
 
 
+def as_read(key: str, kv: KeyValue | None) -> Compare:
+    """Return the comparison that holds while a key is as it was read, be it absent."""
+    return unchanged(kv) if kv else absent(key)
+
+
 @dataclass(frozen=True, slots=True)
 class Put:
     """Write a key; with a lease, for as long as that lives."""

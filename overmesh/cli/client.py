@@ -4,7 +4,12 @@ Heavy to import (gRPC): verbs import it when they run, not before.
 """
 
 import asyncio
+import functools
+import os
+import pwd
+import re
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -14,11 +19,13 @@ import grpc.aio
 
 from overmesh import rpc
 from overmesh.config import AgentConfig, ControllerConfig
-from overmesh.errors import PermissionMissingError, UnreachableError
+from overmesh.errors import PermissionMissingError, StoreUnavailableError, UnreachableError
 from overmesh.proto import admin_pb2_grpc, agent_pb2_grpc
 
 # Local calls answer at once or not at all; what waits by its nature brings its own limit.
 CALL_TIMEOUT = 10.0
+# Seconds until a call whose answer was lost is made again.
+_PAUSE = 0.5
 
 T = TypeVar("T")
 Stub = Any  # generated gRPC stubs carry no types
@@ -27,13 +34,33 @@ Stub = Any  # generated gRPC stubs carry no types
 def ask_controller(config: ControllerConfig, call: Callable[[Stub], Awaitable[Any]]) -> Any:
     """Return what one call to the admin service of this host's controller answers.
 
+    When the answer is lost, or the store away for a moment, it is asked again, as the same request: what
+    the first one did is not done twice.
+
     Raises:
         UnreachableError: no controller runs here.
         PermissionMissingError: its socket is not for this user.
         OvermeshError: what the controller said.
 
     """
-    return run(ask(controller(config), call))
+    return run(_persisted(config, call))
+
+
+async def _persisted(config: ControllerConfig, call: Callable[[Stub], Awaitable[Any]]) -> Any:
+    request, until, sent = rpc.request_id(), time.monotonic() + CALL_TIMEOUT, False
+
+    async def send(stub: Stub) -> Any:
+        nonlocal sent
+        sent = True
+        return await call(stub)
+
+    while True:
+        try:
+            return await ask(controller(config, request), send, until - time.monotonic())
+        except (StoreUnavailableError, UnreachableError):
+            if not sent or time.monotonic() + _PAUSE >= until:
+                raise
+        await asyncio.sleep(_PAUSE)
 
 
 def ask_agent(config: AgentConfig, call: Callable[[Stub], Awaitable[Any]]) -> Any:
@@ -57,14 +84,41 @@ async def ask(
 
 
 @asynccontextmanager
-async def controller(config: ControllerConfig) -> AsyncIterator[Stub]:
-    """Give the stub of the admin service; errors inside the block come out as OvermeshErrors."""
+async def controller(config: ControllerConfig, request: str = "") -> AsyncIterator[Stub]:
+    """Give the stub of the admin service; errors inside the block come out as OvermeshErrors.
+
+    Args:
+        config: settings of the controller of this host.
+        request: an id under which the controller knows the call when it comes again.
+
+    """
     absent = UnreachableError(
         "no controller runs on this host",
         "run this on the controller's host as root, or start one: meshctl controller run",
     )
     async with _channel(config.socket, "the controller of this host", absent) as channel:
-        yield admin_pb2_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]
+        metadata = ((rpc.REQUEST_ID, request or rpc.request_id()), (rpc.OPERATOR, _operator()))
+        yield _Saying(admin_pb2_grpc.AdminStub(channel), metadata)  # type: ignore[no-untyped-call]
+
+
+class _Saying:
+    """A stub whose every call carries the same metadata."""
+
+    def __init__(self, stub: Stub, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._stub = stub
+        self._metadata = metadata
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(getattr(self._stub, name), metadata=self._metadata)
+
+
+def _operator() -> str:
+    """Return who is typing, for the audit: before sudo, if that is known."""
+    try:
+        name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid-{os.getuid()}"
+    return re.sub(r"[^\w.@-]", "_", name, flags=re.ASCII)[:64]
 
 
 @asynccontextmanager

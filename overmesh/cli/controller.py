@@ -42,6 +42,8 @@ def run(
     ] = None,
     state_dir: options.StateDir = None,
     runtime_dir: options.RuntimeDir = None,
+    metrics: options.Metrics = None,
+    trace: options.Trace = None,
     log_format: options.Log = None,
     config: options.Config = None,
 ) -> None:
@@ -58,6 +60,8 @@ def run(
         "store": store,
         "state_dir": state_dir,
         "runtime_dir": runtime_dir,
+        "metrics": metrics,
+        "trace": trace,
         "log_format": log_format,
     }
     settings = load(ControllerConfig, flags, file=config)

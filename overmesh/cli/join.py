@@ -41,7 +41,8 @@ def join(
         bool, typer.Option("--foreground", metavar="", help="Become the agent: for containers.")
     ] = False,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", metavar="", help="Do not wait for a peer to answer.")
+        bool,
+        typer.Option("--no-wait", metavar="", help="Do not wait for a peer or an operator."),
     ] = False,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="How long to wait for that.")] = "30s",
     given: options.Given,
@@ -49,6 +50,9 @@ def join(
     as_json: options.Json = False,
 ) -> None:
     """Join a network: show each step, start the agent, wait until a peer answers.
+
+    With a token that asks for approval it first waits for an operator, who lets this host in with
+    `meshctl node approve`. Ctrl-C and the same line again go on waiting.
 
     The agent is started through systemd where there is one. Joining twice changes nothing and shows how
     things are. Exit code 3: joined, but no peer answers yet.

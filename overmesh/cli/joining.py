@@ -16,6 +16,7 @@ from functools import partial
 import typer
 from rich.text import Text
 
+from overmesh import trace
 from overmesh.agent import daemon
 from overmesh.agent import join as joins
 from overmesh.agent import leave as leaving
@@ -58,10 +59,14 @@ class Steps:
     done: list[dict[str, str]] = field(default_factory=list)
 
     def __call__(self, step: str, detail: str = "") -> None:
-        """Note that a step is done."""
+        """Note that a step is done, or that somebody else has to do it."""
         self.done.append({"step": step, "detail": detail})
+        waiting = step == joins.WAITING
         if not self.quiet:
-            output.show(Text.assemble(("✓ ", output.GOOD), f"{step:<11} ", (detail, output.DIM)))
+            mark = ("… ", "yellow") if waiting else ("✓ ", output.GOOD)
+            output.show(Text.assemble(mark, f"{step:<11} ", (detail, "" if waiting else output.DIM)))
+        elif waiting:
+            typer.echo(f"meshctl: {detail}.", err=True)
 
 
 async def join(config: AgentConfig, wanted: Wanted, *, as_json: bool) -> None:
@@ -89,7 +94,8 @@ async def join(config: AgentConfig, wanted: Wanted, *, as_json: bool) -> None:
 async def _member(config: AgentConfig, wanted: Wanted, steps: Steps) -> joins.Joined:
     """Join; a container that starts again is a member already, and needs no controller for that."""
     try:
-        return await joins.join(config, wanted.host, wanted.token, wanted.name, steps)
+        with trace.tracing(config.trace, "agent"), trace.span("join"):
+            return await joins.join(config, wanted.host, wanted.token, wanted.name, steps, wait=wanted.wait)
     except UnreachableError as error:
         with suppress(StateError):
             if wanted.foreground:

@@ -9,12 +9,16 @@ import typer
 
 from overmesh.cli import (
     agent,
+    approval,
+    audit,
     controller,
     join,
     network,
     node,
     peer,
     ping,
+    revoked,
+    root,
     status,
     store,
     token,
@@ -34,8 +38,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for _module in (join, status, ping, wait, version):
+for _module in (join, status, ping, wait, audit, version):
     _module.register(app)
+approval.register(node.app)
+revoked.register(node.app)
 for _name, _module in (
     ("node", node),
     ("peer", peer),
@@ -43,6 +49,7 @@ for _name, _module in (
     ("network", network),
     ("agent", agent),
     ("controller", controller),
+    ("root", root),
     ("store", store),
 ):
     app.add_typer(_module.app, name=_name, no_args_is_help=True, context_settings=_CONTEXT)

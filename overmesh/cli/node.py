@@ -6,22 +6,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from overmesh.cli import options, output
+from overmesh.cli import options, output, revoked
 from overmesh.config import ControllerConfig, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from overmesh.proto import admin_pb2
+    from overmesh.proto import admin_pb2, mesh_pb2
 
-app = typer.Typer(help="List, show and remove the members of a network.")
+app = typer.Typer(help="List, show, remove and revoke the members of a network.")
 
 Node = Annotated[str, typer.Argument(metavar="NODE", help="A name or node id.")]
 
 
-@app.command("list", epilog=options.examples("meshctl node list", "meshctl node list --network lab --json"))
+@app.command(
+    "list",
+    epilog=options.examples(
+        "meshctl node list", "meshctl node list --network lab --json", "meshctl node list --revoked"
+    ),
+)
 def list_(
     *,
+    only_revoked: Annotated[
+        bool, typer.Option("--revoked", metavar="", help="Instead, the nodes that were taken out.")
+    ] = False,
     network: options.Network = options.DEFAULT,
     config: options.Config = None,
     runtime_dir: options.RuntimeDir = None,
@@ -29,12 +37,22 @@ def list_(
 ) -> None:
     """List nodes: who is in, where, and whether each has applied the newest map."""
     settings = load(ControllerConfig, {"runtime_dir": runtime_dir}, file=config)
+    if only_revoked:
+        revoked.show(settings, network, as_json=as_json)
+        return
     reply = found(settings, network, "")
     if as_json:
-        output.show_json({"revision": reply.revision, "nodes": [to_json(node) for node in reply.nodes]})
+        output.show_json(
+            {
+                "revision": reply.revision,
+                "nodes": [to_json(node) for node in reply.nodes],
+                "problems": _problems_json(reply.problems),
+            }
+        )
         return
     columns = ("name", "addresses", "endpoint", "state", "map", "fastpath", "version")
-    output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply.nodes))
+    store = (Text(f"! {problem.subject}: {problem.reason}", output.BAD) for problem in reply.problems)
+    output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply.nodes), *store)
     output.show(Text(f"{output.counted(len(reply.nodes), 'node')} at revision {reply.revision}", output.DIM))
 
 
@@ -145,7 +163,7 @@ def to_json(node: "admin_pb2.Node") -> dict[str, object]:
         "version": node.version,
         "serial": node.serial,
         "not_after": node.not_after or None,
-        "problems": [{"subject": problem.subject, "reason": problem.reason} for problem in node.problems],
+        "problems": _problems_json(node.problems),
     }
 
 
@@ -213,6 +231,10 @@ def _presence(node: "admin_pb2.Node") -> Text:
 def _record(node: "admin_pb2.Node") -> str:
     until = f", valid for {output.span(node.not_after - time.time())}" if node.not_after else ""
     return f"serial {node.serial}{until}"
+
+
+def _problems_json(problems: "Iterable[mesh_pb2.Problem]") -> list[dict[str, str]]:
+    return [{"subject": problem.subject, "reason": problem.reason} for problem in problems]
 
 
 def _problems(nodes: "Iterable[admin_pb2.Node]") -> list[Text]:

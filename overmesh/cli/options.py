@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from overmesh.config import DEFAULT_NETWORK, MAX_LANES, PLAIN_PORT, SEALED_PORT, LogFormat
+from overmesh.config import (
+    AGENT_METRICS_PORT,
+    CONTROLLER_METRICS_PORT,
+    DEFAULT_NETWORK,
+    MAX_LANES,
+    PLAIN_PORT,
+    SEALED_PORT,
+    LogFormat,
+)
 from overmesh.errors import UsageError
 
 Json = Annotated[
@@ -30,6 +38,18 @@ Network = Annotated[str, typer.Option("--network", metavar="NAME", help="Which n
 Log = Annotated[
     LogFormat | None,
     typer.Option("--log-format", metavar="FORMAT", help="text: a line an event; json: for machines."),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS:PORT",
+        help=f"Serve numbers to Prometheus there, or off. Default: 127.0.0.1, port {CONTROLLER_METRICS_PORT} "
+        f"for a controller, {AGENT_METRICS_PORT} for an agent.",
+    ),
+]
+Trace = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Send spans to this OpenTelemetry collector (OTLP over HTTP)."),
 ]
 DEFAULT = DEFAULT_NETWORK
 
@@ -87,6 +107,8 @@ _AGENT_SETTINGS: dict[str, Any] = {
     ],
     "state_dir": StateDir,
     "runtime_dir": RuntimeDir,
+    "metrics": Metrics,
+    "trace": Trace,
     "log_format": Log,
 }
 

@@ -4,12 +4,15 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
 from typing import Protocol
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from overmesh.model import Kind, Mode, Suite
 
 Cell = str | Text
 
@@ -110,17 +113,22 @@ def milliseconds(nanoseconds: float) -> str:
 
 def mode(number: int) -> str:
     """Return the word for how packets travel (mesh.proto, Mode)."""
-    return {1: "plain", 2: "sealed"}.get(number, "unknown")
+    return _word(Mode, number) or "unknown"
 
 
 def suite(number: int) -> str:
     """Return the word for how packets are sealed (mesh.proto, Suite); empty for not at all."""
-    return {1: "chacha", 2: "aes"}.get(number, "")
+    return _word(Suite, number)
 
 
 def kind(number: int) -> str:
     """Return the word for what runs on a member (mesh.proto, Kind)."""
-    return "wireguard" if number == 2 else "agent"
+    return _word(Kind, number) or "agent"
+
+
+def _word(names: type[IntEnum], number: int) -> str:
+    """Return a number's name in lower case; empty when it has none."""
+    return next((name.name.lower() for name in names if name == number), "")
 
 
 class _Endpoint(Protocol):

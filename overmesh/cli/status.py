@@ -1,5 +1,6 @@
 """`meshctl status`: this host, as its agent sees it."""
 
+import time
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,6 +10,7 @@ from rich.text import Text
 from overmesh.cli import options, output
 from overmesh.cli.drops import meaning
 from overmesh.config import AgentConfig, load
+from overmesh.model import Mode, Suite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,8 +19,7 @@ if TYPE_CHECKING:
 
 NOT_WORKING = 3
 
-_SEALED = 2  # Mode of mesh.proto
-_CIPHERS = {1: "ChaCha20-Poly1305", 2: "AES-256-GCM"}  # by Suite of mesh.proto
+_CIPHERS: dict[int, str] = {Suite.CHACHA: "ChaCha20-Poly1305", Suite.AES: "AES-256-GCM"}
 _SESSION_SECONDS = 180  # WireGuard's Reject-After-Time
 
 
@@ -88,8 +89,20 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
         ("endpoints", ", ".join(map(output.endpoint, reply.endpoints)) or "none"),
         ("map", f"revision {reply.revision}, confirmed {output.ago(reply.map_age_seconds)}"),
         ("controller", _controller(reply.controller)),
+        ("trust", _trust(reply)),
         ("version", reply.version),
     ]
+
+
+def _trust(reply: "agent_pb2.StatusReply") -> output.Cell:
+    """Say how long this host may take part; both are renewed long before."""
+    ends = (("certificate", reply.certificate_until), ("membership", reply.membership_until))
+    left = [(what, end - time.time()) for what, end in ends]
+    words = [
+        f"{what} for {output.span(rest)}" if rest > 0 else f"{what} ended {output.ago(-rest)}"
+        for what, rest in left
+    ]
+    return Text(", ".join(words), "" if all(rest > 0 for _, rest in left) else output.BAD)
 
 
 def _fastpath(fastpath: "agent_pb2.Fastpath") -> output.Cell:
@@ -121,7 +134,7 @@ def _controller(controller: "agent_pb2.Controller") -> output.Cell:
 
 def packets(mode: int, peers: "Iterable[agent_pb2.Peer]" = ()) -> output.Cell:
     """Return how packets of a network travel (mesh.proto, Mode): encrypted, and if so by which ciphers."""
-    if mode != _SEALED:
+    if mode != Mode.SEALED:
         return Text("plain: not encrypted (Geneve)", "yellow")
     ciphers = sorted({_CIPHERS[peer.suite] for peer in peers if peer.suite in _CIPHERS})
     return f"sealed: encrypted (WireGuard{', ' if ciphers else ''}{' and '.join(ciphers)})"
@@ -144,7 +157,7 @@ def _peer_row(peer: "agent_pb2.Peer") -> tuple[output.Cell, ...]:
 
 def _session(peer: "agent_pb2.Peer") -> output.Cell:
     """Return how old the keys are that packets to a peer are sealed with."""
-    if peer.mode != _SEALED:
+    if int(peer.mode) != Mode.SEALED:
         return ""
     if peer.last_handshake_seconds < 0:
         return Text("none yet", "yellow")
@@ -178,6 +191,8 @@ def as_dict(reply: "agent_pb2.StatusReply") -> dict[str, object]:
         "revision": reply.revision,
         "digest": reply.digest.hex(),
         "map_age_seconds": _or_never(reply.map_age_seconds),
+        "certificate_until": reply.certificate_until,
+        "membership_until": reply.membership_until,
         "controller": {
             "address": reply.controller.address,
             "connected": reply.controller.connected,

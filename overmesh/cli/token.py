@@ -19,6 +19,7 @@ app = typer.Typer(help="Make, list and revoke the tokens that let hosts in.")
     epilog=options.examples(
         "meshctl token create",
         "meshctl token create --expires 7d --uses 20 --tag rack:7",
+        "meshctl token create --require-approval --uses 20",
         "meshctl token create --json | jq -r .join_line",
     )
 )
@@ -31,6 +32,10 @@ def create(
     tag: Annotated[
         list[str] | None, typer.Option(metavar="TAG", help="Give hosts that join with it this tag.")
     ] = None,
+    require_approval: Annotated[
+        bool,
+        typer.Option("--require-approval", metavar="", help="Let nobody in before `meshctl node approve`."),
+    ] = False,
     network: options.Network = options.DEFAULT,
     config: options.Config = None,
     runtime_dir: options.RuntimeDir = None,
@@ -42,7 +47,9 @@ def create(
     from overmesh.cli import client
     from overmesh.proto import admin_pb2
 
-    request = admin_pb2.CreateTokenRequest(network=network, ttl_seconds=ttl, uses=uses, tags=tag or ())
+    request = admin_pb2.CreateTokenRequest(
+        network=network, ttl_seconds=ttl, uses=uses, tags=tag or (), approval=require_approval
+    )
     reply = client.ask_controller(settings, lambda admin: admin.CreateToken(request))
     if as_json:
         secrets = {"secret_token": reply.secret_token, "join_line": reply.join_line}
@@ -51,8 +58,11 @@ def create(
     output.show("Type this on the new host:\n")
     # Not through a table or wrapped: it is there to be copied.
     typer.echo(f"  {reply.join_line}\n")
+    waits = " Each waits for: meshctl node approve." if require_approval else ""
     output.show(
-        Text(f"For {_uses(reply.token)}, within {output.span(ttl)}. It is not shown again.", output.DIM)
+        Text(
+            f"For {_uses(reply.token)}, within {output.span(ttl)}.{waits} It is not shown again.", output.DIM
+        )
     )
 
 
@@ -79,7 +89,10 @@ def list_(
         output.show("No tokens. Make one: meshctl token create")
     else:
         output.show(
-            output.table(("id", "network", "state", "expires", "uses left", "tags"), map(_row, reply.tokens))
+            output.table(
+                ("id", "network", "state", "expires", "uses left", "approval", "tags"),
+                map(_row, reply.tokens),
+            )
         )
 
 
@@ -114,6 +127,7 @@ def _as_json(token: "admin_pb2.Token") -> dict[str, object]:
         "created": token.created,
         "expires": token.expires,
         "uses_left": None if token.unlimited else token.uses_left,
+        "approval": token.approval,
         "tags": list(token.tags),
     }
 
@@ -127,6 +141,7 @@ def _row(token: "admin_pb2.Token") -> tuple[output.Cell, ...]:
         output.state(good=state == "usable", yes=state, no=state),
         f"in {output.span(left)}" if left > 0 else output.ago(-left),
         "any" if token.unlimited else str(token.uses_left),
+        "needed" if token.approval else "",
         ", ".join(token.tags),
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 
+from overmesh import rpc
 from overmesh.proto import fastpath_pb2, fastpath_pb2_grpc
 from tests.netns.lab import FASTPATH_DIR, Host, Process, until
 
@@ -107,9 +108,7 @@ class Ours(End):
 
     def stats(self) -> fastpath_pb2.StatsReply:
         """Return its counters."""
-        # gRPC would send the socket's path as the authority, which Rust's h2 refuses.
-        options = [("grpc.default_authority", "localhost")]
-        with grpc.insecure_channel(f"unix:{self.socket}", options=options) as channel:
+        with grpc.insecure_channel(f"unix:{self.socket}", options=rpc.TO_FASTPATH) as channel:
             stub = fastpath_pb2_grpc.FastpathStub(channel)  # type: ignore[no-untyped-call]
             reply: fastpath_pb2.StatsReply = stub.Stats(fastpath_pb2.StatsRequest(), timeout=5)
             return reply

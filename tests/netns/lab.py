@@ -68,6 +68,8 @@ class Process:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal."""
         self._host.kill(self.pid, number)
+        if number is signal.SIGCONT:
+            self._popen.send_signal(number)  # nsenter stops with what it runs
 
     def wait(self, timeout: float = 20) -> int:
         """Return the exit code, once the process has ended by itself or after a signal."""

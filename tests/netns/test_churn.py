@@ -25,6 +25,7 @@ from overmesh.config import ControllerConfig
 from overmesh.controller import daemon
 from overmesh.model import Problem
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from overmesh.proto.roots import Roots
 from overmesh.token import JoinToken
 
 JOINS = 200
@@ -38,7 +39,7 @@ class Client:
 
     join: Any
     admin: Any
-    root: x509.Certificate
+    roots: Roots
     token: JoinToken
 
     async def let_in(self, name: str) -> tuple[Identity, Sequence[str]]:
@@ -61,7 +62,7 @@ class Client:
         )
         node = mesh_pb2.NodeRecord.FromString(mesh_pb2.Signed.FromString(reply.node).body)
         certificate = x509.load_der_x509_certificate(reply.certificate)
-        return Identity(keys, membership, self.root, certificate), node.addresses
+        return Identity(keys, membership, self.roots, certificate), node.addresses
 
     async def remove(self, name: str) -> None:
         await self.admin.RemoveNode(admin_pb2.RemoveNodeRequest(network="mesh", node=name))
@@ -87,7 +88,7 @@ async def connected(config: ControllerConfig) -> AsyncIterator[tuple[daemon.Cont
             Client(
                 mesh_pb2_grpc.JoinStub(join),  # type: ignore[no-untyped-call]
                 stub,
-                controller.root.certificate,
+                controller.root.anchor,
                 JoinToken.parse(token.secret_token),
             ),
         )
@@ -98,7 +99,7 @@ class Watcher:
 
     def __init__(self, identity: Identity, directory: Path) -> None:
         mine = identity.membership
-        self.replica = Replica(identity.root_key, mine.network, mine.node_id, mine.node)
+        self.replica = Replica(identity.roots, mine.network, mine.node_id, mine.node)
         state = StateDir(directory / mine.name)
         with state.locked():
             pass  # makes the directory

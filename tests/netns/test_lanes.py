@@ -9,6 +9,7 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from overmesh import rpc
 from overmesh.proto import fastpath_pb2 as wire
 from overmesh.proto.fastpath_pb2_grpc import FastpathStub
 from tests.netns.lab import Host, Lab, Process, until
@@ -43,9 +44,7 @@ class Side:
         socket = lab.directory / f"{name}.sock"
         self._process = self.host.start(f"overmesh-fastpath --socket {socket} --pcap {self._capture}")
         until(socket.exists, "the socket")
-        # The C core would send the path as :authority, which is not a valid one.
-        options = (("grpc.default_authority", "localhost"),)
-        self._channel = grpc.insecure_channel(f"unix:{socket}", options)
+        self._channel = grpc.insecure_channel(f"unix:{socket}", rpc.TO_FASTPATH)
         self._fastpath = FastpathStub(self._channel)  # type: ignore[no-untyped-call]
 
     @property

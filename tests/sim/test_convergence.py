@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overmesh.controller.session import ACK_TIMEOUT, HEARTBEAT
-from overmesh.model import Node, node_key
+from overmesh.model import Node, node_key, revoked_key
 from tests.sim.world import Faults, Member, World
 
 # On good wires: the agent's longest wait before it tries again, then one bundle owed an ack, then the rest.
@@ -114,7 +114,9 @@ def test_two_hundred_joins_and_two_hundred_removals() -> None:
         world.turn()
     world.settle(SETTLE)
     check(world)
-    assert set(witness.replica.held().items) == {
+    gone = {revoked_key(revocation.node_id) for revocation in world.revocations.known("mesh")}
+    assert len(gone) == 200
+    assert set(witness.replica.held().items) == gone | {
         "network",
         node_key(witness.host.id),
         f"endpoints/{witness.host.id}",

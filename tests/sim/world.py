@@ -16,14 +16,18 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any, TypeVar
 
+from overmesh.agent.pace import Backoff
 from overmesh.agent.peermap import Held, Outcome, Replica
-from overmesh.agent.sync import PATIENCE, SILENCE, Backoff
+from overmesh.agent.sync import PATIENCE, SILENCE
 from overmesh.controller import keys
+from overmesh.controller.audit import Audit
 from overmesh.controller.join import Joins
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peermap import Position
+from overmesh.controller.pending import Pendings
+from overmesh.controller.revocations import Revocations
 from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult, Watcher
 from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import Identity
@@ -152,7 +156,7 @@ class Member:
 
     def restart(self, held: Held) -> None:
         answer = self.admission
-        self.replica = Replica(ROOT.public_key, answer.network, answer.node_id, answer.node, held)
+        self.replica = Replica(ROOT.anchor, answer.network, answer.node_id, answer.node, held)
         self.hang_up()
 
     @property
@@ -233,15 +237,26 @@ class World:
             if member.stream is stream:
                 member.hang_up()
         self.streams = []
-        self.ledger.mirror = self.mirror = Mirror(self.ledger, ROOT.public_key)
+        self.ledger.mirror = self.mirror = Mirror(
+            self.ledger, ROOT.anchor, Audit(self.ledger, ROOT, self.clock, "c1"), self.clock
+        )
         done(self.mirror.load())
         signer = Signer(ROOT, self.clock)
         self.membership = Membership(self.mirror, signer, self.random.getrandbits)
+        self.revocations = Revocations(self.mirror, self.membership, signer, self.clock)
         self.tokens = Tokens(self.mirror, ROOT, self.clock)
         self.agents = Agents(self.mirror, lambda identity, there: None, self.clock)
         newcomers = Newcomers(self.mirror, self.membership, signer, self.clock)
+        pending = Pendings(self.mirror, ROOT, self.clock)
         self.joins = Joins(
-            self.mirror, self.membership, newcomers, self.tokens, ROOT, self.agents.live_host, self.clock
+            self.mirror,
+            self.membership,
+            newcomers,
+            self.tokens,
+            pending,
+            ROOT,
+            self.agents.live_host,
+            self.clock,
         )
 
     # What people and hosts do.
@@ -253,7 +268,7 @@ class World:
 
     def remove(self, member: Member) -> int:
         del self.members[member.host.id]
-        return done(self.membership.remove("mesh", member.host.id))
+        return done(self.revocations.remove("mesh", member.host.id))
 
     def move(self, member: Member) -> None:
         place = Endpoint(ip_address(f"192.0.2.{self.random.randrange(1, 255)}"), 6081)

@@ -8,7 +8,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # What each part may import of overmesh, by the first name after `overmesh.`.
-FOUNDATION = {"", "config", "errors", "files", "log", "model", "rpc", "token", "wgquick"}
+FOUNDATION = {
+    "",
+    "config",
+    "errors",
+    "files",
+    "log",
+    "metrics",
+    "model",
+    "rpc",
+    "succession",
+    "token",
+    "trace",
+    "wgquick",
+}
 ALLOWED = {
     "proto": FOUNDATION | {"proto"},
     "controller": FOUNDATION | {"proto", "controller"},
@@ -47,7 +60,9 @@ def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
                 assert below in ALLOWED[part] or below.startswith("__"), f"{file}: imports {module}"
 
 
-@pytest.mark.parametrize("name", ["model", "errors", "config", "files", "token", "log", "wgquick"])
+@pytest.mark.parametrize(
+    "name", ["model", "errors", "config", "files", "token", "log", "metrics", "trace", "wgquick"]
+)
 def test_the_foundation_stands_on_nothing_but_itself(name: str) -> None:
     below = FOUNDATION - {"rpc"}
     for module in imports(ROOT / "overmesh" / f"{name}.py"):

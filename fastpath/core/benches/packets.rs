@@ -194,7 +194,7 @@ impl Pair {
                 keys: Some(PeerKeys { suite, ..PeerKeys::new(keys[1 - at].public()) }),
                 ..PeerSpec::default()
             };
-            Table::new(1, 1420, Some(keys[at].clone()), &[peer]).expect("a table")
+            Table::new(1, 1420, Some(keys[at].clone().into()), &[peer]).expect("a table")
         };
         let peers = |at: usize| {
             let mut counter = u8::try_from(at).expect("one of two");

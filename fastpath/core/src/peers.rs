@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::noise::{PeerKeys, PrivateKey, PublicKey, Suite};
+use crate::noise::{HostKeys, PeerKeys, PrivateKey, PublicKey, Suite};
 use crate::routes::Routes;
 use crate::wire::geneve;
 
@@ -196,7 +196,7 @@ pub fn check_lanes(
 pub struct Table {
     network_number: u32,
     mtu: u32,
-    private_key: Option<PrivateKey>,
+    host_keys: Option<HostKeys>,
     peers: Vec<Peer>,
     by_id: HashMap<String, PeerIndex, FixedState>,
     by_underlay: HashMap<IpAddr, Vec<PeerIndex>, FixedState>,
@@ -206,12 +206,11 @@ pub struct Table {
 impl Table {
     /// Checks what is asked for and builds the indexes.
     ///
-    /// `mtu` is that of the inner network in bytes. With a private key, this host's, the network is
-    /// sealed.
+    /// `mtu` is that of the inner network in bytes. With keys of this host the network is sealed.
     pub fn new(
         network_number: u32,
         mtu: u32,
-        private_key: Option<PrivateKey>,
+        host_keys: Option<HostKeys>,
         specs: &[PeerSpec],
     ) -> Result<Self, TableError> {
         if network_number == 0 || network_number > geneve::MAX_VNI {
@@ -221,11 +220,11 @@ impl Table {
             return Err(TableError::BadMtu(mtu));
         }
         let peers = specs.iter().map(Peer::parse).collect::<Result<Vec<_>, _>>()?;
-        check_keys(private_key.as_ref().map(PrivateKey::public), &peers)?;
+        check_keys(host_keys.as_ref(), &peers)?;
         Ok(Self {
             network_number,
             mtu,
-            private_key,
+            host_keys,
             by_id: index_ids(&peers)?,
             by_underlay: index_underlay(&peers),
             routes: index_prefixes(&peers)?,
@@ -245,10 +244,10 @@ impl Table {
         self.mtu
     }
 
-    /// This host's private key, in a sealed network.
+    /// This host's keys, in a sealed network.
     #[must_use]
-    pub fn private_key(&self) -> Option<&PrivateKey> {
-        self.private_key.as_ref()
+    pub fn host_keys(&self) -> Option<&HostKeys> {
+        self.host_keys.as_ref()
     }
 
     /// Keys and endpoints of all peers as a lane of this host uses them, in the order asked for; none
@@ -305,7 +304,7 @@ impl Table {
 
     fn canonical(&self) -> String {
         let mut text = format!("overmesh table v1\nnetwork {} mtu {}\n", self.network_number, self.mtu);
-        if let Some(key) = &self.private_key {
+        for key in self.host_keys.iter().flat_map(HostKeys::iter) {
             writeln!(text, "key {}", hex(key.public().bytes())).expect("writing to a String cannot fail");
         }
         let mut peers: Vec<_> = self.peers.iter().collect();
@@ -346,6 +345,9 @@ fn write_keys(text: &mut String, keys: &PeerKeys) -> std::fmt::Result {
     let keepalive = keys.keepalive.map_or(0, |keepalive| keepalive.as_secs());
     writeln!(text, "mode sealed\nsuite {suite}\nkeepalive {keepalive}")?;
     writeln!(text, "public_key {}", hex(keys.public_key.bytes()))?;
+    if let Some(previous) = &keys.previous {
+        writeln!(text, "previous_public_key {}", hex(previous.bytes()))?;
+    }
     writeln!(text, "preshared_key {}", hex(&Sha256::digest(keys.preshared_key.bytes())))
 }
 
@@ -354,18 +356,23 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// All peers have keys, each its own, or none has.
-fn check_keys(own: Option<PublicKey>, peers: &[Peer]) -> Result<(), TableError> {
+fn check_keys(own: Option<&HostKeys>, peers: &[Peer]) -> Result<(), TableError> {
+    let mine: Vec<_> = own.into_iter().flat_map(HostKeys::iter).map(PrivateKey::public).collect();
     let mut owners: HashMap<PublicKey, &Peer, FixedState> = HashMap::default();
     for peer in peers {
-        let key = match (own, peer.keys.as_ref().map(|keys| keys.public_key)) {
+        let keys = match (own, &peer.keys) {
             (None, None) => continue,
             (None, Some(_)) => return Err(TableError::KeyInPlain(peer.id.clone())),
             (Some(_), None) => return Err(TableError::NoKey(peer.id.clone())),
-            (Some(own), Some(key)) if own == key => return Err(TableError::OwnKey(peer.id.clone())),
-            (Some(_), Some(key)) => key,
+            (Some(_), Some(keys)) => keys,
         };
-        if let Some(first) = owners.insert(key, peer) {
-            return Err(TableError::SharedKey { first: first.id.clone(), second: peer.id.clone() });
+        for name in keys.names() {
+            if mine.contains(&name) {
+                return Err(TableError::OwnKey(peer.id.clone()));
+            }
+            if let Some(first) = owners.insert(name, peer) {
+                return Err(TableError::SharedKey { first: first.id.clone(), second: peer.id.clone() });
+            }
         }
     }
     Ok(())
@@ -463,7 +470,11 @@ pub(crate) mod tests {
             ..peer(id)
         };
         let specs: Vec<_> = ids.iter().zip(keys).map(peer).collect();
-        Table::new(42, 1420, Some(PrivateKey::from([1; 32])), &specs)
+        Table::new(42, 1420, Some(host_keys(1)), &specs)
+    }
+
+    fn host_keys(own: u8) -> HostKeys {
+        PrivateKey::from([own; 32]).into()
     }
 
     #[test]
@@ -483,7 +494,7 @@ pub(crate) mod tests {
             let mut keys = PeerKeys::new([9; 32].into());
             keys.preshared_key = [psk; 32].into();
             let spec = PeerSpec { keys: Some(keys), ..peer("a") };
-            Table::new(42, 1420, Some(PrivateKey::from([own; 32])), &[spec]).unwrap()
+            Table::new(42, 1420, Some(host_keys(own)), &[spec]).unwrap()
         };
         assert_ne!(table(1, 1).digest(), table(2, 1).digest());
         assert_ne!(table(1, 1).digest(), table(1, 2).digest());
@@ -491,6 +502,25 @@ pub(crate) mod tests {
         assert!(
             table(1, 1).canonical().contains("\nmode sealed\nsuite chacha\nkeepalive 0\npublic_key 0909")
         );
+    }
+
+    #[test]
+    fn a_host_or_peer_that_changes_its_key_has_two() {
+        let public = |seed: u8| PrivateKey::from([seed; 32]).public();
+        let table = |own: HostKeys, previous: Option<PublicKey>| {
+            let spec =
+                PeerSpec { keys: Some(PeerKeys { previous, ..PeerKeys::new(public(9)) }), ..peer("a") };
+            Table::new(42, 1420, Some(own), &[spec])
+        };
+        let both = HostKeys { own: [1; 32].into(), other: Some([2; 32].into()) };
+        let turned = HostKeys { own: [2; 32].into(), other: Some([1; 32].into()) };
+        let digest = |own: &HostKeys, previous| table(own.clone(), previous).unwrap().digest();
+        assert_ne!(digest(&both, None), digest(&host_keys(1), None));
+        assert_ne!(digest(&both, None), digest(&turned, None));
+        assert_ne!(digest(&both, Some(public(8))), digest(&both, None));
+        assert_eq!(table(both, Some(public(2))).unwrap_err(), TableError::OwnKey("a".into()));
+        let twice = TableError::SharedKey { first: "a".into(), second: "a".into() };
+        assert_eq!(table(host_keys(1), Some(public(9))).unwrap_err(), twice);
     }
 
     #[test]
@@ -548,7 +578,7 @@ pub(crate) mod tests {
         let mut keys = PeerKeys::new([9; 32].into());
         keys.keepalive = Some(std::time::Duration::from_secs(25));
         let spec = PeerSpec { keys: Some(keys), ..with("a", &[], &["192.0.2.1:51820"]) };
-        let table = Table::new(42, 1420, Some(PrivateKey::from([1; 32])), &[spec]).unwrap();
+        let table = Table::new(42, 1420, Some(host_keys(1)), &[spec]).unwrap();
         let of = |lane| table.keys(lane).map(|(keys, to)| (keys.keepalive.is_some(), to.is_some())).next();
         assert_eq!([of(0), of(1)], [Some((true, true)), Some((false, false))]);
     }

@@ -232,7 +232,7 @@ impl Tunnel {
     #[must_use]
     pub fn endpoint(&self, peer: PeerIndex) -> Option<SocketAddr> {
         let mapped = self.table.peer(peer).endpoint(self.lane);
-        match self.table.private_key() {
+        match self.table.host_keys() {
             // The lane says so a moment after it has taken the table over.
             Some(_) => self.counters.peer(peer).endpoint().or(mapped),
             None => mapped,
@@ -575,7 +575,7 @@ mod tests {
                 keys: Some(PeerKeys::new(keys[other].public())),
                 ..spec("peer", &[&prefix], &[&format!("192.0.2.{}:51820", other + 1)])
             };
-            let table = Table::new(42, 1420, Some(keys[at].clone()), &[spec]).unwrap();
+            let table = Table::new(42, 1420, Some(keys[at].clone().into()), &[spec]).unwrap();
             let mut counter = u8::try_from(at).unwrap();
             let random = move |bytes: &mut [u8]| {
                 counter = counter.wrapping_add(2);

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use overmesh_core::noise::{PeerKeys, PresharedKey, PrivateKey, Suite};
+use overmesh_core::noise::{HostKeys, PeerKeys, PresharedKey, PrivateKey, Suite};
 use overmesh_core::peers::{PeerSpec, TableError};
 use overmesh_core::pmtu::Pace;
 use overmesh_core::wire::{geneve, wireguard};
@@ -147,7 +147,7 @@ impl Config {
             network_number: self.network_number,
             port: self.port.unwrap_or(mode_port),
             lanes: self.lanes,
-            private_key,
+            host_keys: private_key.map(HostKeys::from),
             peers: self.peers.iter().map(spec).collect::<Result<_, _>>()?,
         })
     }
@@ -200,6 +200,7 @@ fn keys(peer: &Peer, public_key: &str) -> Result<PeerKeys, ConfigError> {
     let preshared_key = peer.preshared_key.as_deref().map(|text| key(text, "preshared_key")).transpose()?;
     Ok(PeerKeys {
         public_key: key(public_key, "public_key")?.into(),
+        previous: None,
         preshared_key: preshared_key.map(PresharedKey::from).unwrap_or_default(),
         suite: match peer.suite {
             SuiteName::Chacha => Suite::ChaChaPoly,
@@ -277,7 +278,7 @@ mod tests {
         let peer = format!("[[peer]]\nname = 'two'\nprefixes = []\npublic_key = '{key}'\nsuite = 'aes'\n");
         std::fs::write(&path, format!("private_key_file = 'one.key'\n{peer}")).unwrap();
         let desired = Config::read(&path).unwrap().desired().unwrap();
-        assert_eq!((desired.port, desired.private_key), (51820, Some(PrivateKey::from([1; 32]))));
+        assert_eq!((desired.port, desired.host_keys), (51820, Some(PrivateKey::from([1; 32]).into())));
         let keys = desired.peers[0].keys.clone().unwrap();
         assert_eq!((keys.public_key, keys.suite), ([2; 32].into(), Suite::AesGcm));
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use overmesh_core::noise::{PeerKeys, PresharedKey, PrivateKey, Suite};
+use overmesh_core::noise::{HostKeys, PeerKeys, PresharedKey, Suite};
 use overmesh_core::peers::PeerSpec;
 use tokio::sync::{Mutex, Notify, broadcast};
 use tokio::time::timeout;
@@ -106,7 +106,13 @@ fn desired(request: ApplyRequest) -> Result<Desired, Status> {
     let port = u16::try_from(request.port).ok().filter(|port| *port != 0).ok_or_else(|| {
         Status::invalid_argument(format!("port {} is no UDP port. give one from 1 to 65535", request.port))
     })?;
-    let private_key = key("the host's private key", request.private_key)?;
+    let own = key("the host's private key", request.private_key)?;
+    let other = key("the host's other private key", request.other_private_key)?;
+    if own.is_none() && other.is_some() {
+        return Err(Status::invalid_argument(
+            "the host has another private key and none of its own. give it one to begin handshakes with",
+        ));
+    }
     Ok(Desired {
         revision: request.revision,
         interface: request.tun,
@@ -114,7 +120,7 @@ fn desired(request: ApplyRequest) -> Result<Desired, Status> {
         network_number: request.network_number,
         port,
         lanes: request.lanes,
-        private_key: private_key.map(PrivateKey::from),
+        host_keys: own.map(|own| HostKeys { own: own.into(), other: other.map(Into::into) }),
         peers: request.peers.into_iter().map(peer).collect::<Result<_, _>>()?,
     })
 }
@@ -137,9 +143,12 @@ fn peer_keys(peer: &Peer) -> Result<PeerKeys, Status> {
     let public_key = public_key.ok_or_else(|| {
         Status::invalid_argument(format!("peer {} is sealed and has no public key. give it one", peer.id))
     })?;
+    let previous =
+        key(&format!("peer {}: the previous public key", peer.id), peer.previous_public_key.clone())?;
     let preshared_key = key(&format!("peer {}: the preshared key", peer.id), peer.preshared_key.clone())?;
     Ok(PeerKeys {
         public_key: public_key.into(),
+        previous: previous.map(Into::into),
         preshared_key: preshared_key.map(PresharedKey::from).unwrap_or_default(),
         suite: match peer.suite() {
             proto::Suite::Unspecified | proto::Suite::Chacha => Suite::ChaChaPoly,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use overmesh_core::noise::PrivateKey;
+use overmesh_core::noise::HostKeys;
 use overmesh_core::peers::{PeerSpec, Table, TableError, check_lanes};
 use overmesh_core::pmtu::Pace;
 use overmesh_core::wire::control;
@@ -35,8 +35,8 @@ pub struct Desired {
     pub port: u16,
     /// How many lanes; lane i has its own TUN queue, and listens i ports above the first. 0: one.
     pub lanes: u32,
-    /// This host's private key: the network is sealed. `None`: it is plain.
-    pub private_key: Option<PrivateKey>,
+    /// This host's keys: the network is sealed. `None`: it is plain.
+    pub host_keys: Option<HostKeys>,
     /// All peers.
     pub peers: Vec<PeerSpec>,
 }
@@ -45,7 +45,7 @@ impl Desired {
     /// The table of what is asked for, checked.
     pub fn table(&self) -> Result<Table, TableError> {
         check_lanes("this host", self.lanes, [self.port])?;
-        Table::new(self.network_number, self.mtu, self.private_key.clone(), &self.peers)
+        Table::new(self.network_number, self.mtu, self.host_keys.clone(), &self.peers)
     }
 }
 

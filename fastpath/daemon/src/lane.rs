@@ -175,7 +175,7 @@ fn new_batch(outer: &dyn Device) -> Batch {
 
 /// Sessions with nobody yet; `None` in a plain network.
 fn new_sealed(table: &Table, lane: usize, now: Now) -> Option<Peers> {
-    let mut peers = Peers::new(table.private_key()?.clone(), Box::new(random));
+    let mut peers = Peers::new(table.host_keys()?.clone(), Box::new(random));
     peers.install(table.keys(lane), padded_to(table), now);
     Some(peers)
 }

@@ -334,7 +334,7 @@ fn now_on(clock: Instant) -> Now {
 
 fn sealed_table(suite: Suite) -> Table {
     let far = PeerSpec { keys: Some(keys(1, suite)), ..peer("b", "10.77.0.2/32", B) };
-    Table::new(42, 1420, Some(PrivateKey::from(SECRETS[0])), &[unprobed(far)]).unwrap()
+    Table::new(42, 1420, Some(PrivateKey::from(SECRETS[0]).into()), &[unprobed(far)]).unwrap()
 }
 
 #[test]

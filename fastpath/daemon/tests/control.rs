@@ -74,6 +74,11 @@ fn apply(revision: u64, peers: &[Peer]) -> ApplyRequest {
 }
 
 impl Host {
+    async fn reaches(&mut self, peer: &str) -> bool {
+        let probe = ProbeRequest { peer: peer.into(), size: 0, timeout_ms: 5000 };
+        self.client.probe(probe).await.unwrap().into_inner().answered
+    }
+
     async fn stats(&mut self) -> StatsReply {
         self.client.stats(StatsRequest {}).await.unwrap().into_inner()
     }
@@ -203,6 +208,11 @@ async fn what_this_build_cannot_do_is_refused_by_name() {
     let short = Peer { public_key: vec![1; 31], ..with_mode(Mode::Sealed) };
     let (_, message) = host.refused(apply(1, &[short])).await;
     assert_eq!(message, "peer b: the public key has 31 bytes. a key has 32");
+    let short = Peer { previous_public_key: vec![1; 33], public_key: vec![1; 32], ..with_mode(Mode::Sealed) };
+    let (_, message) = host.refused(apply(1, &[short])).await;
+    assert_eq!(message, "peer b: the previous public key has 33 bytes. a key has 32");
+    let (_, message) = host.refused(ApplyRequest { other_private_key: vec![1; 32], ..apply(1, &[]) }).await;
+    assert!(message.starts_with("the host has another private key and none of its own."), "{message}");
     let keyed = Peer { public_key: vec![1; 32], ..with_mode(Mode::Sealed) };
     let (_, message) = host.refused(apply(1, &[keyed])).await;
     assert!(message.contains("peer b has a public key, and the network is plain"), "{message}");
@@ -240,6 +250,37 @@ async fn a_sealed_peer_is_probed_and_shown() {
     assert!(stats.last_handshake_ms_ago >= 0 && stats.last_heard_ms_ago >= 0);
     let probe = ProbeRequest { peer: "a".into(), size: 0, timeout_ms: 5000 };
     assert!(b.client.probe(probe).await.unwrap().into_inner().answered);
+}
+
+#[tokio::test]
+async fn a_session_goes_on_while_a_host_changes_its_key() {
+    let mut hosts = [host(A, B).await, host(B, A).await];
+    let public = |seed: u8| PrivateKey::from([seed; 32]).public().bytes().to_vec();
+    let a = |own: u8, other: &[u8]| ApplyRequest {
+        other_private_key: other.to_vec(),
+        ..apply_sealed(own, 2, peer("b", "10.77.0.2/32", B))
+    };
+    let b = |of_a: u8, previous: &[u8]| {
+        let previous_public_key = previous.to_vec();
+        apply_sealed(2, of_a, Peer { previous_public_key, ..peer("a", "10.77.0.1/32", A) })
+    };
+    hosts[0].client.apply(a(1, &[])).await.unwrap();
+    hosts[1].client.apply(b(1, &[])).await.unwrap();
+    join(hosts[0].memory.underlay(), hosts[1].memory.underlay());
+    assert!(hosts[0].reaches("b").await);
+    let connected = std::time::Instant::now();
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let steps =
+        [(0, a(1, &[3; 32])), (1, b(3, &public(1))), (0, a(3, &[1; 32])), (1, b(3, &[])), (0, a(3, &[]))];
+    for (host, request) in steps {
+        assert!(hosts[host].client.apply(request).await.unwrap().into_inner().changed);
+        assert!(hosts[0].reaches("b").await);
+        let age = hosts[0].stats().await.peers[0].last_handshake_ms_ago;
+        assert!(
+            u128::from(age.unsigned_abs()) + 10 >= connected.elapsed().as_millis(),
+            "it is a new session"
+        );
+    }
 }
 
 #[tokio::test]

@@ -176,8 +176,8 @@ async fn sealed(lanes: [u32; 2], b_knows: bool) -> [Host; 2] {
     }
     for (at, mut spec) in specs.into_iter().enumerate() {
         spec.keys = Some(PeerKeys::new(keys[1 - at].public()));
-        let private_key = Some(keys[at].clone());
-        let wanted = Desired { private_key, lanes: lanes[at], ..desired(&[spec]) };
+        let host_keys = Some(keys[at].clone().into());
+        let wanted = Desired { host_keys, lanes: lanes[at], ..desired(&[spec]) };
         hosts[at].apply_as(wanted).await.unwrap();
     }
     for _ in 0..lanes[0].min(lanes[1]) {

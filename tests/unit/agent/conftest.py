@@ -35,8 +35,8 @@ class Mesh:
             stub = admin_pb2_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]
             return await getattr(stub, method)(request)
 
-    async def token(self, uses: int = 0) -> str:
-        request = admin_pb2.CreateTokenRequest(network="mesh", ttl_seconds=600, uses=uses)
+    async def token(self, uses: int = 0, *, approval: bool = False) -> str:
+        request = admin_pb2.CreateTokenRequest(ttl_seconds=600, uses=uses, approval=approval)
         return str((await self.admin("CreateToken", request)).secret_token)
 
     async def nodes(self) -> list[str]:

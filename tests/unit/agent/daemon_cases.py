@@ -21,7 +21,7 @@ from overmesh.agent.fastpath import answers
 from overmesh.agent.host import Route
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.preflight import check_host, check_ports, host_id, possible_modes
-from overmesh.agent.service import serve
+from overmesh.agent.service import Service, serve
 from overmesh.agent.state import StateDir
 from overmesh.config import AgentConfig
 from overmesh.errors import (
@@ -46,7 +46,7 @@ async def running(config: AgentConfig) -> AsyncIterator[tuple[Agent, Any]]:
     async with Netlink.open() as netlink:
         with state.locked():
             agent = Agent(config, state, state.identity(), netlink)
-            async with serve(agent, config.socket):
+            async with serve(Service(agent), config.socket):
                 work = asyncio.create_task(agent.run())
                 async with grpc.aio.insecure_channel(f"unix:{config.socket}") as channel:
                     try:

@@ -19,11 +19,14 @@ from cryptography.x509.oid import NameOID
 
 from overmesh.agent import join as joins
 from overmesh.agent.host import Route
-from overmesh.agent.join import Target, join
+from overmesh.agent.join import join
+from overmesh.agent.joinport import Target
 from overmesh.agent.netlink import Netlink
 from overmesh.config import AgentConfig
+from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.trust import MeshRoot
 from overmesh.errors import (
+    ApprovalPendingError,
     MeshError,
     NameTakenError,
     OvermeshError,
@@ -60,6 +63,36 @@ async def refused(
 
 
 # It works.
+
+
+async def test_a_host_that_an_operator_has_to_let_in(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "_PAUSE", 0.05)
+    config, token = host(tmp_path, "a"), await mesh.token(approval=True)
+    with pytest.raises(ApprovalPendingError, match=r"web1 \(\w{16}\) waits for approval") as raised:
+        await join(config, mesh.join_port, token, "web1", lambda *_: None, wait=False)
+    assert raised.value.fix == "on a controller: meshctl node approve web1"
+    key = state(config).keys()
+    assert key
+
+    joining = asyncio.create_task(steps(config, mesh.join_port, token))
+    await asyncio.sleep(0.5)
+    assert not joining.done()
+    await mesh.admin("ApproveNode", admin_pb2.DecideRequest(node="web1"))
+    assert await joining == ["host", "reach", "tls", "waiting", "approval", "token", "address", "state"]
+    assert state(config).identity().keys.public == key.public
+
+
+async def test_a_host_that_is_denied_forgets_its_keys(mesh: Mesh, tmp_path: Path) -> None:
+    config, token = host(tmp_path, "a"), await mesh.token(approval=True)
+    joining = asyncio.create_task(refused(config, mesh.join_port, token))
+    await asyncio.sleep(0.5)
+    await mesh.admin("DenyNode", admin_pb2.DecideRequest(node="web1"))
+    error, done = await joining
+    assert isinstance(error, TokenError)
+    assert "has denied web1" in error.cause
+    assert done[-1] == "waiting"
 
 
 async def test_a_host_becomes_a_member(mesh: Mesh, tmp_path: Path) -> None:
@@ -276,7 +309,7 @@ async def test_a_host_in_another_mesh(mesh: Mesh, tmp_path: Path) -> None:
     await joined(mesh, config)
     kept = hashlib.sha256((config.state_dir / "node.pem").read_bytes()).digest()
     root = MeshRoot.new()
-    credentials = root.server_credentials([], mutual=False)
+    credentials = ServerCertificates(root, lambda: root.anchor, []).credentials(mutual=False)
     server = grpc.aio.server()
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()

@@ -2,6 +2,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
 from overmesh.agent.peermap import Floor, Held
-from overmesh.agent.state import Identity, Keys, Membership, StateDir
+from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
 from overmesh.errors import CorruptStateError, NotJoinedError, StateError
 from overmesh.model import NETWORK_KEY, node_key
-from tests.unit.agent.world import ME, MINE, ROOT
+from tests.unit.agent.world import ME, MINE, ROOT, ROOTS
 
 HELD = Held(7, 9, {"network": b"\x00\xff", "node/n2": b""}, {"node/n3": b"older"}, {"node/n4": Floor(5, 99)})
 
@@ -35,7 +36,7 @@ def certificate(key: EllipticCurvePrivateKey, signer: EllipticCurvePrivateKey) -
 def identity() -> Identity:
     keys = Keys.new()
     mine = Membership(ME.id, ME.name, "mesh", ("192.0.2.1:7443",), MINE[NETWORK_KEY], MINE[node_key(ME.id)])
-    return Identity(keys, mine, certificate(ROOT, ROOT), certificate(keys.tls, ROOT))
+    return Identity(keys, mine, ROOTS, certificate(keys.tls, ROOT))
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
     with state.locked():
         state.save_identity(kept)
     read = state.identity()
-    assert (read.membership, read.root, read.certificate) == (kept.membership, kept.root, kept.certificate)
+    assert (read.membership, read.roots, read.certificate) == (kept.membership, kept.roots, kept.certificate)
     assert read.keys.public == kept.keys.public
     assert read.keys.tls.private_numbers() == kept.keys.tls.private_numbers()
     state.save_map(HELD)
@@ -105,11 +106,11 @@ def test_a_certificate_of_another_key_is_refused(state: StateDir) -> None:
         state.identity()
 
 
-def test_a_certificate_of_another_root_is_refused(state: StateDir) -> None:
+def test_a_certificate_of_another_root_waits_for_a_renewal(state: StateDir) -> None:
     kept, other = identity(), generate_private_key(SECP256R1())
-    state.save_identity(Identity(kept.keys, kept.membership, kept.root, certificate(kept.keys.tls, other)))
-    with pytest.raises(CorruptStateError, match=r"node\.pem is damaged"):
-        state.identity()
+    state.save_identity(replace(kept, certificate=certificate(kept.keys.tls, other)))
+    assert not issued(state.identity())
+    assert issued(kept)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_write_is_synced_before_it_takes_the_place(
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_rename)
-    state.save_map(HELD)
+    StateDir(state.path).save_map(HELD)
     at = state.path
     assert done == [f"sync {at}/.map.json.new", f"rename {at}/map.json", f"sync {at}"]
 

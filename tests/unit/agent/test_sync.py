@@ -10,12 +10,16 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from overmesh import trace
 from overmesh.agent import sync as syncs
+from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Held, Replica
 from overmesh.agent.state import Identity
-from overmesh.agent.sync import AckLimiter, Backoff, Facts, Sync, leave
+from overmesh.agent.sync import Facts, Sync, leave
 from overmesh.config import AgentConfig
+from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.daemon import running
 from overmesh.errors import StateError, UnreachableError
 from overmesh.model import Endpoint, Problem
@@ -32,7 +36,7 @@ class Member:
         self.state = state(config)
         self.identity = self.state.identity()
         mine = self.identity.membership
-        self.replica = Replica(self.identity.root_key, mine.network, mine.node_id, mine.node, held)
+        self.replica = Replica(self.identity.roots, mine.network, mine.node_id, mine.node, held)
         self.sync = Sync(self.identity, host_id or config.host_id, self.replica, self.state, self.apply)
         self.applied: list[int] = []
         self.kept: list[int] = []
@@ -98,6 +102,28 @@ async def test_the_map_is_applied_kept_and_acked(mesh: Mesh, tmp_path: Path) -> 
         assert (member.applied[-1], member.kept[0]) == (member.replica.revision, 0), "applied, then kept"
         assert member.sync.contact.connected
         assert member.sync.contact.confirmed > 0
+
+
+async def test_a_trace_leads_from_a_join_to_the_ack_of_another_host(mesh: Mesh, tmp_path: Path) -> None:
+    await joined(mesh, host(tmp_path, "a"))
+    spans = InMemorySpanExporter()
+    with trace.tracing("http://127.0.0.1:4318", "test", spans):
+        async with following(Member(host(tmp_path, "a"))):
+            await in_step(mesh, "a")
+            with trace.span("join"):
+                await joined(mesh, host(tmp_path, "b"))
+            await in_step(mesh, "a")
+    found = spans.get_finished_spans()
+    (join,) = (span for span in found if span.name == "join")
+    way = [span for span in found if span.context.trace_id == join.context.trace_id]
+    by_id = {span.context.span_id: span for span in way}
+    ack = next(span for span in way if span.name == "ack")
+    upward = [ack.name]
+    while ack.parent:
+        ack = by_id[ack.parent.span_id]
+        upward.append(ack.name)
+    assert upward == ["ack", "apply", "/overmesh.mesh.v1.Join/Join", "join"]
+    assert "store txn" in {span.name for span in way}
 
 
 async def test_who_joins_is_seen_and_who_is_removed_is_gone(mesh: Mesh, tmp_path: Path) -> None:
@@ -210,6 +236,25 @@ async def test_a_removed_node_drops_its_peers_and_says_so(
         await until(lambda: not member.sync.contact.removed and member.peers == ["b"])
 
 
+async def test_an_end_is_the_end_though_a_call_fails_on_being_ended(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail_when_cancelled(_stub: Any, _address: str) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise UnreachableError("the channel is closed") from None
+
+    await joined(mesh, host(tmp_path, "a"))
+    member = Member(host(tmp_path, "a"))
+    monkeypatch.setattr(member.sync, "_send_facts", fail_when_cancelled)
+    task = asyncio.create_task(member.sync.run())
+    await until(lambda: member.sync.contact.connected)
+    task.cancel()
+    await asyncio.wait({task}, timeout=2)
+    assert task.cancelled()
+
+
 async def test_a_clone_is_told_what_it_is(mesh: Mesh, tmp_path: Path) -> None:
     config = host(tmp_path, "a")
     await joined(mesh, config)
@@ -299,9 +344,10 @@ async def instead(
                 yield reply
             await asyncio.Event().wait()
 
+    certificates = ServerCertificates(mesh.controller.root, lambda: mesh.controller.root.anchor, [])
     server = grpc.aio.server()
     mesh_pb2_grpc.add_MeshServicer_to_server(Says(), server)  # type: ignore[no-untyped-call]
-    port = server.add_secure_port("127.0.0.1:0", mesh.controller.root.server_credentials([], mutual=True))
+    port = server.add_secure_port("127.0.0.1:0", certificates.credentials(mutual=True))
     await server.start()
     try:
         yield replace(identity, membership=replace(identity.membership, controllers=(f"127.0.0.1:{port}",)))
@@ -312,7 +358,7 @@ async def instead(
 async def end_of(member: Member, mesh: Mesh, say: Sequence[mesh_pb2.WatchReply]) -> str:
     """Return why the member gave up on a controller that says this."""
     async with instead(mesh, member.identity, say) as identity:
-        member.sync._identity = identity
+        member.sync.identity = identity
         async with following(member):
             await until(lambda: bool(member.sync.contact.error))
     return member.sync.contact.error

@@ -1,10 +1,18 @@
 """A mesh root, its members and their maps, for tests: the controller's side in a few lines."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from ipaddress import ip_address, ip_network
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
 
 from overmesh.agent.peermap import Held, Replica
 from overmesh.model import (
@@ -15,13 +23,24 @@ from overmesh.model import (
     Node,
     NodeEndpoints,
     Record,
+    Revocation,
     endpoints_key,
     node_key,
 )
 from overmesh.proto import mesh_pb2
+from overmesh.proto.roots import Roots
 from overmesh.proto.signed import map_key, sign
 
+
+def root_certificate(key: EllipticCurvePrivateKey) -> x509.Certificate:
+    """Return a certificate of a mesh root, as little of one as the agent looks at."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overmesh root")])
+    begin, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2046, 1, 1, tzinfo=UTC)
+    return x509.CertificateBuilder(name, name, key.public_key(), 1, begin, end).sign(key, SHA256())
+
+
 ROOT = generate_private_key(SECP256R1())
+ROOTS = Roots((root_certificate(ROOT),))
 FORGER = generate_private_key(SECP256R1())
 NETWORK = Network("mesh", 7, (ip_network("10.77.0.0/16"), ip_network("fd77::/64")), serial=1)
 SOON, LATER = 4_000_000_000, 5_000_000_000  # unix seconds, both after today
@@ -50,6 +69,12 @@ def endpoints(number: int, serial: int = 10, port: int = 6081) -> NodeEndpoints:
     )
 
 
+def revocation(number: int, revoked_serial: int = 10, **changes: object) -> Revocation:
+    """Return what takes the node with this number out."""
+    fields = {"not_after": LATER, "serial": revoked_serial + 1}
+    return Revocation(f"n{number}", NETWORK.name, f"host{number}", revoked_serial, **(fields | changes))  # type: ignore[arg-type]
+
+
 def signed(*records: Record) -> Items:
     """Return map items, each signed by the root."""
     return {map_key(record): _signed(record) for record in records}
@@ -67,7 +92,7 @@ MINE = signed(NETWORK, ME)
 
 def replica(held: Held | None = None) -> Replica:
     """Return the replica of node 1."""
-    return Replica(ROOT.public_key(), MINE[NETWORK_KEY], ME.id, MINE[node_key(ME.id)], held)
+    return Replica(ROOTS, MINE[NETWORK_KEY], ME.id, MINE[node_key(ME.id)], held)
 
 
 def members(*numbers: int, serial: int = 10) -> Items:

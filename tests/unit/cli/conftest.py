@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from overmesh import rpc
-from overmesh.cli import main, node, token
+from overmesh.cli import approval, audit, main, node, revoked, token
 from overmesh.errors import OvermeshError
 from overmesh.proto import admin_pb2_grpc, agent_pb2_grpc
 
@@ -22,7 +22,10 @@ Answer = Any
 
 @dataclass
 class Fake:
-    """Answers each method with what `answers` has for it (a message, a list to stream, or an error)."""
+    """Answers each method with what `answers` has for it: a message, a list to stream, or an error.
+
+    Or a function of the call's metadata that returns one of these.
+    """
 
     answers: dict[str, Answer] = field(default_factory=dict)
     requests: list[Any] = field(default_factory=list)
@@ -30,6 +33,8 @@ class Fake:
     def reply(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
         answer = self.answers[method]
+        if callable(answer):
+            answer = answer(dict(context.invocation_metadata()))
         if isinstance(answer, OvermeshError):
             context.set_trailing_metadata(
                 (("overmesh-error", type(answer).__name__), ("overmesh-fix-bin", answer.fix.encode()))
@@ -63,7 +68,7 @@ def runtime_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty runtime directory, a terminal of 120 columns, and a clock that stands."""
     monkeypatch.setenv("OVERMESH_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "120")
-    for module in (node, token):
+    for module in (approval, audit, node, revoked, token):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW))
     return tmp_path
 

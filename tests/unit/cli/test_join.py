@@ -25,7 +25,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done instead of touching this machine."""
     did: list[str] = []
 
-    async def join(config: Any, host: str, token: str, name: str, step: Any) -> Joined:
+    async def join(config: Any, host: str, token: str, name: str, step: Any, *, wait: bool) -> Joined:
         step("reach", f"{host} answers")
         step("token", "accepted")
         addresses = (ip_address("10.77.0.1"), ip_address("fd00::1"))
@@ -86,6 +86,20 @@ def test_with_systemd_it_waits_for_the_first_peer(meshctl: Meshctl, agent: Fake,
         "next       meshctl ping web2\n"
     )
     assert made_up == ["start"]
+
+
+def test_waiting_for_an_operator(monkeypatch: pytest.MonkeyPatch, meshctl: Meshctl) -> None:
+    async def join(config: Any, host: str, token: str, name: str, step: Any, *, wait: bool) -> Joined:
+        step("waiting", "web1 (id) waits for approval; on a controller: meshctl node approve web1")
+        step("approval", "given")
+        return Joined("id", "web1", "mesh", Mode.SEALED, (), already_member=False)
+
+    monkeypatch.setattr("overmesh.agent.join.join", join)
+    assert meshctl(*LINE).out.startswith(
+        "… waiting     web1 (id) waits for approval; on a controller: meshctl node approve web1\n"
+        "✓ approval    given\n"
+    )
+    assert "approve web1.\n" in meshctl(*LINE, "--json").err
 
 
 @pytest.mark.usefixtures("with_systemd")
@@ -177,7 +191,7 @@ def test_settings_that_the_service_would_not_have(meshctl: Meshctl, made_up: lis
 
 
 def test_refused(monkeypatch: pytest.MonkeyPatch, meshctl: Meshctl) -> None:
-    async def join(*_: Any) -> Joined:
+    async def join(*_: Any, **__: Any) -> Joined:
         raise TokenError("the token has expired", "make another: meshctl token create")
 
     monkeypatch.setattr("overmesh.agent.join.join", join)

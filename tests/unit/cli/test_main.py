@@ -20,8 +20,9 @@ VERBS = {" ".join(path[1:]): command for path, command in manual.verbs(typer.mai
 
 def test_the_verbs_are_those_of_the_contract() -> None:
     assert sorted(VERBS) == [
-        "agent run", "controller run", "join", "leave", "network create", "network list", "node list",
-        "node remove", "node show", "peer add", "peer config", "peer remove", "ping", "status",
+        "agent run", "audit", "controller run", "join", "leave", "network create", "network list",
+        "node approve", "node deny", "node list", "node pending", "node remove", "node show", "peer add",
+        "peer config", "peer remove", "ping", "status",
         "store export", "store import", "store migrate", "token create", "token list", "token revoke",
         "version", "wait",
     ]  # fmt: skip
@@ -195,7 +196,7 @@ def test_completion() -> None:
         text=True,
         check=False,
     )
-    assert ran.stdout.split() == ["list", "show", "remove"]
+    assert {"list", "show", "remove", "approve"} <= set(ran.stdout.split())
 
 
 def test_the_manual_is_current() -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def status(**fields: Any) -> agent_pb2.StatusReply:
         "map_age_seconds": 4.2,
         "controller": agent_pb2.Controller(address="192.0.2.1:7443", connected=True, since_seconds=60),
         "endpoints": [mesh_pb2.Endpoint(address="192.0.2.2", port=51820)],
+        "certificate_until": int(time.time()) + 12 * 3600 + 30,
+        "membership_until": int(time.time()) + 800 * 86400 + 30,
         "version": "0.1.0",
         "peers": [
             agent_pb2.Peer(
@@ -91,6 +94,7 @@ def test_page(agent: Fake, meshctl: Meshctl) -> None:
         "endpoints   192.0.2.2:51820\n"
         "map         revision 9, confirmed 4s ago\n"
         "controller  192.0.2.1:7443, connected for 1m\n"
+        "trust       certificate for 12h, membership for 800d\n"
         "version     0.1.0\n"
         "\n"
         "PEER  ADDRESSES  ENDPOINT             MODE            SESSION     LAST HEARD  MTU"
@@ -113,7 +117,8 @@ def test_json(agent: Fake, meshctl: Meshctl) -> None:
     assert set(shown) == {
         "name", "node_id", "network", "network_number", "mode", "membership", "working", "addresses",
         "interface", "mtu", "mtu_reason", "fastpath", "endpoints", "revision", "digest", "map_age_seconds",
-        "controller", "peers", "drops", "problems", "version",
+        "controller", "peers", "drops", "problems", "certificate_until", "membership_until",
+        "version",
     }  # fmt: skip
     assert shown["working"] is True
     assert shown["digest"] == "abcd"
@@ -193,6 +198,11 @@ def test_working_without_a_controller(agent: Fake, meshctl: Meshctl) -> None:
     assert ran.code == 0
     assert "controller  192.0.2.1:7443, not connected for 5s: no route" in ran.out
     assert "map         revision 9, confirmed never" in ran.out
+
+
+def test_what_has_run_out(agent: Fake, meshctl: Meshctl) -> None:
+    agent.answers["Status"] = status(certificate_until=int(time.time()) - 7200)
+    assert "certificate ended 2h ago, membership for 800d" in meshctl("status").out
 
 
 def test_alone(agent: Fake, meshctl: Meshctl) -> None:

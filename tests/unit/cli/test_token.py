@@ -44,6 +44,13 @@ def test_create_passes_on_what_was_asked_for(controller: Fake, meshctl: Meshctl)
     assert "For any number of hosts, within 1h 30m." in ran.out
 
 
+def test_create_with_approval(controller: Fake, meshctl: Meshctl) -> None:
+    controller.answers["CreateToken"] = created(approval=True)
+    said = meshctl("token", "create", "--require-approval").out
+    assert "For one host, within 1h. Each waits for: meshctl node approve. It is not shown again.\n" in said
+    assert controller.requests[0].approval
+
+
 def test_create_json_has_the_parts(controller: Fake, meshctl: Meshctl) -> None:
     controller.answers["CreateToken"] = created(tags=["x"])
     assert json.loads(meshctl("token", "create", "--json").out) == {
@@ -53,6 +60,7 @@ def test_create_json_has_the_parts(controller: Fake, meshctl: Meshctl) -> None:
         "created": NOW,
         "expires": NOW + 3600,
         "uses_left": 1,
+        "approval": False,
         "tags": ["x"],
         "secret_token": "om1.x",
         "join_line": LINE,
@@ -63,16 +71,16 @@ def test_list(controller: Fake, meshctl: Meshctl) -> None:
     controller.answers["ListTokens"] = admin_pb2.ListTokensReply(
         tokens=[
             token(),
-            token(id="aaaaaaaaaa", unlimited=True, tags=["[rack]", "x"]),
+            token(id="aaaaaaaaaa", unlimited=True, approval=True, tags=["[rack]", "x"]),
             token(id="bbbbbbbbbb", expires=NOW - 90),
             token(id="cccccccccc", uses_left=0),
             token(id="dddddddddd", revoked=True),
         ]
     )
     assert meshctl("token", "list").out == (
-        "ID          NETWORK  STATE    EXPIRES     USES LEFT  TAGS\n"
+        "ID          NETWORK  STATE    EXPIRES     USES LEFT  APPROVAL  TAGS\n"
         "3f9a0c27d1  mesh     usable   in 1h       1\n"
-        "aaaaaaaaaa  mesh     usable   in 1h       any        [rack], x\n"
+        "aaaaaaaaaa  mesh     usable   in 1h       any        needed    [rack], x\n"
         "bbbbbbbbbb  mesh     expired  1m 30s ago  1\n"
         "cccccccccc  mesh     used up  in 1h       0\n"
         "dddddddddd  mesh     revoked  in 1h       1\n"

@@ -1,6 +1,7 @@
 """Parts of a controller, hosts that want to join it, and a clock to turn."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,13 +23,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from overmesh import rpc
 from overmesh.config import ControllerConfig
+from overmesh.controller.audit import Audit
 from overmesh.controller.daemon import Controller
 from overmesh.controller.join import Application, Joins
+from overmesh.controller.lease import Lease
 from overmesh.controller.membership import Membership, Signer, node_id
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.newcomers import Newcomers
 from overmesh.controller.peers import Peers
+from overmesh.controller.pending import Pendings
 from overmesh.controller.presence import Presence
+from overmesh.controller.rekeying import Rekeying
+from overmesh.controller.renewal import Renewals
+from overmesh.controller.revocations import Revocations
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Store
 from overmesh.controller.tokens import Tokens
@@ -112,12 +119,18 @@ class Mesh:
     """A controller's parts without its servers."""
 
     store: Store
+    audit: Audit
     mirror: Mirror
     membership: Membership
+    revocations: Revocations
     tokens: Tokens
+    pending: Pendings
     presence: Presence
+    lease: Lease
     agents: Agents
     joins: Joins
+    renewals: Renewals
+    rekeying: Rekeying
     peers: Peers
     clock: Clock
 
@@ -137,20 +150,42 @@ class Mesh:
 async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Mesh]:
     """Run those parts on a real embedded store, with the default network."""
     store, clock = open_store(f"sqlite:{path / 'store.db'}"), Clock()
-    mirror = Mirror(store, ROOT.public_key)
+    audit = Audit(store, ROOT, clock, "c1")
+    mirror = Mirror(store, ROOT.anchor, audit, clock)
     await mirror.load()
     following = asyncio.create_task(mirror.follow())
     signer = Signer(ROOT, clock)
     membership = Membership(mirror, signer)
+    revocations = Revocations(mirror, membership, signer, clock)
     tokens = Tokens(mirror, ROOT, clock)
-    presence = Presence(store, mirror)
+    pending = Pendings(mirror, ROOT, clock)
+    lease = Lease(store)
+    presence = Presence(mirror, lease)
     agents = Agents(mirror, presence.seen, clock)
     newcomers = Newcomers(mirror, membership, signer, clock)
+    renewals = Renewals(mirror, newcomers, ROOT, clock)
+    rekeying = Rekeying(mirror, newcomers, signer, ROOT)
     peers = Peers(mirror, membership, newcomers)
-    joins = Joins(mirror, membership, newcomers, tokens, ROOT, agents.live_host, clock)
+    joins = Joins(mirror, membership, newcomers, tokens, pending, ROOT, agents.live_host, clock)
     try:
         await membership.ensure_network(ranges)
-        yield Mesh(store, mirror, membership, tokens, presence, agents, joins, peers, clock)
+        yield Mesh(
+            store,
+            audit,
+            mirror,
+            membership,
+            revocations,
+            tokens,
+            pending,
+            presence,
+            lease,
+            agents,
+            joins,
+            renewals,
+            rekeying,
+            peers,
+            clock,
+        )
     finally:
         following.cancel()
         await asyncio.wait({following})
@@ -168,9 +203,19 @@ def config(path: Path, **other: Any) -> ControllerConfig:
             mesh_port=0,
             advertise=("127.0.0.1",),
             ranges=RANGES,
+            metrics="off",
         ),
         **other,
     )
+
+
+def share_root(source: Path, state_dir: Path) -> None:
+    """Give a controller the root of another below `source`, if one has run there."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("root.key", "root.pem"):
+        found = next(source.glob(f"*/state/{name}"), None)
+        if found and not (state_dir / name).exists():
+            shutil.copy(found, state_dir / name)
 
 
 @dataclass
@@ -201,11 +246,13 @@ class Client:
         reply = await self.join.Join(host.request(token or await self.token()))
         return self.mesh(host, reply.certificate)
 
-    def mesh(self, host: Host, certificate: bytes) -> Any:
+    def mesh(self, host: Host, certificate: bytes, of: Any = mesh_pb2_grpc.MeshStub) -> Any:
         key = host.tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        leaf = x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM)
-        credentials = grpc.ssl_channel_credentials(self.root_pem, key, leaf)
-        return mesh_pb2_grpc.MeshStub(self._secure(self.mesh_port, credentials))  # type: ignore[no-untyped-call]
+        return self.mesh_as(key, x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM), of)
+
+    def mesh_as(self, key: bytes, chain: bytes, of: Any = mesh_pb2_grpc.MeshStub) -> Any:
+        credentials = grpc.ssl_channel_credentials(self.root_pem, key, chain)
+        return of(self._secure(self.mesh_port, credentials))
 
     def _secure(self, port: int, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
         options = [

@@ -14,7 +14,7 @@ from overmesh import rpc
 from overmesh.controller import keys
 from overmesh.controller.daemon import running
 from overmesh.controller.store.base import Put
-from overmesh.errors import InvalidError, NotFoundError, OvermeshError
+from overmesh.errors import InvalidError, NotFoundError, OvermeshError, StoreCorruptError
 from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.token import JoinToken
 from tests.unit.controller.lab import Client, Host, client, config
@@ -169,19 +169,25 @@ async def test_a_host_joins_the_network_of_its_token(world: World) -> None:
     mesh = await world.client.joined(host, await world.client.token(network="blue"))
     watcher = await Watcher(mesh.Watch()).hello()
     await watcher.receive()
-    assert set(watcher.items) == {"network", f"node/{host.id}", f"endpoints/{host.id}"}
+    assert watcher.members == {"network", f"node/{host.id}", f"endpoints/{host.id}"}
     assert await nodes(world.client) == []
     (node,) = await nodes(world.client, network="blue")
     assert node.addresses[0].startswith("10.77.")
 
 
 async def test_a_network_record_that_is_garbage_does_not_stop_the_listing(world: World) -> None:
-    await world.controller.mirror._store.txn([], [Put(keys.network("mesh"), b"made up")])
-    token = await world.client.token()
-    error = await refusal(world.client.join.Join(Host("a").request(token)))
-    assert "the record of network mesh can't be used: not a signed record" in error.cause
-    (network,) = (await world.client.admin.ListNetworks(admin_pb2.ListNetworksRequest())).networks
-    assert (network.name, network.number) == ("mesh", 0)
+    puts = [Put(keys.network(name), b"made up") for name in ("mesh", "other")]
+    result = await world.controller.mirror._store.txn([], puts)
+    await world.controller.mirror.reached(result.revision)
+    with pytest.raises(StoreCorruptError, match="the record of network other can't be used: not a signed"):
+        _ = world.controller.mirror.view("other").network
+    await world.client.joined(Host("a"))  # the genuine record of mesh is known
+    networks = (await world.client.admin.ListNetworks(admin_pb2.ListNetworksRequest())).networks
+    assert [(network.name, network.number) for network in networks] == [("mesh", 1), ("other", 0)]
+    reply = await world.client.admin.ListNodes(admin_pb2.ListNodesRequest())
+    assert [(problem.subject, problem.reason) for problem in reply.problems] == [
+        ("network", "not a signed record")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from overmesh.controller import keys
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
-from overmesh.controller.store.base import Put
+from overmesh.controller.store.base import Put, TxnResult
 from overmesh.controller.trust import Identity
-from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError
-from overmesh.model import Endpoint, Mode, Network, Node, endpoints_key, node_key
+from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError, StoreUnavailableError
+from overmesh.model import Endpoint, Mode, Network, Node, endpoints_key, node_key, revoked_key
 from overmesh.proto import mesh_pb2
 from overmesh.proto.signed import read
 from tests.unit.controller.lab import ROOT, Clock, Host, Mesh, mesh
@@ -113,15 +114,18 @@ async def test_names_of_networks(lab: Mesh) -> None:
 # Nodes.
 
 
-async def test_a_removed_node_leaves_nothing_behind(lab: Mesh) -> None:
+async def test_a_removed_node_leaves_nothing_but_a_revocation_behind(lab: Mesh) -> None:
     before = {kv.key for kv in (await lab.store.range(keys.PREFIX)).kvs}
     token = await lab.token()
     host = await lab.joined("a", token)
-    revision = await lab.membership.remove("mesh", lab.membership.find("mesh", "A"))
+    revision = await lab.revocations.remove("mesh", lab.membership.find("mesh", "A"))
     assert lab.mirror.view("mesh").map.head.revision == revision
-    assert {kv.key for kv in (await lab.store.range(keys.PREFIX)).kvs} == before | {keys.token(token.id)}
+    assert {kv.key for kv in (await lab.store.range(keys.PREFIX)).kvs} == before | {
+        keys.token(token.id),
+        keys.revoked("mesh", host.id),
+    }
     with pytest.raises(NotFoundError):
-        await lab.membership.remove("mesh", host.id)
+        await lab.revocations.remove("mesh", host.id)
 
 
 async def test_nodes_are_found_by_id_before_name(lab: Mesh) -> None:
@@ -136,8 +140,8 @@ async def test_nodes_are_found_by_id_before_name(lab: Mesh) -> None:
 
 async def test_leaving_twice_is_as_good_as_once(lab: Mesh) -> None:
     host = await lab.joined("a")
-    revision = await lab.membership.leave("mesh", host.id)
-    assert await lab.membership.leave("mesh", host.id) == revision
+    revision = await lab.revocations.leave("mesh", host.id)
+    assert await lab.revocations.leave("mesh", host.id) == revision
 
 
 async def test_two_hundred_joins_and_removals_in_a_small_pool(tmp_path: Path) -> None:
@@ -153,16 +157,18 @@ async def test_two_hundred_joins_and_removals_in_a_small_pool(tmp_path: Path) ->
             if number % 10 == 9:
                 for back in range(10):
                     name = f"n{number - back}"
-                    await lab.membership.remove("mesh", lab.membership.find("mesh", name))
+                    await lab.revocations.remove("mesh", lab.membership.find("mesh", name))
         assert lab.addresses() == []
-        assert set(lab.mirror.view("mesh").map.items) == {"network"}
+        view = lab.mirror.view("mesh")
+        gone = {revoked_key(revocation.node_id) for revocation in lab.revocations.known("mesh")}
+        assert view.map.items.keys() == {"network"} | gone
 
 
 async def test_nobody_waits_for_a_removed_node_whose_stream_hangs(lab: Mesh) -> None:
     host = await lab.joined("a")
     agent = lab.agents.open(Identity("mesh", host.id), mesh_pb2.Hello(host_id="one"), 0)
     assert [behind.node_id for behind in lab.agents.behind("mesh", 1)] == [host.id]
-    await lab.membership.remove("mesh", host.id)
+    await lab.revocations.remove("mesh", host.id)
     assert isinstance(agent.end, RemovedError)
     assert list(lab.agents.behind("mesh", lab.mirror.revision)) == []
     assert lab.agents.count("mesh") == 0
@@ -195,6 +201,24 @@ async def test_lanes_are_signed_with_the_endpoints_and_kept_when_a_host_joins_ag
     assert lab.mirror.view("mesh").map.head.revision == revision
 
 
+async def test_a_report_that_is_carried_out_late_does_not_undo_a_newer_one(
+    lab: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await lab.joined("a")
+    txn, sent = lab.store.txn, []
+
+    async def unanswered(compares: Any, ops: Any) -> TxnResult:
+        sent.append((compares, ops))
+        raise StoreUnavailableError("it may or may not have happened")
+
+    with monkeypatch.context() as lost:
+        lost.setattr(lab.store, "txn", unanswered)
+        with pytest.raises(StoreUnavailableError):
+            await lab.membership.report("mesh", host.id, [place("198.51.100.1")])
+    await lab.membership.report("mesh", host.id, [place("198.51.100.2")])
+    assert not (await txn(*sent[0])).succeeded
+
+
 async def test_a_bad_report_changes_nothing(lab: Mesh) -> None:
     host = await lab.joined("a")
     known = lab.mirror.revision
@@ -205,7 +229,7 @@ async def test_a_bad_report_changes_nothing(lab: Mesh) -> None:
 
 async def test_a_removed_node_can_not_report_itself_back(lab: Mesh) -> None:
     host = await lab.joined("a")
-    await lab.membership.remove("mesh", host.id)
+    await lab.revocations.remove("mesh", host.id)
     with pytest.raises(RemovedError):
         await lab.membership.report("mesh", host.id, [place("198.51.100.1")])
     assert endpoints_key(host.id) not in lab.mirror.view("mesh").map.items
@@ -214,10 +238,10 @@ async def test_a_removed_node_can_not_report_itself_back(lab: Mesh) -> None:
 async def test_removal_and_report_race(lab: Mesh) -> None:
     host = await lab.joined("a")
     reports = [lab.membership.report("mesh", host.id, [place(f"198.51.100.{n}")]) for n in range(1, 9)]
-    removal = lab.membership.remove("mesh", host.id)
+    removal = lab.revocations.remove("mesh", host.id)
     results = await asyncio.gather(*reports[:4], removal, *reports[4:], return_exceptions=True)
     assert {type(result) for result in results} == {int, RemovedError}
-    assert set(lab.mirror.view("mesh").map.items) == {"network"}
+    assert set(lab.mirror.view("mesh").map.items) == {"network", revoked_key(host.id)}
 
 
 # Serials.
@@ -242,13 +266,13 @@ def test_serials_grow_even_when_the_clock_does_not() -> None:
 
 
 async def test_a_mirror_that_was_compacted_away_reads_everything_again(lab: Mesh) -> None:
-    late = Mirror(lab.store, ROOT.public_key)
+    late = Mirror(lab.store, ROOT.anchor, lab.audit)
     await late.load()
     host = await lab.joined("a")
     gone = await lab.joined("b")
     seen: list[str] = []
     late.on_change(lambda network, changes: seen.extend(changes))
-    await lab.membership.remove("mesh", gone.id)
+    await lab.revocations.remove("mesh", gone.id)
     await lab.store.compact(lab.mirror.revision)
     following = asyncio.create_task(late.follow())
     try:

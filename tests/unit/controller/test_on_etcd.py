@@ -1,7 +1,6 @@
 """Whole controllers on a real etcd: one, two at once, and while etcd is away."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from overmesh.config import ControllerConfig
 from overmesh.controller import keys
 from overmesh.controller import mirror as mirror_module
+from overmesh.controller.audit import Audit
 from overmesh.controller.daemon import Controller, running
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store import open_store
@@ -18,7 +18,7 @@ from overmesh.controller.store.base import Delete, Put, Store, absent, unchanged
 from overmesh.errors import ConfigError, StateError, StoreUnavailableError
 from overmesh.proto import admin_pb2, mesh_pb2
 from tests.etcd import cluster, free_port
-from tests.unit.controller.lab import ROOT, Client, Host, client, config
+from tests.unit.controller.lab import ROOT, START, Client, Host, client, config, share_root
 from tests.unit.controller.store.backends import EtcdBackend
 from tests.unit.controller.test_watch import Watcher
 
@@ -40,9 +40,7 @@ async def two_controllers(target: str, path: Path) -> AsyncIterator[list[tuple[C
     """Run two with one root and one store."""
     async with AsyncExitStack() as undo:
         first = await undo.enter_async_context(controller_on(target, path / "one"))
-        (path / "two" / "state").mkdir(parents=True)
-        for name in ("root.key", "root.pem"):
-            shutil.copy(path / "one" / "state" / name, path / "two" / "state" / name)
+        share_root(path, path / "two" / "state")
         yield [first, await undo.enter_async_context(controller_on(target, path / "two"))]
 
 
@@ -64,9 +62,9 @@ async def test_join_map_leave(target: str, tmp_path: Path) -> None:
         reply = await leaver.Leave(mesh_pb2.LeaveRequest())
         assert await watcher.receive() == "delta"
         assert watcher.revision == reply.revision
-        assert set(watcher.items) == {"network", f"node/{a.id}", f"endpoints/{a.id}"}
+        assert watcher.members == {"network", f"node/{a.id}", f"endpoints/{a.id}"}
     async with controller_on(target, tmp_path) as (controller, _):
-        assert set(controller.mirror.view("mesh").records) == set(watcher.items)
+        assert watcher.members <= set(controller.mirror.view("mesh").records)
 
 
 async def test_two_controllers_see_each_others_changes(target: str, tmp_path: Path) -> None:
@@ -108,7 +106,7 @@ async def test_a_delete_by_another_is_waited_for(target: str) -> None:
     key, plans = keys.address("mesh", "10.9.0.1"), []
     async with closing_both(open_store(target), open_store(target)) as (store, other):
         await store.txn([], [Put(key, b"a")])
-        mirror = Mirror(store, ROOT.public_key)
+        mirror = Mirror(store, ROOT.anchor, Audit(store, ROOT, lambda: START, "c1"))
         await mirror.load()
         await other.txn([], [Delete(key)])
 

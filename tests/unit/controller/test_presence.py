@@ -34,7 +34,7 @@ async def test_what_a_node_reports_is_told_while_it_is_there(lab: Mesh) -> None:
     lab.presence.reported(NODE, HEALTH)
     lab.presence.seen(NODE, True)
     assert read_health(await written(lab, there=True)) == HEALTH
-    other = Presence(lab.store, lab.mirror)
+    other = Presence(lab.mirror, lab.lease)
     assert other.health(NODE) == HEALTH
     lab.presence.seen(NODE, False)
     await written(lab, there=False)
@@ -55,7 +55,7 @@ async def test_crowds_are_written_in_batches(lab: Mesh) -> None:
 async def test_an_end_takes_everything_back(lab: Mesh) -> None:
     lab.presence.seen(NODE, True)
     await written(lab, there=True)
-    await lab.presence.end()
+    await lab.lease.end()
     await written(lab, there=False)
 
 

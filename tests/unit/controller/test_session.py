@@ -1,6 +1,6 @@
 import pytest
 
-from overmesh.controller.peermap import NetworkMap, Position
+from overmesh.controller.peermap import NetworkMap, Position, Tally
 from overmesh.controller.session import ACK_TIMEOUT, HEARTBEAT, SPACING, Session
 from overmesh.errors import UnreachableError
 from overmesh.proto import mesh_pb2
@@ -44,6 +44,18 @@ def test_who_is_at_the_head_hears_so_at_once_then_every_ten_seconds(here: Networ
     assert kinds(session, HEARTBEAT - 0.01) == []
     assert kinds(session, HEARTBEAT) == ["heartbeat"]
     assert kinds(session, HEARTBEAT) == []
+
+
+def test_who_knows_a_later_revision_for_the_same_map_is_in_step_and_goes_on_from_there(
+    here: NetworkMap,
+) -> None:
+    """It comes from a controller that began to follow the store after the last change of this map."""
+    session = Session(here, Position(8, here.head.digest), 0)
+    assert (session.in_step, session.acked) == (True, 8)
+    assert kinds(session, 0) == ["heartbeat"]
+    here.apply(9, {"node/b": b"b"})
+    [reply] = sent(session, 1)
+    assert (reply.delta.from_revision, reply.delta.to_revision) == (8, 9)
 
 
 def test_a_wrong_digest_at_hello_gets_a_snapshot(here: NetworkMap) -> None:
@@ -130,3 +142,19 @@ def test_an_ack_of_an_unknown_revision_counts_for_nothing(here: NetworkMap) -> N
     session.on_ack(Position(99, b"?"))
     assert session.acked == 0
     assert kinds(session, 0) == ["snapshot"]
+
+
+def test_what_happens_is_counted(here: NetworkMap) -> None:
+    session = Session(here, NOTHING, 0)
+    sent(session, 0)
+    session.on_ack(here.head)
+    for revision in (6, 7, 8):
+        here.apply(revision, {"node/b": b"%d" % revision})
+    assert kinds(session, 1) == ["delta"]
+    session.on_ack(Position(8, b"wrong"))
+    assert kinds(session, 1 + HEARTBEAT) == ["snapshot"]
+    session.on_ack(here.head)
+    assert kinds(session, 1 + 2 * HEARTBEAT) == ["heartbeat"]
+    assert here.tally == Tally(
+        encoded=2 + 3, deltas=1, snapshots=2, heartbeats=1, collapsed=2, acks=3, misses=1
+    )

@@ -1,6 +1,3 @@
-import stat
-from pathlib import Path
-
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, generate_private_key
@@ -10,65 +7,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot, load_or_create
-from overmesh.errors import CorruptStateError, InvalidError, PermissionMissingError, StateError
-from overmesh.token import root_pin
+from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
+from overmesh.errors import InvalidError
 from tests.unit.controller.lab import ROOT, Host
-
-
-def test_the_root_is_made_once_and_kept(tmp_path: Path) -> None:
-    made = load_or_create(tmp_path, None)
-    assert made.pin == root_pin(made.certificate.public_bytes(Encoding.DER))
-    assert stat.S_IMODE((tmp_path / "root.key").stat().st_mode) == 0o600
-    assert load_or_create(tmp_path, None).pin == load_or_create(tmp_path, made.pin).pin == made.pin
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["root.key", "root.pem"]
-
-
-def test_a_start_that_was_killed_between_the_two_files_is_made_again(tmp_path: Path) -> None:
-    load_or_create(tmp_path, None)
-    (tmp_path / "root.key").unlink()
-    (tmp_path / ".root.key.new").write_bytes(b"half of")
-    assert load_or_create(tmp_path, None).pin == load_or_create(tmp_path, None).pin
-
-
-def test_no_key_for_a_store_that_has_a_mesh(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match=r"root\.key is missing") as raised:
-        load_or_create(tmp_path, ROOT.pin)
-    assert "restore" in raised.value.fix
-    assert not (tmp_path / "root.key").exists()
-
-
-def test_the_key_of_another_mesh(tmp_path: Path) -> None:
-    load_or_create(tmp_path, None)
-    with pytest.raises(StateError, match="is of another mesh"):
-        load_or_create(tmp_path, ROOT.pin)
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("root.key", b"", "not a PEM file"),
-        ("root.key", b"\xff" * 99, "not a PEM file"),
-        ("root.pem", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", "not a PEM file"),
-        ("root.pem", ROOT.pem, r"not the certificate of root\.key"),
-        ("root.pem", None, "it is missing"),
-    ],
-)
-def test_damaged_files_are_named(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
-    load_or_create(tmp_path, None)
-    if content is None:
-        (tmp_path / file).unlink()
-    else:
-        (tmp_path / file).write_bytes(content)
-    with pytest.raises(CorruptStateError, match=message) as raised:
-        load_or_create(tmp_path, None)
-    assert str(tmp_path / file) in raised.value.cause
-
-
-def test_a_directory_that_can_not_be(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(PermissionMissingError, match="file"):
-        load_or_create(tmp_path / "file" / "state", None)
 
 
 def test_a_node_certificate_is_good_for_that_client_only() -> None:

@@ -57,7 +57,7 @@ whereabouts = st.builds(
     serial=counts,
 )
 targets = st.lists(names, min_size=1, max_size=3).map(tuple)
-controllers = st.builds(Controller, id=names, mesh=targets, join=targets, serial=counts)
+controllers = st.builds(Controller, id=names, mesh=targets, join=targets, serial=counts, roots=targets)
 revocations = st.builds(
     Revocation,
     node_id=names,

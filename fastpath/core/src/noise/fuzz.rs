@@ -9,12 +9,14 @@ use super::cookie::Signer;
 use super::handshake::{Ephemeral, Initiator};
 use super::session::REJECT_AFTER_MESSAGES;
 use super::tai64n;
-use super::world::{A, B, Flight, MTU, PEER, SECOND, World, address, keys_of, private_key, random};
-use super::{Output, Peers};
+use super::world::{A, B, Flight, PEER, SECOND, World, address, private_key, random};
+use super::{Output, Peers, PublicKey};
 use crate::wire::wireguard::{INITIATION_LEN, Message};
 
 /// Sessions and handshakes that a host has with one peer at most: previous, current, next, begun.
 const MAX_INDEXES: usize = 4;
+/// From this number on, what a script says is to change a key.
+const ROTATE: u8 = 240;
 /// What is on the wire at most: more is lost.
 const MAX_FLIGHTS: usize = 64;
 
@@ -26,13 +28,13 @@ pub fn sealed(bytes: &[u8]) {
     let (now, peers) = (world.now(), &mut world.hosts[B].peers);
     assert!(peers.handle_datagram(&mut bytes.to_vec(), stranger, now).is_err());
     let mut signed = bytes.to_vec();
-    sign(B, &mut signed, now.time);
+    sign(&private_key(B).public(), &mut signed, now.time);
     assert!(peers.handle_datagram(&mut signed, stranger, now).is_err());
     assert_eq!(peers.poll_output(), None);
 }
 
 /// A script of what happens to two hosts and on the wire between them: loss, disorder, changes, forgeries,
-/// a restart, time. Nothing is received that was not sent, nothing twice, what is kept is bounded; and once
+/// a restart, other keys, time. Nothing is received that was not sent, nothing twice, what is kept is bounded; and once
 /// the wire is left alone, the two reach each other.
 pub fn session(script: &[u8]) {
     let mut run = Run { world: World::new(), script, sent: 0, received: HashSet::new(), restarts: 0 };
@@ -61,6 +63,9 @@ struct Run<'a> {
 impl Run<'_> {
     fn step(&mut self) {
         let (what, host) = (self.byte(), usize::from(self.byte() % 2));
+        if what >= ROTATE {
+            return self.world.rotate(host);
+        }
         match what % 16 {
             0 | 1 => self.send(host),
             2 | 3 => self.deliver(),
@@ -127,7 +132,7 @@ impl Run<'_> {
     /// Gives a message the mac1 that its receiver wants.
     fn sign(&mut self) {
         let Some(mut flight) = self.caught() else { return };
-        sign(flight.to, &mut flight.bytes, self.world.time);
+        sign(&self.public_key(flight.to), &mut flight.bytes, self.world.time);
         self.world.wire.push_front(flight);
     }
 
@@ -140,13 +145,18 @@ impl Run<'_> {
         self.world.wire.push_front(Flight { to, source: address(1 - to), bytes });
     }
 
+    fn public_key(&self, host: usize) -> PublicKey {
+        self.world.hosts[host].keys.own.public()
+    }
+
     /// Whoever has A's private key speaks to B.
     fn initiate_in_the_name_of_a(&mut self) {
         let (index, ephemeral) = (self.byte().into(), Ephemeral::new([self.byte(); 32]));
         let stamp = tai64n::stamp(self.world.now().unix);
-        let begun = Initiator::initiate(&private_key(A), &keys_of(B), index, stamp, ephemeral);
+        let a = &self.world.hosts[A];
+        let begun = Initiator::initiate(&a.keys.own, &a.other, index, stamp, ephemeral);
         let (_, mut initiation) = begun.expect("the key is a good one");
-        sign(B, &mut initiation, self.world.time);
+        sign(&self.public_key(B), &mut initiation, self.world.time);
         self.world.wire.push_front(Flight { to: B, source: address(A), bytes: initiation.to_vec() });
     }
 
@@ -161,11 +171,11 @@ impl Run<'_> {
 
     fn restart(&mut self, host: usize) {
         self.restarts += 1;
-        let (now, fresh) = (self.world.now(), random(99 + self.restarts));
-        let mut peers = Peers::new(private_key(host), fresh);
-        peers.install([(keys_of(1 - host), Some(self.world.hosts[1 - host].address))], MTU, now);
-        assert!(matches!(peers.poll_output(), Some(Output::Moved(..))));
-        self.world.hosts[host].peers = peers;
+        let keys = self.world.hosts[host].keys.clone();
+        self.world.hosts[host].peers = Peers::new(keys, random(99 + self.restarts));
+        self.world.install(host);
+        let news = self.world.hosts[host].peers.poll_output();
+        assert!(matches!(news, Some(Output::Moved(..))));
     }
 
     /// Up to 13 s; what comes due is done, and stays on the wire.
@@ -187,10 +197,10 @@ impl Run<'_> {
     }
 }
 
-/// Signs a message as one to a host, if it is a handshake message.
-fn sign(to: usize, message: &mut [u8], now: Duration) {
+/// Signs a message as one to the host with this key, if it is a handshake message.
+fn sign(to: &PublicKey, message: &mut [u8], now: Duration) {
     if matches!(Message::new_checked(message), Ok(Message::Initiation(_) | Message::Response(_))) {
-        Signer::new(&private_key(to).public()).sign(message, now);
+        Signer::new(to).sign(message, now);
     }
 }
 

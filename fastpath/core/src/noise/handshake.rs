@@ -391,6 +391,7 @@ mod tests {
             let (local, remote) = (PrivateKey::from([1; 32]), PrivateKey::from([2; 32]));
             let peer = PeerKeys {
                 public_key: remote.public(),
+                previous: None,
                 preshared_key: PresharedKey::from([3; 32]),
                 suite,
                 keepalive: None,

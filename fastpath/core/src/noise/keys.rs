@@ -12,6 +12,15 @@ use super::aead::Suite;
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct PrivateKey([u8; 32]);
 
+/// The private keys of a host: one, or two while it changes from one to the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostKeys {
+    /// What it begins handshakes with.
+    pub own: PrivateKey,
+    /// What others may begin handshakes for as well.
+    pub other: Option<PrivateKey>,
+}
+
 /// What others know a host by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey([u8; 32]);
@@ -26,6 +35,8 @@ pub struct PresharedKey([u8; 32]);
 pub struct PeerKeys {
     /// Who it is.
     pub public_key: PublicKey,
+    /// Who it was, while it changes its key: it may still begin handshakes as that.
+    pub previous: Option<PublicKey>,
     /// All zeros: none.
     pub preshared_key: PresharedKey,
     /// The cipher to use with it.
@@ -38,7 +49,31 @@ impl PeerKeys {
     /// A peer with this public key, and for the rest what every WireGuard takes.
     #[must_use]
     pub fn new(public_key: PublicKey) -> Self {
-        Self { public_key, preshared_key: PresharedKey::default(), suite: Suite::default(), keepalive: None }
+        Self {
+            public_key,
+            previous: None,
+            preshared_key: PresharedKey::default(),
+            suite: Suite::default(),
+            keepalive: None,
+        }
+    }
+
+    /// All that it is known by, the newest first.
+    pub fn names(&self) -> impl Iterator<Item = PublicKey> {
+        [self.public_key].into_iter().chain(self.previous)
+    }
+}
+
+impl HostKeys {
+    /// Both, what it begins handshakes with first.
+    pub fn iter(&self) -> impl Iterator<Item = &PrivateKey> {
+        [&self.own].into_iter().chain(&self.other)
+    }
+}
+
+impl From<PrivateKey> for HostKeys {
+    fn from(own: PrivateKey) -> Self {
+        Self { own, other: None }
     }
 }
 

@@ -27,7 +27,7 @@ mod timers;
 mod world;
 
 pub use aead::Suite;
-pub use keys::{PeerKeys, PresharedKey, PrivateKey, PublicKey};
+pub use keys::{HostKeys, PeerKeys, PresharedKey, PrivateKey, PublicKey};
 pub use peer::Sealer;
 pub use peers::{Now, Output, Peers, Random, Received};
 pub use session::message_len;

@@ -120,7 +120,7 @@ impl Peer {
         }
     }
 
-    /// Takes over what a new map says of the same peer: its place, its configured endpoint.
+    /// Takes over what a new map says of the same peer: its place, its configured endpoint, its key.
     pub(super) fn adopt(
         &mut self,
         at: PeerIndex,
@@ -132,6 +132,9 @@ impl Peer {
         if configured != self.configured {
             self.configured = configured;
             self.move_to(configured, shared);
+        }
+        if keys.public_key != self.keys.public_key {
+            self.signer = Signer::new(&keys.public_key);
         }
         self.keys = keys;
         self.wake = None;

@@ -13,7 +13,7 @@ use super::admission::{Limiter, Load};
 use super::aead::Suite;
 use super::cookie::Checker;
 use super::handshake::{Ephemeral, Responder};
-use super::keys::{PeerKeys, PrivateKey, PublicKey};
+use super::keys::{HostKeys, PeerKeys, PrivateKey, PublicKey};
 use super::peer::{Peer, Sealer};
 use super::session::Session;
 use crate::drops::{DropReason, Dropped};
@@ -69,11 +69,13 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Peers {
     shared: Shared,
+    /// What handshake messages may be for. More than one only while this host changes its key.
+    locals: Vec<Local>,
     states: Vec<Peer>,
+    /// By either key, where a peer changes its own.
     by_key: HashMap<PublicKey, PeerIndex, RandomState>,
     /// The suites that peers use; initiations are tried with these.
     suites: Vec<Suite>,
-    checker: Checker,
     load: Load,
     limiter: Limiter,
     /// When peers want to be woken. An entry that is not its peer's `wake` is void.
@@ -81,13 +83,14 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// No peers yet, for the host with this private key.
+    /// No peers yet, for the host with these keys.
     #[must_use]
-    pub fn new(private_key: PrivateKey, random: Random) -> Self {
+    pub fn new(keys: impl Into<HostKeys>, random: Random) -> Self {
+        let keys = keys.into();
         Self {
-            checker: Checker::new(&private_key.public()),
+            locals: Local::all(&keys),
             shared: Shared {
-                private_key,
+                private_key: keys.own,
                 random,
                 mtu: 0,
                 indexes: HashMap::default(),
@@ -102,8 +105,21 @@ impl Peers {
         }
     }
 
+    /// Goes on under other keys of this host. Sessions stay, whichever key they were made with: none lives
+    /// for longer than 3 minutes, and the next is made with a key that is left.
+    ///
+    /// False, and nothing has changed: none of the keys is one of those before.
+    pub fn rekey(&mut self, keys: &HostKeys) -> bool {
+        let goes_on = keys.iter().any(|key| self.locals.iter().any(|local| local.private_key == *key));
+        if goes_on {
+            self.locals = Local::all(keys);
+            self.shared.private_key = keys.own.clone();
+        }
+        goes_on
+    }
+
     /// Replaces the peers; their positions are those of the table; an endpoint is where to
-    /// send before the peer was heard. Who keeps public key, preshared
+    /// send before the peer was heard. Who keeps a public key (either, while it changes), preshared
     /// key and suite keeps sessions too.
     pub fn install(
         &mut self,
@@ -116,7 +132,8 @@ impl Peers {
         let mut old: HashMap<PublicKey, Peer, RandomState> =
             old.into_iter().map(|peer| (peer.keys.public_key, peer)).collect();
         for (at, (keys, endpoint)) in peers.into_iter().enumerate() {
-            let kept = old.remove(&keys.public_key).filter(|peer| is_same(&peer.keys, &keys));
+            let known = keys.names().find_map(|name| old.remove(&name));
+            let kept = known.filter(|peer| is_same(&peer.keys, &keys));
             self.states.push(if let Some(mut peer) = kept {
                 peer.adopt(PeerIndex(at), keys, endpoint, &mut self.shared);
                 peer
@@ -133,7 +150,7 @@ impl Peers {
         self.shared.indexes.clear();
         self.by_key.clear();
         for (at, peer) in self.states.iter_mut().enumerate() {
-            self.by_key.insert(peer.keys.public_key, PeerIndex(at));
+            self.by_key.extend(peer.keys.names().map(|name| (name, PeerIndex(at))));
             self.shared.indexes.extend(peer.indexes().map(|index| (index, PeerIndex(at))));
             peer.start(now);
             schedule(&mut self.wakes, at, peer);
@@ -225,8 +242,8 @@ impl Peers {
         source: SocketAddr,
         now: Now,
     ) -> Result<PeerIndex, Dropped> {
-        self.admit(initiation.bytes(), source, now).map_err(|reason| reason.by(None))?;
-        let responder = self.identify(initiation).map_err(|reason| reason.by(None))?;
+        let local = self.admit(initiation.bytes(), source, now).map_err(|reason| reason.by(None))?;
+        let responder = self.identify(initiation, local).map_err(|reason| reason.by(None))?;
         let (suite, responder) = responder;
         let known = self.by_key.get(&responder.remote).copied();
         let peer = known.ok_or_else(|| DropReason::KeyUnknown.by(None))?;
@@ -238,11 +255,12 @@ impl Peers {
     }
 
     /// Who began a handshake, and with which suite: that which opens it.
-    fn identify(&mut self, initiation: Initiation) -> Result<(Suite, Responder), DropReason> {
-        let Self { shared, suites, .. } = self;
+    fn identify(&mut self, initiation: Initiation, local: usize) -> Result<(Suite, Responder), DropReason> {
+        let Self { shared, suites, locals, .. } = self;
         let mut open = |suite: Suite| {
             let ephemeral = shared.ephemeral();
-            Responder::open(&shared.private_key, suite, initiation, ephemeral).map(|opened| (suite, opened))
+            Responder::open(&locals[local].private_key, suite, initiation, ephemeral)
+                .map(|opened| (suite, opened))
         };
         let opened = suites.iter().find_map(|suite| open(*suite).ok());
         opened.ok_or(DropReason::HandshakeInvalid)
@@ -261,25 +279,25 @@ impl Peers {
         taken.map(|()| peer).map_err(|reason| reason.by(peer))
     }
 
-    /// Whether a handshake message is worth its cost.
-    fn admit(&mut self, message: &[u8], source: SocketAddr, now: Now) -> Result<(), DropReason> {
-        if !self.checker.mac1_is_valid(message) {
-            return Err(DropReason::Mac1Invalid);
-        }
+    /// Whether a handshake message is worth its cost, and which of this host's keys it is for.
+    fn admit(&mut self, message: &[u8], source: SocketAddr, now: Now) -> Result<usize, DropReason> {
+        let addressed = self.locals.iter().position(|local| local.checker.mac1_is_valid(message));
+        let local = addressed.ok_or(DropReason::Mac1Invalid)?;
         if !self.load.is_heavy(now.time) {
-            return Ok(());
+            return Ok(local);
         }
-        if !self.checker.mac2_is_valid(message, source, now.time) {
+        let checker = &mut self.locals[local].checker;
+        if !checker.mac2_is_valid(message, source, now.time) {
             if !self.load.grants_cookie() {
                 return Err(DropReason::HandshakeRate);
             }
-            let reply = self.checker.reply(message, source, now.time, &mut self.shared.random);
+            let reply = checker.reply(message, source, now.time, &mut self.shared.random);
             let transmit =
                 Output::Transmit { peer: None, endpoint: source, message: reply.to_vec(), packet_len: 0 };
             self.shared.outputs.push_back(transmit);
             return Err(DropReason::CookieRequired);
         }
-        if self.limiter.admits(source.ip(), now.time) { Ok(()) } else { Err(DropReason::HandshakeRate) }
+        if self.limiter.admits(source.ip(), now.time) { Ok(local) } else { Err(DropReason::HandshakeRate) }
     }
 
     fn peer_by(&self, index: u32) -> Result<PeerIndex, Dropped> {
@@ -321,12 +339,29 @@ fn schedule(wakes: &mut BinaryHeap<Reverse<(Duration, usize)>>, at: usize, peer:
     }
 }
 
+/// Whether a peer that is known by the same key may go on with its sessions.
 fn is_same(old: &PeerKeys, new: &PeerKeys) -> bool {
-    old.public_key == new.public_key && old.preshared_key == new.preshared_key && old.suite == new.suite
+    old.preshared_key == new.preshared_key && old.suite == new.suite
+}
+
+/// A key of this host's that a handshake message may be for.
+#[derive(Debug)]
+struct Local {
+    private_key: PrivateKey,
+    checker: Checker,
+}
+
+impl Local {
+    fn all(keys: &HostKeys) -> Vec<Self> {
+        let local =
+            |key: &PrivateKey| Self { private_key: key.clone(), checker: Checker::new(&key.public()) };
+        keys.iter().map(local).collect()
+    }
 }
 
 /// What peers share: the host's key, randomness, the indexes given out, what is to be done.
 pub(super) struct Shared {
+    /// What handshakes are begun with.
     private_key: PrivateKey,
     random: Random,
     /// Padding does not go beyond.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::aead::Suite;
 use super::cookie::COOKIE_LIFETIME;
-use super::keys::{PeerKeys, PresharedKey, PublicKey};
+use super::keys::{PeerKeys, PresharedKey, PrivateKey, PublicKey};
 use super::peer::{KEEPALIVE_TIMEOUT, QUEUE_BYTES, REKEY_ATTEMPT_TIME, REKEY_JITTER, REKEY_TIMEOUT};
 use super::peers::{Output, Peers};
 use super::session::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME};
@@ -16,6 +16,8 @@ use super::world::{A, B, Flight, MTU, PEER, SECOND, World, address, keys_of, pri
 use super::{admission, replay};
 use crate::drops::DropReason;
 use crate::wire::wireguard::{self, HEADER_LEN, TAG_LEN};
+
+mod rotation;
 
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;

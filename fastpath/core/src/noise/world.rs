@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::aead::Suite;
-use super::keys::{PeerKeys, PresharedKey, PrivateKey};
+use super::keys::{HostKeys, PeerKeys, PresharedKey, PrivateKey};
 use super::peers::{Now, Output, Peers};
 use crate::drops::DropReason;
 use crate::peers::PeerIndex;
@@ -16,11 +16,18 @@ use crate::wire::wireguard::{HEADER_LEN, TAG_LEN};
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MTU: usize = 1420;
 pub(super) const PEER: PeerIndex = PeerIndex(0);
+/// In which a host changes its key, see [`World::rotate`].
+pub(super) const STEPS: usize = 5;
 pub(super) const A: usize = 0;
 pub(super) const B: usize = 1;
 
 pub(super) struct Host {
     pub(super) peers: Peers,
+    pub(super) keys: HostKeys,
+    /// What it knows of the other host.
+    pub(super) other: PeerKeys,
+    /// Steps that it has taken in changing its key, see [`World::rotate`].
+    rotated: usize,
     pub(super) address: SocketAddr,
     /// Packets that arrived.
     pub(super) packets: Vec<Vec<u8>>,
@@ -49,12 +56,18 @@ pub(super) struct World {
 }
 
 pub(super) fn private_key(host: usize) -> PrivateKey {
-    PrivateKey::from([host as u8 + 1; 32])
+    later_key(host, 0)
+}
+
+/// What a host has after it has changed its key so many times.
+pub(super) fn later_key(host: usize, changes: usize) -> PrivateKey {
+    PrivateKey::from([(host + 1 + 2 * changes) as u8; 32])
 }
 
 pub(super) fn keys_of(host: usize) -> PeerKeys {
     PeerKeys {
         public_key: private_key(host).public(),
+        previous: None,
         preshared_key: PresharedKey::default(),
         suite: Suite::ChaChaPoly,
         keepalive: None,
@@ -85,6 +98,9 @@ impl World {
     pub(super) fn with(change: impl Fn(usize, &mut PeerKeys)) -> Self {
         let host = |host: usize| Host {
             peers: Peers::new(private_key(host), random(host as u64)),
+            keys: private_key(host).into(),
+            other: keys_of(1 - host),
+            rotated: 0,
             address: address(host),
             packets: vec![],
             drops: vec![],
@@ -99,10 +115,8 @@ impl World {
             unix,
         };
         for host in [A, B] {
-            let mut keys = keys_of(1 - host);
-            change(host, &mut keys);
-            let now = world.now();
-            world.hosts[host].peers.install([(keys, Some(address(1 - host)))], MTU, now);
+            change(host, &mut world.hosts[host].other);
+            world.install(host);
             assert_eq!(
                 world.hosts[host].peers.poll_output(),
                 Some(Output::Moved(PEER, Some(address(1 - host))))
@@ -113,6 +127,41 @@ impl World {
 
     pub(super) fn now(&self) -> Now {
         Now { time: self.time, unix: self.unix + self.time }
+    }
+
+    /// Gives a host what it knows of the other.
+    pub(super) fn install(&mut self, host: usize) {
+        let (now, known) = (self.now(), self.hosts[host].other.clone());
+        let endpoint = self.hosts[1 - host].address;
+        self.hosts[host].peers.install([(known, Some(endpoint))], MTU, now);
+    }
+
+    /// The next of the steps in which a host changes its key: it takes the new one too; the other gets to
+    /// know; it goes by the new one; the other forgets the old one; and so does it.
+    pub(super) fn rotate(&mut self, host: usize) {
+        let (changes, step) = (self.hosts[host].rotated / STEPS, self.hosts[host].rotated % STEPS);
+        self.hosts[host].rotated += 1;
+        let [old, new] = [changes, changes + 1].map(|changes| later_key(host, changes));
+        match step {
+            0 => self.rekey(host, HostKeys { own: old, other: Some(new) }),
+            1 => self.rename(host, &new, Some(&old)),
+            2 => self.rekey(host, HostKeys { own: new, other: Some(old) }),
+            3 => self.rename(host, &new, None),
+            _ => self.rekey(host, new.into()),
+        }
+    }
+
+    fn rekey(&mut self, host: usize, keys: HostKeys) {
+        assert!(self.hosts[host].peers.rekey(&keys));
+        self.hosts[host].keys = keys;
+    }
+
+    /// Lets the other host know this one by other keys.
+    fn rename(&mut self, host: usize, key: &PrivateKey, previous: Option<&PrivateKey>) {
+        let known = &mut self.hosts[1 - host].other;
+        known.public_key = key.public();
+        known.previous = previous.map(PrivateKey::public);
+        self.install(1 - host);
     }
 
     pub(super) fn send(&mut self, from: usize, packet: &[u8]) {

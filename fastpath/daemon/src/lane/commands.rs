@@ -48,15 +48,17 @@ impl Lane {
         replaced
     }
 
-    /// Sessions go on if this host's key is the same.
+    /// Sessions go on if this host is still known by a key that it had.
     fn replace_sealed(&mut self, table: &Table) {
         let now = now_on(self.clock);
-        match &mut self.sealed {
-            Some(peers) if table.private_key() == self.tunnel.table.private_key() => {
+        let kept = self.sealed.take_if(|peers| table.host_keys().is_some_and(|keys| peers.rekey(keys)));
+        self.sealed = match kept {
+            Some(mut peers) => {
                 peers.install(table.keys(self.tunnel.lane), padded_to(table), now);
+                Some(peers)
             }
-            sealed => *sealed = new_sealed(table, self.tunnel.lane, now),
-        }
+            None => new_sealed(table, self.tunnel.lane, now),
+        };
     }
 
     fn probe(&mut self, probe: Probe) -> Result<(), Lost> {

@@ -23,6 +23,9 @@ pub struct ApplyRequest {
     /// lane i has its own TUN queue and listens on port + i; 0: one lane
     #[prost(uint32, tag = "8")]
     pub lanes: u32,
+    /// while the host changes its key: others may begin handshakes for this one too
+    #[prost(bytes = "vec", tag = "9")]
+    pub other_private_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
@@ -57,6 +60,9 @@ pub struct Peer {
     /// knows WireGuard (sealed) or Geneve (plain) only: is sent no echoes
     #[prost(bool, tag = "11")]
     pub stock: bool,
+    /// sealed, while the peer changes its key: it may still begin handshakes as this
+    #[prost(bytes = "vec", tag = "12")]
+    pub previous_public_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ApplyReply {

@@ -106,7 +106,7 @@ pub fn desired(peers: &[PeerSpec]) -> Desired {
         network_number: 42,
         port: 6081,
         lanes: 1,
-        private_key: None,
+        host_keys: None,
         peers: peers.to_vec(),
     }
 }

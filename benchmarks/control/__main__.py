@@ -1,0 +1,66 @@
+"""Runs the scenario and keeps what it found.
+
+    python -m benchmarks.control [--agents N] [--controllers 1-3] [--store etcd|sqlite] [--joins N]
+
+Without --agents: 100, 1,000 and 10,000. The machine should have nothing else to do.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.control import report
+from benchmarks.control.rig import controllers
+from benchmarks.control.scenario import Row, Scenario, Size
+
+_SIZES = (100, 1_000, 10_000)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.control")
+    parser.add_argument("--agents", type=int, help="how many; default: 100, then 1,000, then 10,000")
+    parser.add_argument("--controllers", type=int, default=2, help="with two, the first one is killed")
+    parser.add_argument("--store", choices=["etcd", "sqlite"], default="etcd")
+    parser.add_argument("--joins", type=int, default=1000, help="so many of the hosts join in full")
+    said = parser.parse_args()
+    for agents in [said.agents] if said.agents else _SIZES:
+        row = measured(Size(agents, said.joins), said.controllers, said.store)
+        report.keep({"store": said.store, **row})
+    report.write()
+
+
+def measured(size: Size, number: int, store: str) -> Row:
+    """Return what one run on so many controllers found.
+
+    Raises:
+        RuntimeError: an agent saw what it should not, or this process may not open enough files.
+
+    """
+    _allow_files(size.agents)
+    with (
+        tempfile.TemporaryDirectory(prefix="overmesh-bench-", dir="/dev/shm") as place,
+        controllers(Path(place), number, store) as running,
+    ):
+        scenario = Scenario(running, size, Path(place))
+        try:
+            return uvloop.run(scenario.run())
+        finally:
+            print(json.dumps(scenario.row))
+
+
+def _allow_files(agents: int) -> None:
+    """Allow this process, and those that it starts, a connection for each agent."""
+    needed = agents + 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < needed:
+        raise RuntimeError(f"{agents} agents need {needed} files; `ulimit -Hn` says {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""What happens to a controller with N agents, phase by phase, and what each phase costs it.
+
+join       each host in full: see who is there, redeem the token, open the stream, report, hang up
+fill       the other hosts redeem the token over one connection, and nothing else
+connect    all agents come with the map that they hold, and stay
+idle       heartbeats, keepalives, presence
+change     one agent has moved: until the last one knows, until the last one has said so
+collapse   five changes a second, for five seconds
+failover   the controller is killed: all find the other one and go on where they were
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.control.fleet import Agent, Census, Entry, Host, Member, keep_pinging
+from benchmarks.control.rig import Controller
+
+# Hosts that join, or agents that connect, at once.
+AT_ONCE = 64
+# One agent in so many checks every digest.
+SAMPLE = 100
+_STEP = 0.01
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything: agents, full joins, changes measured, seconds of idling."""
+
+    agents: int
+    joins: int = 1000
+    changes: int = 4
+    idle: float = 10.0
+
+
+class Scenario:
+    """One run. Its results are in `row` as far as it has got."""
+
+    def __init__(self, controllers: Sequence[Controller], size: Size, scratch: Path) -> None:
+        self._controllers = controllers
+        self._size = size
+        self._scratch = scratch
+        self._first = controllers[0]
+        self._census = Census()
+        self._agents: list[Agent] = []
+        self._idle_memory = self._first.used().memory
+        self.row: Row = {"agents": size.agents, "controllers": len(controllers)}
+
+    async def run(self) -> Row:
+        """Go through all phases.
+
+        Raises:
+            RuntimeError: an agent saw what it should not.
+
+        """
+        await self._join()
+        await self._connect()
+        pinging = asyncio.create_task(keep_pinging(self._agents))
+        await self._idle()
+        await self._change()
+        await self._collapse()
+        if len(self._controllers) > 1:
+            await self._failover()
+        pinging.cancel()
+        self.row["peak_memory_mib"] = self._controllers[-1].used().memory / 1024
+        for agent in self._agents:
+            agent.close()
+        if self._census.wrong:
+            raise RuntimeError(f"{len(self._census.wrong)} times wrong: {self._census.wrong[:5]}")
+        return self.row
+
+    # Joining.
+
+    async def _join(self) -> None:
+        entry = Entry(self._first.join_port, await self._first.token(), self._first.root, self._scratch)
+        guide = Agent(await entry.join(Host.new(0)), [self._first.mesh_port], self._census, {})
+        await guide.connect()
+        await _until(lambda: guide.revision > 0)
+        members = [guide.member]
+
+        async def join(host: Host) -> None:
+            member = await entry.join(host)
+            await self._come_and_go(member, guide)
+            members.append(member)
+
+        hosts = [Host.new(number) for number in range(1, self._size.agents)]
+        async with self._measured("join") as spent:
+            await _crowd(join, hosts[: self._size.joins])
+        self.row["joins"] = joined = len(hosts[: self._size.joins])
+        self.row["join_per_cpu_s"], self.row["join_per_s"] = joined / spent.cpu, joined / spent.wall
+        connection = await entry.connect()
+
+        async def redeem(host: Host) -> None:
+            members.append(await entry.redeem(host, connection))
+
+        async with self._measured("fill"):
+            await _crowd(redeem, hosts[self._size.joins :])
+        connection.close()
+        await _until(lambda: len(guide.items or {}) > 2 * len(members))
+        self._agents = [self._agent(member, guide) for member in members]
+        guide.close()
+
+    async def _come_and_go(self, member: Member, guide: Agent) -> None:
+        census = Census()
+        agent = Agent(member, [self._first.mesh_port], census, None)
+        agent.hold(guide.revision, guide.digest)
+        await agent.connect()
+        await _until(lambda: agent.reported and bool(census.acks or census.heartbeats))
+        agent.close()
+        self._census.wrong += census.wrong
+
+    def _agent(self, member: Member, guide: Agent) -> Agent:
+        ports = [controller.mesh_port for controller in self._controllers]
+        items = dict(guide.items or {}) if member.number % SAMPLE == 0 else None
+        agent = Agent(member, ports, self._census, items)
+        agent.hold(guide.revision, guide.digest)
+        return agent
+
+    # Following.
+
+    async def _connect(self) -> None:
+        async with self._measured("connect"):
+            await _crowd(lambda agent: agent.connect(), self._agents)
+            await _until(lambda: all(agent.reported for agent in self._agents))
+        await asyncio.sleep(5)
+        grown = self._first.used().memory - self._idle_memory
+        self.row["memory_kib_per_agent"] = grown / len(self._agents)
+
+    async def _idle(self) -> None:
+        async with self._measured("idle"):
+            await asyncio.sleep(self._size.idle)
+        self.row["idle_cpu_share"] = self.row["idle_cpu_s"] / self.row["idle_s"]
+
+    async def _change(self) -> None:
+        rows = [await self._one_change(51821 + number) for number in range(self._size.changes)]
+        for key in rows[0]:
+            self.row[f"change_{key}"] = median(row[key] for row in rows)
+        self.row["change_delivered_worst_s"] = max(row["delivered_s"] for row in rows)
+        print(json.dumps(rows), flush=True)
+
+    async def _one_change(self, port: int) -> Row:
+        census, began, before = self._census, time.monotonic(), self._first.used().cpu
+        census.expect(await self._agents[0].report(port), self._agents, began)
+        await _until(lambda: not census.pending)
+        delivered = self._first.used().cpu - before
+        await _until(lambda: not census.unacked)
+        if not await self._first.converged(census.revision, 30):
+            raise RuntimeError("an ack is missing")
+        row = {
+            "delivered_s": census.delivered,
+            "delivered_cpu_s": delivered,
+            "acked_s": time.monotonic() - began,
+            "acked_cpu_s": self._first.used().cpu - before,
+        }
+        await asyncio.sleep(2)
+        return row
+
+    async def _collapse(self) -> None:
+        census, before = self._census, self._census.deltas
+        async with self._measured("collapse"), asyncio.TaskGroup() as group:
+            reports = []
+            for number in range(25):
+                reports.append(group.create_task(self._agents[number].report(52000 + number)))
+                await asyncio.sleep(0.2)
+            revision = max([await report for report in reports])
+            census.expect(revision, self._agents, time.monotonic())
+            await _until(lambda: not census.unacked)
+        self.row["collapse_deltas_per_agent"] = (census.deltas - before) / len(self._agents)
+
+    async def _failover(self) -> None:
+        survivor, census = self._controllers[1], self._census
+        snapshots, before, began = census.snapshots, survivor.used().cpu, time.monotonic()
+        self._first.kill()
+        await _until(lambda: census.lost >= len(self._agents))
+        await _until(lambda: all(agent.reported for agent in self._agents))
+        self.row["failover_s"] = time.monotonic() - began
+        self.row["failover_cpu_s"] = survivor.used().cpu - before
+        self.row["failover_snapshots"] = census.snapshots - snapshots
+
+    @asynccontextmanager
+    async def _measured(self, phase: str) -> "AsyncIterator[Spent]":
+        spent = Spent()
+        before, began = self._first.used(), time.monotonic()
+        yield spent
+        spent.cpu = self._first.used().cpu - before.cpu
+        spent.wall = time.monotonic() - began
+        self.row[f"{phase}_s"], self.row[f"{phase}_cpu_s"] = spent.wall, spent.cpu
+        print(f"{phase}: {spent.wall:.1f} s, {spent.cpu:.2f} CPU-s of the controller", flush=True)
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a phase took, in seconds: of the clock, and of the controller's processor time."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
+async def _crowd(work: Callable[..., Awaitable[None]], items: Sequence[Agent] | Sequence[Host]) -> None:
+    """Do something with each, AT_ONCE at a time."""
+    queue = list(reversed(items))
+
+    async def worker() -> None:
+        while queue:
+            await work(queue.pop())
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(worker())
+
+
+async def _until(true: Callable[[], bool], timeout: float = 120.0) -> None:
+    async with asyncio.timeout(timeout):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(_STEP)

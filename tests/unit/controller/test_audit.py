@@ -1,0 +1,245 @@
+"""Who changed what: entered with the change itself, read back, forged, repeated, trimmed."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overmesh import rpc
+from overmesh.controller import audit as audit_module
+from overmesh.controller import keys
+from overmesh.controller.audit import Audit, Deed, Entry
+from overmesh.controller.caller import address
+from overmesh.controller.daemon import running
+from overmesh.controller.mirror import Change
+from overmesh.controller.store.base import Put
+from overmesh.proto import admin_pb2, mesh_pb2
+from overmesh.token import JoinToken
+from tests.unit.controller.lab import ROOT, START, Host, Mesh, client, config, mesh, x25519_public_key
+from tests.unit.controller.test_watch import World
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Mesh]:
+    async with mesh(tmp_path) as here:
+        yield here
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    settings = config(tmp_path)
+    async with running(settings) as controller, client(settings, controller) as talking:
+        yield World(controller, talking)
+
+
+async def entries(lab: Mesh, since: float = 0) -> list[Entry]:
+    return [entry async for entry in lab.audit.entries(since)]
+
+
+async def told(world: World, **asked: Any) -> list[admin_pb2.AuditEntry]:
+    return [entry async for entry in world.client.admin.ListAudit(admin_pb2.AuditRequest(**asked))]
+
+
+async def test_a_change_and_its_entry_are_one_revision(lab: Mesh) -> None:
+    host = await lab.joined("a")
+    made, token, joined = await entries(lab)
+    assert (made.deed.what, made.deed.network, made.who) == ("network created", "mesh", "controller")
+    assert (token.deed.what, token.deed.details) == ("token created", {"uses": "any number"})
+    assert joined.deed == Deed("node joined", "mesh", host.id, "a")
+    assert (joined.who, joined.controller, joined.at_ms) == (
+        f"token {token.deed.subject}",
+        "c1",
+        START * 1000,
+    )
+    kv = lab.mirror.key(keys.node("mesh", host.id))
+    assert kv
+    assert joined.revision == kv.mod_revision
+    assert await lab.store.get(keys.audit(joined.id))
+
+
+async def test_the_mirror_holds_no_entry(lab: Mesh) -> None:
+    await lab.joined("a")
+    await lab.mirror.load()
+    assert not any(key.startswith(keys.AUDIT) for key in lab.mirror._kvs)
+
+
+async def test_a_change_of_membership_without_an_account_is_entered_all_the_same(lab: Mesh) -> None:
+    before = len(await entries(lab))
+    await lab.mirror.change(lambda: Change([], [Put(keys.node("mesh", "x"), b"?")]))
+    assert (await entries(lab))[before].deed == Deed("nodes written", "mesh", "x")
+    await lab.mirror.change(lambda: Change([], [Put(keys.endpoints("mesh", "x"), b"?")]))
+    assert len(await entries(lab)) == before + 1
+
+
+async def test_every_call_that_changes_who_is_in_leaves_its_entry(world: World) -> None:
+    """A new RPC belongs here: as a change that is entered, or among those that change nothing of this."""
+    admin, host, key = world.client.admin, Host("a"), x25519_public_key()
+    token = JoinToken.parse((await admin.CreateToken(admin_pb2.CreateTokenRequest())).secret_token)
+    await admin.CreateNetwork(admin_pb2.CreateNetworkRequest(name="blue"))
+    node = await world.client.joined(host, token)
+    await node.Leave(mesh_pb2.LeaveRequest())
+    await admin.AddPeer(admin_pb2.AddPeerRequest(name="phone", public_key=key))
+    await admin.RemoveNode(admin_pb2.RemoveNodeRequest(node="phone"))
+    await admin.RevokeToken(admin_pb2.RevokeTokenRequest(id=token.id))
+    seen = [(entry.what, entry.name or entry.subject, entry.who) for entry in await told(world)]
+    assert seen == [
+        ("network created", "mesh", "controller"),
+        ("token created", token.id, "operator"),
+        ("network created", "blue", "operator"),
+        ("node joined", "a", f"token {token.id}"),
+        ("node removed", "a", f"node {host.id}"),
+        ("peer added", "phone", "operator"),
+        ("node removed", "phone", "operator"),
+        ("token revoked", token.id, "operator"),
+    ]
+    origins = {getattr(entry, "from") for entry in await told(world)}
+    assert origins == {"", "127.0.0.1", "this host"}
+
+
+async def test_what_concerns_one_node(world: World) -> None:
+    host = Host("a")
+    node = await world.client.joined(host)
+    await world.client.joined(Host("b"))
+    await node.Leave(mesh_pb2.LeaveRequest())
+    for named in ("a", host.id):
+        assert [entry.what for entry in await told(world, node=named)] == ["node joined", "node removed"]
+
+
+async def test_following(world: World) -> None:
+    stream = world.client.admin.ListAudit(admin_pb2.AuditRequest(follow=True))
+    assert (await stream.read()).what == "network created"
+    await world.client.token()
+    assert (await stream.read()).what == "token created"
+    stream.cancel()
+
+
+async def test_who_says_who_it_is(world: World) -> None:
+    for name, who in (("alice", "operator alice"), ("a b", "operator")):
+        metadata = ((rpc.OPERATOR, name),)
+        await world.client.admin.CreateToken(admin_pb2.CreateTokenRequest(), metadata=metadata)
+        assert (await told(world))[-1].who == who
+
+
+# What somebody else wrote.
+
+
+async def test_a_forged_entry_shows_as_such(lab: Mesh) -> None:
+    (genuine,) = await entries(lab)
+    kv = await lab.store.get(keys.audit(genuine.id))
+    assert kv
+    copied = keys.audit(rpc.request_id(START + 1))
+    changed = keys.audit(genuine.id)
+    await lab.store.txn([], [Put(copied, kv.value), Put(changed, kv.value.replace(b"created", b"blessed"))])
+    found = await entries(lab)
+    assert [entry.genuine for entry in found] == [False, False]
+    assert found[0].deed.what == "network blessed"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\xff\n\n",
+        b"[]\nx",
+        b"{\n",
+        b"[" * 5000,
+        json.dumps({"at_ms": 1 << 90, "deed": {"what": "\ud800\x1b[2J", "details": {"a": [1]}}}).encode(),
+        json.dumps({"at_ms": -1, "deed": [], "who": {}}).encode(),
+        json.dumps({"at_ms": True, "deed": {"details": 7, "name": "x" * 5000}}).encode(),
+    ],
+)
+async def test_garbage_is_shown_and_harms_nobody(world: World, value: bytes) -> None:
+    await world.controller.mirror._store.txn([], [Put(keys.audit("zz"), value)])
+    entry = (await told(world))[-1]
+    assert (entry.id, entry.genuine) == ("zz", False)
+    assert "\x1b" not in entry.what
+
+
+# The same request again.
+
+
+async def test_a_request_that_comes_again_gets_the_same_answer(world: World) -> None:
+    """As when the first answer was lost: nothing is done twice, and nothing "not found"."""
+    admin = world.client.admin
+    await world.client.joined(Host("a"))
+    for method, request in (
+        ("CreateToken", admin_pb2.CreateTokenRequest(uses=1)),
+        ("CreateNetwork", admin_pb2.CreateNetworkRequest(name="blue")),
+        ("AddPeer", admin_pb2.AddPeerRequest(name="phone", public_key=x25519_public_key())),
+        ("RemoveNode", admin_pb2.RemoveNodeRequest(node="phone")),
+        ("RemoveNode", admin_pb2.RemoveNodeRequest(node="a")),
+    ):
+        before = len(await told(world))
+        metadata = ((rpc.REQUEST_ID, rpc.request_id()),)
+        first, again = [await getattr(admin, method)(request, metadata=metadata) for _ in range(2)]
+        assert len(await told(world)) == before + 1
+        if method == "RemoveNode":
+            assert (again.revision, again.node.id, again.node.name) == (
+                first.revision,
+                first.node.id,
+                first.node.name,
+            )
+            assert again.node.addresses == first.node.addresses
+        elif method == "AddPeer":
+            assert again.node == first.node
+        else:
+            assert again == first
+
+
+async def test_a_repeated_removal_spares_who_took_the_name_since(world: World) -> None:
+    await world.client.joined(Host("a"))
+    request, metadata = admin_pb2.RemoveNodeRequest(node="a"), ((rpc.REQUEST_ID, rpc.request_id()),)
+    first = await world.client.admin.RemoveNode(request, metadata=metadata)
+    await world.client.joined(Host("a"))
+    again = await world.client.admin.RemoveNode(request, metadata=metadata)
+    assert again.revision == first.revision
+    assert len(world.controller.mirror.held("nodes", "mesh")) == 1
+
+
+async def test_a_request_id_that_can_not_be_one(world: World) -> None:
+    with pytest.raises(Exception, match="is not a request id"):
+        await world.client.admin.ListTokens(
+            admin_pb2.ListTokensRequest(), metadata=((rpc.REQUEST_ID, "../tokens/x"),)
+        )
+
+
+# Trimming.
+
+
+async def test_what_is_old_or_too_much_is_forgotten(lab: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_module, "KEPT_ENTRIES", 150)
+    for _ in range(300):
+        lab.clock.now += 1
+        await lab.token()
+    other = Audit(lab.store, ROOT, lab.clock, "c2")
+    await lab.audit.trim()
+    await other.trim()
+    kept = await entries(lab)
+    assert len(kept) == 150
+    assert kept[-1].at_ms == lab.clock.now * 1000
+    lab.clock.now += audit_module.KEPT_SECONDS - 100
+    await other.trim()
+    assert len(await entries(lab)) == 101
+    await lab.token()  # the mirror has come to all these revisions
+
+
+async def test_since(lab: Mesh) -> None:
+    lab.clock.now += 100
+    token = await lab.token()
+    assert [entry.deed.subject for entry in await entries(lab, START + 50)] == [token.id]
+
+
+@pytest.mark.parametrize(
+    ("peer", "shown"),
+    [
+        ("ipv4:192.0.2.7:53412", "192.0.2.7"),
+        ("ipv6:%5B2001:db8::7%5D:53412", "2001:db8::7"),
+        ("ipv6:[2001:db8::7]:53412", "2001:db8::7"),
+        ("unix:", "this host"),
+        ("", ""),
+    ],
+)
+def test_where_a_call_comes_from(peer: str, shown: str) -> None:
+    assert address(peer) == shown
