@@ -5,7 +5,7 @@ BIN := .venv/bin
 FASTPATH := fastpath/target/release/overmesh-fastpath
 RUST := --manifest-path fastpath/Cargo.toml
 
-.PHONY: help setup demo test test-guest test-faults soak fuzz check bench bench-micro wheels clean
+.PHONY: help setup demo test test-guest test-faults soak fuzz check bench bench-micro bench-control wheels clean
 
 help:
 	@echo "make demo    three hosts, one mesh, on this machine, in a minute (HOLD=1 leaves it up)"
@@ -17,6 +17,7 @@ help:
 	@echo "make check   formatting, lints, types, generated code"
 	@echo "make bench   side by side with its peers (QUICK=1: the gates alone, in 10 minutes)"
 	@echo "make bench-micro  sealing, opening, lookup, cutting, merging: each by itself"
+	@echo "make bench-control  simulated agents on real controllers and etcd: N=100, 1000, 10000 (or N=…)"
 	@echo "make wheels  what installs on a host, in dist/"
 	@echo "make setup   what the others need, by itself"
 	@echo "make clean   back to a fresh clone"
@@ -60,6 +61,10 @@ bench: .venv/ready $(FASTPATH)
 
 bench-micro:
 	cargo bench --locked --quiet $(RUST) -p overmesh-core --bench packets -- --quiet
+
+bench-control: .venv/ready
+	@scripts/setup test
+	$(BIN)/python -m benchmarks.control $(if $(N),--agents $(N))
 
 wheels: .venv/ready
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .

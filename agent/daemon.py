@@ -25,7 +25,8 @@ from overmesh import __version__, metrics, trace
 from overmesh import log as logs
 from overmesh.agent import netlink as rtnetlink
 from overmesh.agent.apply import reconcile
-from overmesh.agent.desired import Desired, Own, desire
+from overmesh.agent.calls import leave
+from overmesh.agent.desired import Desired, Made, Own, desire
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.fastpath import Fastpath
 from overmesh.agent.host import Underlay
@@ -33,10 +34,11 @@ from overmesh.agent.metrics import gather
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.peermap import Held, Replica, View
 from overmesh.agent.preflight import check_host, check_ports, host_id, lanes
+from overmesh.agent.rekeying import Rekeying
 from overmesh.agent.renewal import Renewal
 from overmesh.agent.service import Service, serve
 from overmesh.agent.state import Identity, StateDir
-from overmesh.agent.sync import Facts, Sync, leave
+from overmesh.agent.sync import Facts, Sync
 from overmesh.config import AgentConfig
 from overmesh.errors import CorruptStateError, FastpathError, HostError, OvermeshError, RecordError
 from overmesh.model import Address, Endpoint, Problem
@@ -73,7 +75,7 @@ class Agent:
         self.fastpath = Fastpath(config, state.path / "fastpath.log", self.wake)
         self.sync = Sync(identity, host_id(config), self.replica, state, self.apply)
         self.renewal = Renewal(self.sync, self.replica)
-        self._private_key = identity.keys.noise.private_bytes_raw()
+        self.rekeying = Rekeying(self.sync, self.replica, state, self.apply, self._goes_by)
         self._lanes = lanes(config)
         self.numbers = metrics.registry()
         self._apply_seconds = Histogram(
@@ -85,6 +87,7 @@ class Agent:
         self.sync.contact.confirmed = state.map_time()
         self._state = state
         self._netlink = netlink
+        self._made = Made()
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -119,6 +122,7 @@ class Agent:
                     self.fastpath.run(),
                     self.sync.run(),
                     self.renewal.run(),
+                    self.rekeying.run(),
                     self._keep_matching(),
                     self._follow_host(),
                 )
@@ -147,14 +151,19 @@ class Agent:
             underlay = await self._netlink.underlay()
             view = self.replica.view(time.time())
             endpoints = await self._endpoints(underlay)
-            own = Own(endpoints, self._private_key, self._lanes)
+            own = Own(endpoints, *self.rekeying.private_keys, lanes=self._lanes)
             usable = replace(view.map, peers=()) if self.sync.contact.copied else view.map
-            desired = desire(usable, self.config, underlay, own)
+            desired = desire(usable, self.config, underlay, own, self._made)
             done = await reconcile(desired, underlay, self._netlink, self.fastpath)
             self._note(Current(view, desired, endpoints, (*view.problems, *done.problems)))
             await self._report()
         async with self.applied:
             self.applied.notify_all()
+
+    async def _goes_by(self, keys: tuple[bytes, bytes]) -> bool:
+        """Tell whether the fastpath has these keys, or needs none."""
+        state = await self.fastpath.applied()
+        return state is not None and (state.private_key, state.other_private_key) in (keys, (b"", b""))
 
     def _note(self, now: Current) -> None:
         before = set(self.current.problems) if self.current else set()
@@ -174,8 +183,9 @@ class Agent:
         # A map that was damaged on disk is one no more once there is another.
         damaged = () if self.replica.revision else self._damaged
         host = self.current.problems if self.current else ()
+        keys = self.rekeying.problems(self.current.view.map.me) if self.current else ()
         copied = (_COPIED,) if self.sync.contact.copied else ()
-        return (*damaged, *copied, *host, *self.sync.problems, *self.renewal.problems)
+        return (*damaged, *copied, *keys, *host, *self.sync.problems, *self.renewal.problems)
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
         port = self.config.port_in(self.replica.network.mode)
@@ -244,7 +254,7 @@ class Agent:
         """
         told = True
         try:
-            await leave(self.sync.identity)
+            await leave(self.sync.identity, host_id(self.config))
         except OvermeshError as error:
             if not force:
                 raise type(error)(error.cause, "try again later, or leave without telling: --force") from None

@@ -42,10 +42,14 @@ KEEPALIVE_PEERS = 250
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What this host brings along: where it is, its X25519 key, on how many lanes it carries packets."""
+    """What this host brings along: where it is, its X25519 keys, on how many lanes it carries packets.
+
+    other_private_key: while it changes its key, see rekeying.py.
+    """
 
     endpoints: tuple[Endpoint, ...]
     private_key: bytes = field(repr=False)
+    other_private_key: bytes = field(default=b"", repr=False)
     lanes: int = 1
 
 
@@ -61,7 +65,28 @@ class Desired:
     fastpath: FastpathState
 
 
-def desire(peer_map: PeerMap, config: AgentConfig, underlay: Underlay, own: Own) -> Desired:
+@dataclass(slots=True)
+class Made:
+    """The fastpath peers that were made last: where nothing has changed, they are used again."""
+
+    _seen_from: tuple[Network, Node, set[int], bool] | None = None
+    _peers: dict[str, tuple[Peer, FastpathPeer]] = field(default_factory=dict)
+
+    def of(self, peer_map: PeerMap, families: set[int]) -> tuple[FastpathPeer, ...]:
+        """Return the peers of a map as the fastpath of a host with these IP versions needs them."""
+        seen_from = (peer_map.network, peer_map.me, families, len(peer_map.peers) > KEEPALIVE_PEERS)
+        before = self._peers if seen_from == self._seen_from else {}
+        self._seen_from, self._peers = seen_from, {}
+        for peer in peer_map.peers:
+            known = before.get(peer.node.id)
+            made = known[1] if known and known[0] is peer else _fastpath_peer(peer, peer_map, families)
+            self._peers[peer.node.id] = peer, made
+        return tuple(made for _, made in self._peers.values())
+
+
+def desire(
+    peer_map: PeerMap, config: AgentConfig, underlay: Underlay, own: Own, made: Made | None = None
+) -> Desired:
     """Return how a host should be.
 
     Args:
@@ -69,6 +94,7 @@ def desire(peer_map: PeerMap, config: AgentConfig, underlay: Underlay, own: Own)
         config: this host's settings.
         underlay: its interfaces and addresses.
         own: what else it has.
+        made: what the call before this one left there.
 
     """
     network = peer_map.network
@@ -86,8 +112,9 @@ def desire(peer_map: PeerMap, config: AgentConfig, underlay: Underlay, own: Own)
             mtu=mtu,
             network_number=network.number,
             port=config.port_in(network.mode),
-            peers=tuple(_fastpath_peer(peer, peer_map, families) for peer in peer_map.peers),
+            peers=(made or Made()).of(peer_map, families),
             private_key=own.private_key if network.mode is Mode.SEALED else b"",
+            other_private_key=own.other_private_key if network.mode is Mode.SEALED else b"",
             lanes=own.lanes,
         ),
     )
@@ -146,6 +173,7 @@ def _sealed(found: FastpathPeer, node: Node, peer_map: PeerMap) -> FastpathPeer:
     return replace(
         found,
         public_key=node.public_key,
+        previous_public_key=node.previous_public_key,
         suite=agreed_suite(peer_map.me, node),
         keepalive_s=0 if silent else KEEPALIVE,
     )

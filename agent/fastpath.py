@@ -26,7 +26,7 @@ from overmesh.config import AgentConfig
 from overmesh.errors import FastpathError
 from overmesh.model import FastpathState
 from overmesh.proto import fastpath_pb2, fastpath_pb2_grpc
-from overmesh.proto.codec import apply_request
+from overmesh.proto.codec import ApplyEncoder
 
 BINARY = "overmesh-fastpath"
 CALL_TIMEOUT = 5.0
@@ -38,6 +38,7 @@ YOUNG = 10.0
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 
 LOG_LIMIT = 8 << 20
+_APPLY = "/overmesh.fastpath.v1.Fastpath/Apply"
 
 log = logging.getLogger("overmesh.agent.fastpath")
 
@@ -58,6 +59,7 @@ class Fastpath:
         self._changed = changed
         self._stub: Any = None
         self._given: tuple[FastpathState, bytes] | None = None
+        self._encoder = ApplyEncoder()
         self._wanted = True
         self._pid = 0
         self._child = 0
@@ -163,6 +165,8 @@ class Fastpath:
         target = f"unix:{self._config.fastpath_socket.absolute()}"
         async with grpc.aio.insecure_channel(target, options=options) as channel:
             self._stub = fastpath_pb2_grpc.FastpathStub(channel)  # type: ignore[no-untyped-call]
+            # Its request comes encoded: most of it is what the one before was.
+            self._stub.Apply = channel.unary_unary(_APPLY, None, fastpath_pb2.ApplyReply.FromString)
             try:
                 yield
             finally:
@@ -205,7 +209,7 @@ class Fastpath:
 
     async def apply(self, state: FastpathState) -> None:
         """Give it the whole desired state."""
-        await self._call("Apply", apply_request(state))
+        await self._call("Apply", self._encoder.encode(state))
         self._given = state, (await self.stats()).table_digest
 
     async def applied(self) -> FastpathState | None:

@@ -32,13 +32,13 @@ import grpc.aio
 from cryptography import x509
 
 from overmesh import __version__, rpc, trace
+from overmesh.agent.calls import leave
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.joinport import Target, certificate_request, check_clock, unverified_chain
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.plan import refuse_collisions
 from overmesh.agent.preflight import check_host, host_id, possible_modes, suites
 from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
-from overmesh.agent.sync import leave
 from overmesh.config import JOIN_PORT, AgentConfig
 from overmesh.errors import (
     ApprovalPendingError,
@@ -178,8 +178,9 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
     reply = await _let_in(redeem, step, wait=wanted.wait)
     step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
+    since = before.membership.keys_since if before else int(time.time())
     identity, network, node = _admitted(
-        reply, keys, before.roots if before else roots, target, host_id(config)
+        reply, keys, since, before.roots if before else roots, target, host_id(config)
     )
     try:
         refuse_collisions(network.ranges, await netlink.routes(), underlay, config.interface)
@@ -187,12 +188,13 @@ async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Net
         # The controller made us a member; take that back, as well as it can be done.
         if not reply.already_member:
             with suppress(OvermeshError):
-                await leave(identity)
+                await leave(identity, host_id(config))
         raise
     step("address", ", ".join(map(str, node.addresses)))
 
     if before is None or before.membership.node_id != node.id:
         state.forget_map()
+        state.forget_key_change()
     state.save_identity(identity)
     step("state", f"kept in {state.path}")
     return _joined(network, node, already_member=reply.already_member)
@@ -367,7 +369,7 @@ def _controllers(reply: mesh_pb2.JoinReply, target: Target) -> tuple[str, ...]:
 
 
 def _admitted(
-    reply: mesh_pb2.JoinReply, keys: Keys, roots: Roots, target: Target, host: str
+    reply: mesh_pb2.JoinReply, keys: Keys, keys_since: int, roots: Roots, target: Target, host: str
 ) -> tuple[Identity, Network, Node]:
     """Return what the reply makes of this host, once it is certain that all of it is right."""
     try:
@@ -384,9 +386,11 @@ def _admitted(
         node=reply.node,
         host_id=host,
         join=(str(target),),
+        keys_since=keys_since,
     )
     identity = Identity(keys, membership, roots, certificate)
-    if not issued(identity) or node.public_key != keys.public or node.network != network.name:
+    own = keys.public in (node.public_key, node.previous_public_key)
+    if not issued(identity) or not own or node.network != network.name:
         raise MeshError("the controller's answer can't be right: it is for another host")
     return identity, network, node
 

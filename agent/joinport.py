@@ -64,7 +64,8 @@ async def unverified_chain(target: Target) -> list[x509.Certificate]:
 
     """
     try:
-        chain = await asyncio.wait_for(asyncio.to_thread(_shown, target), _TIMEOUT)
+        async with asyncio.timeout(_TIMEOUT):
+            chain = await asyncio.to_thread(_shown, target)
         certificates = [x509.load_der_x509_certificate(one) for one in chain]
     except (OSError, ValueError):
         certificates = []

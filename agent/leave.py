@@ -3,9 +3,10 @@
 import grpc.aio
 
 from overmesh import rpc
-from overmesh.agent import sync
+from overmesh.agent import calls
 from overmesh.agent.fastpath import CALL_TIMEOUT, answers
 from overmesh.agent.netlink import Netlink
+from overmesh.agent.preflight import host_id
 from overmesh.agent.state import StateDir
 from overmesh.config import AgentConfig
 from overmesh.errors import NotJoinedError, OvermeshError
@@ -28,7 +29,7 @@ async def leave(config: AgentConfig, *, force: bool) -> bool:
 
     """
     state = StateDir(config.state_dir)
-    told = await _tell(state, force=force)
+    told = await _tell(config, state, force=force)
     with state.locked():
         if answers(config.fastpath_socket):
             await _end_fastpath(config)
@@ -38,9 +39,9 @@ async def leave(config: AgentConfig, *, force: bool) -> bool:
     return told
 
 
-async def _tell(state: StateDir, *, force: bool) -> bool:
+async def _tell(config: AgentConfig, state: StateDir, *, force: bool) -> bool:
     try:
-        await sync.leave(state.identity())
+        await calls.leave(state.identity(), host_id(config))
     except OvermeshError as error:
         if force:
             return False

@@ -18,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from overmesh.agent.peermap import Floor, Held
+from overmesh.agent.peermap import Held
+from overmesh.agent.records import Floor
 from overmesh.files import replace_file
 
 # Changes are let grow to the size of the map, and to this many bytes in any case.

@@ -3,17 +3,16 @@
     WatchReply --receive--> raw items + digest --admit--> verified records --view(now)--> PeerMap + problems
 
 The raw items are kept as they came, so that the digest proves that this host and its controller hold
-the same map; the verified records are what is used. An item that can't be used becomes a Problem and
-the last good record under its key stays in use. A revocation stays in force until its time is over, whatever
-the map says later. No I/O, no clock, no concurrency.
+the same map; the verified records are what is used (records.py), as far as they go together (usable.py).
+What can't be used becomes a Problem. No I/O, no clock, no concurrency.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import ip_network
 
-from overmesh.errors import RecordError
+from overmesh.agent.records import ALARM, Floor, Records
+from overmesh.agent.usable import Members, members
 from overmesh.model import (
     NETWORK_KEY,
     Controller,
@@ -24,23 +23,12 @@ from overmesh.model import (
     Peer,
     PeerMap,
     Problem,
-    Range,
     Record,
-    Revocation,
-    endpoints_key,
-    network_of,
     node_key,
-    owner,
-    revoked_key,
 )
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import item_values
 from overmesh.proto.roots import Roots, is_root_key
-from overmesh.proto.signed import verify
-from overmesh.succession import refusal, step_back
-
-# Seconds for which a node that went without being revoked is a problem: it may never be explained.
-VANISHED_SHOWN = 86400.0
 
 
 class Outcome(Enum):
@@ -51,14 +39,6 @@ class Outcome(Enum):
     CURRENT = "the controller has the very map that is held"
     BEHIND = "the controller has a newer map; its delta should be on the way"
     RESYNC = "the held map can't be brought up to date from here: open a new stream"
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """The serial of a record that went away, below which nothing comes back, and until when that matters."""
-
-    serial: int
-    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +62,6 @@ class View:
 
     map: PeerMap
     problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Verified:
-    record: Record
-    signed: bytes
 
 
 @dataclass(slots=True)
@@ -124,24 +98,22 @@ class Replica:
         held: Held | None = None,
     ) -> None:
         held = held or Held()
-        self.roots = roots
         self._mine = node_key(node_id)
-        # Never absent: no map can take from this host who it is (RemovedError does, see sync.py).
-        own = {NETWORK_KEY: network, self._mine: node}
-        self._good = {key: _Verified(verify(key, signed, roots), signed) for key, signed in own.items()}
-        self._refused: dict[str, str] = {}
-        self._floors = dict(held.floors)
-        # Nodes that went without being revoked, and when that was first looked at.
-        self._vanished: dict[str, float] = {}
         self._items = dict(held.items)
+        # RemovedError takes from this host who it is, no map does: see sync.py.
+        self._used = Records(roots, {NETWORK_KEY: network, self._mine: node}, self._items, held.floors)
+        # When the store was first seen to have gone back.
+        self._back_since = 0.0
         self._newest = held.newest
         self._assembly: _Assembly | None = None
         self._astray = False
+        self._known: Members | None = None
+        self._peers: dict[str, Peer] = {}
         self.revision = held.revision
         self.digest = Digest.of(held.items)
-        self.follow_roots(self._items.items())
+        self._used.follow_roots(self._items.items())
         for key, signed in (*held.good.items(), *held.items.items()):
-            self._admit(key, signed)
+            self._used.admit(key, signed)
 
     def begin(self) -> tuple[int, bytes]:
         """Return revision and digest for the Hello of a new stream, and forget what was left of the last one.
@@ -218,149 +190,83 @@ class Replica:
         return Outcome.CHANGED
 
     def _move(self, revision: int, digest: Digest, changed: Mapping[str, bytes], removed: Set[str]) -> None:
-        for key in sorted(removed):  # endpoints/… before node/…: see _remove
+        for key in sorted(removed):  # endpoints/… before node/…
             del self._items[key]
-            self._remove(key)
+            self._used.remove(key)
         self._items.update(changed)
         if any(map(is_root_key, changed)):
             self.follow_roots(self._items.items())
         for key, signed in changed.items():
-            self._admit(key, signed)
+            self._used.admit(key, signed)
         self.revision, self.digest = revision, digest
         self._newest = max(self._newest, revision)
 
     # Which of it is used.
 
-    def _admit(self, key: str, signed: bytes) -> None:
-        try:
-            record = self._checked(key, signed)
-        except RecordError as error:
-            self._refused[key] = error.cause
-            return
-        self._good[key] = _Verified(record, signed)
-        self._refused.pop(key, None)
-        self._vanished.pop(key, None)
-        if isinstance(record, Revocation):
-            self._void(record)
-
-    def _checked(self, key: str, signed: bytes) -> Record:
-        held = self._good.get(key)
-        if held is not None and held.signed == signed:
-            return held.record
-        record = verify(key, signed, self.roots)
-        if network_of(record) not in (self.network.name, None):
-            raise RecordError(f"is of network {network_of(record)}, not of {self.network.name}")
-        floor = self._floors.get(key)
-        why = step_back(
-            record,
-            held=held.record if held else None,
-            revocation=self._revocation(owner(key)),
-            floor=floor.serial if floor else 0,
-        )
-        if why:
-            raise RecordError(why)
-        return record
-
-    def _revocation(self, node_id: str) -> Revocation | None:
-        held = self._good.get(revoked_key(node_id))
-        return held.record if held and isinstance(held.record, Revocation) else None
-
-    def _void(self, revocation: Revocation) -> None:
-        self._vanished.pop(node_key(revocation.node_id), None)
-        for key in (node_key(revocation.node_id), endpoints_key(revocation.node_id)):
-            self._floors.pop(key, None)
-            held = self._good.get(key)
-            if held and key != self._mine and revocation.voids(held.record):
-                del self._good[key]
-                if key in self._items:
-                    self._refused[key] = refusal(revocation, held.record)
-
-    def _remove(self, key: str) -> None:
-        self._refused.pop(key, None)
-        held = self._good.get(key)
-        # What a revocation says stays true though the map leaves it out.
-        if held is None or key in (NETWORK_KEY, self._mine) or isinstance(held.record, Revocation):
-            return
-        # An endpoints record is worth nothing without its node, so it need not be remembered longer.
-        node = self._good.get(node_key(owner(key)))
-        until = node.record.not_after if node and isinstance(node.record, Node) else 0
-        self._floors[key] = Floor(held.record.serial, until)
-        if isinstance(held.record, Node):
-            self._vanished[key] = 0.0
-        del self._good[key]
-
-    # The mesh root.
+    @property
+    def roots(self) -> Roots:
+        """The mesh roots that are trusted now."""
+        return self._used.roots
 
     def follow_roots(self, records: Iterable[tuple[str, bytes]]) -> None:
         """Trust the roots that these records lead to from here, and nothing that only others have signed."""
-        before = self.roots
-        self.roots = before.following((key, signed) for key, signed in records if is_root_key(key))
-        if self.roots == before:
-            return
-        for key, held in list(self._good.items()):
-            if not self.roots.signer(key, held.signed):
-                self._remove(key)
-        for key in [key for key in self._refused if key in self._items]:
-            self._admit(key, self._items[key])
+        self._used.follow_roots(records)
 
     @property
     def records(self) -> Iterator[Record]:
         """What is verified and in use."""
-        return (held.record for held in self._good.values())
+        return (held.record for held in self._used.good.values())
 
     @property
     def signing(self) -> str:
         """The fingerprint of the root that signs now, as far as this host knows."""
-        return self.roots.signer(NETWORK_KEY, self._good[NETWORK_KEY].signed)
+        return self.roots.signer(NETWORK_KEY, self._used.good[NETWORK_KEY].signed)
+
+    @property
+    def estranged(self) -> bool:
+        """Whether the map says of the network or of this host what no root has signed that is trusted here.
+
+        Somebody has written to the store; or the root was rotated, and this host has missed it.
+        """
+        return not self._used.refused.keys().isdisjoint((NETWORK_KEY, self._mine))
 
     @property
     def own(self) -> tuple[bytes, bytes]:
         """The encoded Signed of the network and of this host's node, as they are in use."""
-        return self._good[NETWORK_KEY].signed, self._good[self._mine].signed
+        return self._used.good[NETWORK_KEY].signed, self._used.good[self._mine].signed
 
     def renew_own(self, network: bytes, node: bytes) -> None:
         """Take in both from a renewal; they are checked like everything that arrives."""
-        self._admit(NETWORK_KEY, network)
-        self._admit(self._mine, node)
+        self._used.admit(NETWORK_KEY, network)
+        self._used.admit(self._mine, node)
 
     def clear(self) -> None:
         """Forget the map: this host is no member any more. Who it is and what was removed stays known."""
         self._move(0, Digest(), {}, set(self._items))
-        self._vanished.clear()
+        self._used.forgive()
 
     def prune(self, now: float) -> None:
         """Forget what was removed or revoked and would have expired by now (unix seconds) anyway."""
-        self._floors = {key: floor for key, floor in self._floors.items() if floor.until >= now}
-        for key, revocation in self._left_out():
-            if not revocation.in_force(now):
-                del self._good[key]
-        seen = {key: at or now for key, at in self._vanished.items()}
-        self._vanished = {key: at for key, at in seen.items() if at > now - VANISHED_SHOWN}
+        self._used.prune(now)
+        self._back_since = (self._back_since or now) if 0 < self.revision < self._newest else 0.0
+        if self._back_since and self._back_since <= now - ALARM:
+            self._newest = self.revision
 
     def withheld(self, now: float) -> Mapping[str, bytes]:
         """Return the revocations in force (peer map key -> encoded Signed) that the map leaves out."""
-        if not self.revision:
-            return {}
-        return {
-            key: self._good[key].signed for key, revocation in self._left_out() if revocation.in_force(now)
-        }
-
-    def _left_out(self) -> list[tuple[str, Revocation]]:
-        return [
-            (key, held.record)
-            for key, held in self._good.items()
-            if isinstance(held.record, Revocation) and self._items.get(key) != held.signed
-        ]
+        return self._used.withheld(now) if self.revision else {}
 
     def held(self) -> Held:
         """Return what has to be on disk for the next process to start from here."""
-        good = {key: held.signed for key, held in self._good.items() if self._items.get(key) != held.signed}
-        return Held(self.revision, self._newest, dict(self._items), good, dict(self._floors))
+        good = {
+            key: held.signed for key, held in self._used.good.items() if self._items.get(key) != held.signed
+        }
+        return Held(self.revision, self._newest, dict(self._items), good, dict(self._used.floors))
 
     @property
     def controllers(self) -> Sequence[Controller]:
         """The controllers that run now, as far as their records verify."""
-        records = (held.record for held in self._good.values())
+        records = (held.record for held in self._used.good.values())
         return [record for record in records if isinstance(record, Controller)]
 
     @property
@@ -371,45 +277,49 @@ class Replica:
     @property
     def network(self) -> Network:
         """The network that this host is in, as the newest record that verifies says."""
-        record = self._good[NETWORK_KEY].record
-        assert isinstance(record, Network)
-        return record
+        return self._used.network
 
     def view(self, now: float) -> View:
-        """Return the verified map and every problem with it at `now` (unix seconds).
-
-        An address or route belongs to one node: this host first, then whoever's record has the higher
-        serial, because that one was issued later.
-        """
-        records = [held.record for held in self._good.values()]
-        nodes = {record.id: record for record in records if isinstance(record, Node)}
+        """Return the verified map and every problem with it at `now` (unix seconds)."""
+        records = [held.record for held in self._used.good.values()]
         places = {record.node_id: record for record in records if isinstance(record, NodeEndpoints)}
-        me = nodes.pop(self._mine.partition("/")[2])
-        problems = self._steps_back(now) | self._refused | self._own_problems(me, now)
-        claims = dict.fromkeys(_claims(me), me)
-        peers: dict[str, Peer] = {}
-        for node in sorted(nodes.values(), key=lambda node: (-node.serial, node.id)):
-            reason = _unusable(node, self.network, claims, now)
-            if reason:
-                key = node_key(node.id)
-                problems[key] = (
-                    f"{problems[key]}; the record held before: {reason}" if key in problems else reason
-                )
-                continue
-            claims |= dict.fromkeys(_claims(node), node)
-            place = places.get(node.id, NodeEndpoints(node.id, node.network, ()))
-            peers[node.id] = Peer(node, place.endpoints, place.lanes)
+        members = self._members(tuple(record for record in records if isinstance(record, Node)), now)
+        problems = self._steps_back(now) | self._used.refused | self._own_problems(members.me, now)
+        for key, reason in members.unusable.items():
+            known = problems.get(key)
+            problems[key] = f"{known}; the record held before: {reason}" if known else reason
         return View(
-            PeerMap(self.revision, self.network, me, tuple(peers[key] for key in sorted(peers))),
+            PeerMap(self.revision, self.network, members.me, self._peers_of(members, places)),
             tuple(Problem(subject, problems[subject]) for subject in sorted(problems)),
         )
+
+    def _members(self, nodes: tuple[Node, ...], now: float) -> Members:
+        known, network = self._known, self.network
+        # Equal records are the same objects, so that comparing thousands of them is quick.
+        if not (
+            known and known.nodes == nodes and known.network == network and known.since <= now < known.until
+        ):
+            known = self._known = members(nodes, network, self._mine.partition("/")[2], now)
+        return known
+
+    def _peers_of(self, members: Members, places: Mapping[str, NodeEndpoints]) -> tuple[Peer, ...]:
+        before, self._peers = self._peers, {}
+        for node in members.usable:
+            place = places.get(node.id)
+            endpoints, lanes = (place.endpoints, place.lanes) if place else ((), 1)
+            peer = before.get(node.id)
+            # A peer that stays as it is stays the same object: what follows from it need not be made again.
+            if not (peer and peer.node is node and peer.endpoints is endpoints and peer.lanes == lanes):
+                peer = Peer(node, endpoints, lanes)
+            self._peers[node.id] = peer
+        return tuple(self._peers.values())
 
     def _own_problems(self, me: Node, now: float) -> dict[str, str]:
         problems = {}
         if self.revision:
             missing = {NETWORK_KEY, self._mine} - self._items.keys()
             problems = dict.fromkeys(missing, "is missing from the map; the last one stays in use")
-        revocation = self._revocation(me.id)
+        revocation = self._used.revocation(me.id)
         if revocation and revocation.voids(me):
             problems[self._mine] = "this host was taken out of the network; others refuse it"
         elif me.not_after < now:
@@ -418,31 +328,12 @@ class Replica:
 
     def _steps_back(self, now: float) -> dict[str, str]:
         """Return what the controllers' store once said and says no more."""
-        left_out = "the map leaves out this revocation before its time; it is kept to all the same"
-        problems = dict.fromkeys(self.withheld(now), left_out)
-        problems |= dict.fromkeys(self._vanished, "went from the map, and nothing says that it was taken out")
-        if 0 < self.revision < self._newest:
+        if not self.revision:
+            return {}
+        problems = self._used.missing(now)
+        if self.revision < self._newest:
             problems["store"] = (
                 f"the controllers' store went back from revision {self._newest} to {self.revision}: "
                 "restored from a backup, or tampered with"
             )
         return problems
-
-
-def _unusable(node: Node, network: Network, claims: Mapping[Range, Node], now: float) -> str:
-    """Return why a verified node must not be used now, or an empty string."""
-    if node.not_after < now:
-        return "expired"
-    for address in node.addresses:
-        if not any(address in cidr for cidr in network.ranges):
-            return f"address {address} is outside the ranges of network {network.name}"
-    for claim in _claims(node):
-        if claim in claims:
-            return f"claims {claim}, which belongs to {claims[claim].name}"
-    return ""
-
-
-def _claims(node: Node) -> Iterator[Range]:
-    """Yield every prefix that a node wants to receive."""
-    yield from (ip_network(address) for address in node.addresses)
-    yield from node.routes

@@ -92,7 +92,8 @@ class Renewal:
         self._replica = replica
         self._clock = clock
         self._random = random
-        self._term = Term.of(sync.identity.certificate, random)
+        self._of = sync.identity.certificate
+        self._drawn = Term.of(self._of, random)
         self._failure = ""
         self._skew = 0.0
 
@@ -114,9 +115,18 @@ class Renewal:
             self._clock() >= self._term.due
             or not issued(identity)
             or identity.roots.issuer(identity.certificate) != self._replica.signing
+            or self._replica.estranged
             # The clocks may differ on whether it has run out; what the controller says counts.
             or self._sync.contact.untrusted
         )
+
+    @property
+    def _term(self) -> Term:
+        # A rotation of this host's keys brings a certificate, too.
+        if self._of is not self._sync.identity.certificate:
+            self._of = self._sync.identity.certificate
+            self._drawn = Term.of(self._of, self._random)
+        return self._drawn
 
     @property
     def until(self) -> float:
@@ -153,7 +163,8 @@ class Renewal:
                 self._failure = ""
                 return True
         # Not before it matters: until it has run out the host is as well off as ever.
-        self._failure = f"can't be renewed: {failure.cause}" if self._clock() > self._term.end else ""
+        matters = self._clock() > self._term.end or self._sync.contact.untrusted
+        self._failure = f"can't be renewed: {failure.cause}" if matters else ""
         _log.warning("the certificate can't be renewed", extra={"reason": failure.cause})
         return False
 
@@ -213,7 +224,6 @@ class Renewal:
             raise MeshError("the certificate in the controller's answer is not for this host")
         self._replica.renew_own(reply.network, reply.node)
         self._skew = reply.time - self._clock()
-        self._term = Term.of(certificate, self._random)
         await self._sync.use(after)
         _log.info("certificate renewed", extra={"until": int(self._term.end)})
 

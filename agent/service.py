@@ -56,7 +56,7 @@ async def serve(service: "Service", path: Path) -> AsyncIterator[None]:
 
 
 class Service(agent_pb2_grpc.AgentServicer):
-    """Answers from what the agent knows; changes nothing but in Leave."""
+    """Answers from what the agent knows; changes nothing but in Leave and RotateKeys."""
 
     def __init__(self, agent: "Agent") -> None:
         self._agent = agent
@@ -96,6 +96,20 @@ class Service(agent_pb2_grpc.AgentServicer):
         told = await _answered(context, lambda: self._agent.leave(force=request.force))
         return agent_pb2.LeaveReply(told_controller=told)
 
+    async def RotateKeys(  # noqa: N802
+        self, request: agent_pb2.RotateKeysRequest, context: Context
+    ) -> agent_pb2.RotateKeysReply:
+        """Change this host's keys; return once others know of the new ones."""
+        return await _answered(context, lambda: self._rotate_keys(request.grace_seconds))
+
+    async def _rotate_keys(self, grace: int) -> agent_pb2.RotateKeysReply:
+        peers, rekeying = _settled(self._agent).view.map.peers, self._agent.rekeying
+        await rekeying.begin(grace)
+        return agent_pb2.RotateKeysReply(
+            until=int(rekeying.change.until if rekeying.change else time.time()),
+            stock_peers=[peer.node.name for peer in peers if peer.node.kind is Kind.WIREGUARD],
+        )
+
     # Status.
 
     async def status(self) -> agent_pb2.StatusReply:
@@ -132,7 +146,16 @@ class Service(agent_pb2_grpc.AgentServicer):
             membership="removed" if contact.removed else "member",
             certificate_until=int(self._agent.renewal.until),
             membership_until=me.not_after,
+            keys_since=self._agent.identity.membership.keys_since,
+            key_change=self._key_change(),
         )
+
+    def _key_change(self) -> agent_pb2.KeyChange | None:
+        rekeying = self._agent.rekeying
+        change = rekeying.change
+        if change is None:
+            return None
+        return agent_pb2.KeyChange(stage=change.stage, until=int(change.until), error=rekeying.failure)
 
     async def _stats(self) -> fastpath_pb2.StatsReply:
         with suppress(FastpathError):

@@ -6,6 +6,7 @@
                      the map has made of it since; two while the root is rotated
     node.pem         this node's certificate, issued by one of them
     membership.json  who this host is and where its controllers are; written last, so it says "joined"
+    keychange.json   new keys, while this host changes its own, see rekeying.py
     map.json         the last peer map, see mapfile.py
     fastpath.log     what the fastpath said
     lock             held by the one process that uses the directory
@@ -31,13 +32,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     generate_private_key,
 )
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from overmesh.agent import keyfiles
+from overmesh.agent.keychange import KeyChange
 from overmesh.agent.mapfile import MapFile
 from overmesh.agent.peermap import Held
 from overmesh.errors import CorruptStateError, NotJoinedError, PermissionMissingError, StateError
@@ -49,7 +47,8 @@ T = TypeVar("T")
 _LOCK = "lock"
 _KEYS = ("tls.key", "noise.key")
 _MAP = "map.json"
-_ALL = ("membership.json", _MAP, "node.pem", "root.pem", *_KEYS, "fastpath.log", _LOCK)
+_CHANGE = "keychange.json"
+_ALL = ("membership.json", _MAP, _CHANGE, "node.pem", "root.pem", *_KEYS, "fastpath.log", _LOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Membership:
     """What the controller answered when this host joined. network and node: encoded Signed.
 
     host_id: of the machine that joined, to tell a copy of its disk; empty when an older version joined.
-    join: host:port of the join port that it joined at.
+    join: host:port of the join port that it joined at. keys_since: unix seconds, 0 when it is not known.
     """
 
     node_id: str
@@ -86,6 +85,7 @@ class Membership:
     node: bytes
     host_id: str = ""
     join: tuple[str, ...] = ()
+    keys_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Identity:
         """Roots, private key and certificate, as `grpc.ssl_channel_credentials` takes them."""
         return (
             self.roots.pem,
-            _pem(self.keys.tls),
+            keyfiles.tls_text(self.keys.tls),
             self.certificate.public_bytes(Encoding.PEM),
         )
 
@@ -168,14 +168,14 @@ class StateDir:
 
     def _keys(self) -> Keys:
         return Keys(
-            self._read("tls.key", _tls_key, "an ECDSA key in PEM"),
-            self._read("noise.key", _noise_key, "32 bytes in base64"),
+            self._read("tls.key", keyfiles.tls_key, "an ECDSA key in PEM"),
+            self._read("noise.key", keyfiles.noise_key, "32 bytes in base64"),
         )
 
     def save_keys(self, keys: Keys) -> None:
         """Keep the keys."""
-        self._write("tls.key", _pem(keys.tls))
-        self._write("noise.key", base64.b64encode(keys.noise.private_bytes_raw()) + b"\n")
+        self._write("tls.key", keyfiles.tls_text(keys.tls))
+        self._write("noise.key", keyfiles.noise_text(keys.noise))
 
     def identity(self) -> Identity:
         """Return who this host is.
@@ -194,6 +194,11 @@ class StateDir:
             self._read("root.pem", Roots.from_pem, "certificates in PEM"),
             self._read("node.pem", x509.load_pem_x509_certificate, "a certificate in PEM"),
         )
+        change = self.key_change()
+        if change and change.certificate:
+            # The two files of the same may be half written.
+            keys = replace(identity.keys, tls=change.tls)
+            identity = replace(identity, keys=keys, certificate=change.certificate)
         # Whether a root that is trusted issued it is another question: renewal.py gets one from it.
         if identity.certificate.public_key() != identity.keys.tls.public_key():
             raise self.corrupt("node.pem", "it does not belong to tls.key")
@@ -212,6 +217,22 @@ class StateDir:
         self.save_identity(replace(after, roots=both))
         if both != after.roots:
             self._write("root.pem", after.roots.pem)
+
+    # A change of keys.
+
+    def key_change(self) -> KeyChange | None:
+        """Return the change of keys that is under way."""
+        if not (self.path / _CHANGE).exists():
+            return None
+        return self._read(_CHANGE, KeyChange.decode, "a change of keys in JSON")
+
+    def save_key_change(self, change: KeyChange) -> None:
+        """Keep how far the change is."""
+        self._write(_CHANGE, change.encode())
+
+    def forget_key_change(self) -> None:
+        """Drop it: it is finished, or of a membership that this host no longer has."""
+        (self.path / _CHANGE).unlink(missing_ok=True)
 
     # The map.
 
@@ -297,21 +318,6 @@ def issued(identity: Identity) -> bool:
 # How each file is written.
 
 
-def _pem(key: EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _tls_key(data: bytes) -> EllipticCurvePrivateKey:
-    key = load_pem_private_key(data, None)
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise TypeError("not an ECDSA key")
-    return key
-
-
-def _noise_key(data: bytes) -> X25519PrivateKey:
-    return X25519PrivateKey.from_private_bytes(base64.b64decode(data.strip(), validate=True))
-
-
 def _membership_text(membership: Membership) -> bytes:
     return _json(
         {
@@ -323,6 +329,7 @@ def _membership_text(membership: Membership) -> bytes:
             "node": _text(membership.node),
             "host_id": membership.host_id,
             "join": list(membership.join),
+            "keys_since": membership.keys_since,
         }
     )
 
@@ -338,6 +345,7 @@ def _membership(data: bytes) -> Membership:
         node=_bytes(value["node"]),
         host_id=str(value.get("host_id", "")),
         join=tuple(str(target) for target in value.get("join", ())),
+        keys_since=int(value.get("keys_since", 0)),
     )
 
 

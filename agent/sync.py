@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from random import SystemRandom
 from typing import Any
@@ -23,8 +23,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from overmesh import __version__, rpc, trace
-from overmesh.agent import controllers
+from overmesh import __version__, trace
+from overmesh.agent import calls, controllers
+from overmesh.agent.calls import CALL_TIMEOUT, translated
+from overmesh.agent.contact import Contact
 from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Outcome, Replica
 from overmesh.agent.state import Identity, StateDir
@@ -45,18 +47,14 @@ from overmesh.proto.codec import MAX_WITHHELD, endpoint_message, problem_message
 SILENCE = 30.0
 # As many heartbeats may tell of a newer map before its delta counts as lost.
 PATIENCE = 3
-CALL_TIMEOUT = 10.0
 
 # A node that was removed asks rarely whether it is a member again.
 REMOVED_DELAY = 60.0
 # A controller that is new in the map has no agents: they look so often whether there is a better one.
 LOOK_EVERY = 60.0
 SETTLED = 10.0
-CONNECT_TIMEOUT = 5.0
 
-# So many attempts in a row that end in the handshake are no accident.
-_REJECTIONS = 3
-_HANDSHAKE = re.compile("CERTIFICATE|[Hh]andshake|Socket closed|certificate")
+_HANDSHAKE = re.compile("[Hh]andshake|Socket closed|certificate")
 
 _RANDOM = SystemRandom()
 
@@ -72,36 +70,6 @@ class Facts:
     backend_reason: str
     mtu: int
     lanes: int
-
-
-@dataclass(slots=True)
-class Contact:
-    """How this host stands with its controllers. since: monotonic; confirmed: unix seconds, 0 never.
-
-    copied: another machine is, or was, this node: this one must not draw the node's packets to itself
-    before a controller has taken it for the node. rejected: how many attempts in a row ended where
-    certificates are looked at.
-    """
-
-    address: str = ""
-    connected: bool = False
-    error: str = ""
-    since: float = field(default_factory=time.monotonic)
-    confirmed: float = 0.0
-    removed: bool = False
-    copied: bool = False
-    rejected: int = 0
-
-    @property
-    def untrusted(self) -> bool:
-        """Whether controllers and this host seem not to accept each other's certificates."""
-        return self.rejected >= _REJECTIONS
-
-    def turn(self, *, connected: bool, error: str = "") -> None:
-        """Note a change for better or worse."""
-        if connected != self.connected:
-            self.since = time.monotonic()
-        self.connected, self.error = connected, error
 
 
 class _MovesOver(Exception):  # noqa: N818
@@ -129,7 +97,7 @@ class Sync:
         apply: Callable[[], Awaitable[Sequence[Problem]]],
     ) -> None:
         self.identity = identity
-        self._host_id = host_id
+        self.host_id = host_id
         self._replica = replica
         self._state = state
         self._apply = apply
@@ -174,8 +142,10 @@ class Sync:
 
     async def _rest(self, seconds: float) -> None:
         """Wait, but not with a new identity: it may be let in where the last one was not."""
+        # Not wait_for: it may swallow a cancellation (Python 3.11).
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._renewed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._renewed.wait()
 
     def _pause(self, lost: OvermeshError | None) -> float:
         """Return how long to wait before the next controller is asked."""
@@ -231,8 +201,8 @@ class Sync:
         async with self._channel(address) as open_channel, asyncio.TaskGroup() as tasks:
             stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
             stream = stub.Watch()
-            tasks.create_task(_translated(self._receive(stream), address))
-            tasks.create_task(_translated(self._send_acks(stream), address))
+            tasks.create_task(translated(self._receive(stream), address))
+            tasks.create_task(translated(self._send_acks(stream), address))
             tasks.create_task(self._send_facts(stub, address))
             tasks.create_task(self._look_for_better(address))
             tasks.create_task(self._move_over())
@@ -256,13 +226,13 @@ class Sync:
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         opened, self._opened = self._opened, None
-        return opened[1] if opened else channel(self.identity, address)
+        return opened[1] if opened else calls.channel(self.identity, address)
 
     # Watch.
 
     async def _receive(self, stream: Any) -> None:
         revision, digest = self._replica.begin()
-        hello = mesh_pb2.Hello(revision=revision, digest=digest, host_id=self._host_id, version=__version__)
+        hello = mesh_pb2.Hello(revision=revision, digest=digest, host_id=self.host_id, version=__version__)
         await stream.write(mesh_pb2.WatchRequest(hello=hello))
         behind = 0
         while True:
@@ -295,10 +265,10 @@ class Sync:
     async def _taken(self) -> None:
         """Be the node on this machine from now on: the controller knows of no other."""
         self.contact.copied = False
-        await self._apply()
-        mine = replace(self.identity.membership, host_id=self._host_id)
+        mine = replace(self.identity.membership, host_id=self.host_id)
         before, self.identity = self.identity, replace(self.identity, membership=mine)
         await self._save(before)
+        await self._apply()
 
     async def _take_over(self) -> None:
         """Apply the map, keep it, and have it acked: only what is in force and safe counts as held."""
@@ -367,25 +337,10 @@ class Sync:
             await self._remember()
             mine = self.identity.membership.node_id
             if there := controllers.better(mine, self._replica.controllers, here):
-                self._opened = await self._open(there.mesh)
+                self._opened = await calls.opened(self.identity, there.mesh)
             if self._opened:
                 raise _MovesOver
             await asyncio.sleep(LOOK_EVERY)
-
-    async def _open(self, addresses: Sequence[str]) -> tuple[str, grpc.aio.Channel] | None:
-        """Return the first of these addresses where somebody answers, with a channel to it."""
-        for address in addresses:
-            candidate = channel(self.identity, address)
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT):
-                    await candidate.channel_ready()
-            except (TimeoutError, asyncio.CancelledError) as error:
-                await candidate.close()
-                if isinstance(error, asyncio.CancelledError):
-                    raise
-            else:
-                return address, candidate
-        return None
 
     async def _remember(self) -> None:
         """Keep on disk where controllers are, so that this host starts with any of them alive."""
@@ -420,66 +375,17 @@ class Sync:
             backend_reason=facts.backend_reason,
             mtu=facts.mtu,
             lanes=facts.lanes,
-            host_id=self._host_id,
+            host_id=self.host_id,
             withheld=[mesh_pb2.Item(key=key, signed=signed) for key, signed in withheld],
         )
         try:
-            await _translated(stub.Report(request, timeout=CALL_TIMEOUT), address)
+            await translated(stub.Report(request, timeout=CALL_TIMEOUT), address)
         except InvalidError as error:
             # The map is no worse for it: the stream stays.
             log.warning("the controller refuses this host's facts", extra={"reason": error.cause})
             self.problems = (Problem("report", error.cause),)
         else:
             self.problems = ()
-
-
-async def leave(identity: Identity) -> None:
-    """Tell a controller that this node leaves.
-
-    Raises:
-        MeshError: none could be told.
-
-    """
-    failure: OvermeshError = UnreachableError("no controller is known")
-    for address in identity.membership.controllers:
-        try:
-            async with channel(identity, address) as open_channel:
-                stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
-                await _translated(stub.Leave(mesh_pb2.LeaveRequest(), timeout=CALL_TIMEOUT), address)
-        except RemovedError:
-            return
-        except OvermeshError as error:
-            failure = error
-        else:
-            return
-    raise failure
-
-
-def channel(identity: Identity, address: str) -> grpc.aio.Channel:
-    """Return a channel to a controller's mesh port, for use in a `with`."""
-    return grpc.aio.secure_channel(
-        address,
-        grpc.ssl_channel_credentials(*identity.tls_pem),
-        options=[
-            ("grpc.ssl_target_name_override", rpc.CONTROLLER_NAME),
-            # A pool of its own, or a new channel would wait out the backoff of the last one.
-            ("grpc.use_local_subchannel_pool", 1),
-            # Also how long an attempt to connect may take; 20 s by default.
-            ("grpc.min_reconnect_backoff_ms", round(CONNECT_TIMEOUT * 1000)),
-            *rpc.KEEPALIVE,
-            *rpc.MESSAGE_LIMIT,
-        ],
-    )
-
-
-async def _translated(call: Awaitable[None], address: str) -> None:
-    """Await a call; what gRPC raises comes out in the words of overmesh/errors.py."""
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        raise rpc.raised(error, f"controller {address}") from None
-    except asyncio.InvalidStateError:  # a write to a stream that has just ended
-        raise UnreachableError(f"controller {address} ended the stream") from None
 
 
 async def _within(seconds: float, read: Awaitable[Any]) -> Any:

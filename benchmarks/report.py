@@ -27,18 +27,18 @@ def main() -> None:
     DOCUMENT.write_text(replaced(DOCUMENT.read_text(), tables(rows, machine)))
 
 
-def replaced(document: str, content: str) -> str:
+def replaced(document: str, content: str, begin_mark: str = BEGIN) -> str:
     """Return the document with this content between its marks.
 
     Raises:
         ValueError: a mark is not there.
 
     """
-    before, begin, rest = document.partition(BEGIN)
+    before, begin, rest = document.partition(begin_mark)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"one of the marks is missing: {BEGIN}, {END}")
-    return f"{before}{BEGIN}\n\n{content}\n{END}{after}"
+        raise ValueError(f"one of the marks is missing: {begin_mark}, {END}")
+    return f"{before}{begin}\n\n{content}\n{END}{after}"
 
 
 def tables(rows: list[Row], machine: dict[str, Any]) -> str:

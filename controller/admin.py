@@ -10,6 +10,7 @@ from overmesh.config import DEFAULT_NETWORK
 from overmesh.controller.approving import Approving
 from overmesh.controller.audit import Audit
 from overmesh.controller.auditing import Auditing, removed_node
+from overmesh.controller.clones import Clones
 from overmesh.controller.fleet import Fleet
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Mirror
@@ -52,6 +53,7 @@ class AdminService(Auditing, Approving, Rotating):
         peers: Peers,
         tokens: Tokens,
         pending: Pendings,
+        clones: Clones,
         agents: Agents,
         fleet: Fleet,
         presence: Presence,
@@ -66,6 +68,7 @@ class AdminService(Auditing, Approving, Rotating):
         self._peers = peers
         self._tokens = tokens
         self._pending = pending
+        self._clones = clones
         self._agents = agents
         self._fleet = fleet
         self._presence = presence
@@ -145,10 +148,13 @@ class AdminService(Auditing, Approving, Rotating):
         """Take a node out, and its key for good."""
         view = self._mirror.view(request.network or DEFAULT_NETWORK)
         revoked = await self._revocations.revoke(view.name, request.node, request.reason)
+        # When this is a repetition, the first one has taken it out.
+        done = await self._audit.done()
+        was_member = done.deed.what == "node revoked" if done else revoked.was_member
         return admin_pb2.RevokeNodeReply(
             revocation=_revocation_message(revoked.revocation),
             revision=revoked.revision,
-            was_member=revoked.was_member,
+            was_member=was_member,
         )
 
     async def ListRevocations(  # noqa: N802
@@ -197,6 +203,7 @@ class AdminService(Auditing, Approving, Rotating):
             problems=problem_messages([*_unreadable(view, node_id), *sighting.problems]),
         )
         message.MergeFrom(_record_fields(view, node_id))
+        message.MergeFrom(self._clones.message(view.name, node_id))
         return message
 
     # Networks.

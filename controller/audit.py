@@ -79,7 +79,8 @@ class Entry:
             who=_text(fields.get("who")),
             origin=_text(fields.get("origin")),
             controller=_text(fields.get("controller")),
-            revision=kv.mod_revision,
+            # The later ones are those of a rotation of the root, which marks entries anew.
+            revision=kv.create_revision,
             genuine=genuine,
         )
 
@@ -191,13 +192,13 @@ class Audit:
         """
         found = await self._store.range(keys.AUDIT, after=keys.audit(_time_part(since)))
         # Clocks of controllers differ, and with them the order of ids.
-        for kv in sorted(found.kvs, key=lambda kv: kv.mod_revision):
+        for kv in sorted(found.kvs, key=lambda kv: kv.create_revision):
             yield Entry.read(kv, self._root)
         if follow:
             async for batch in self._store.watch(keys.AUDIT, found.revision + 1):
-                for event in batch.events:
-                    if event.kv:
-                        yield Entry.read(event.kv, self._root)
+                for entry in (Entry.read(event.kv, self._root) for event in batch.events if event.kv):
+                    if entry.revision == batch.revision or not entry.genuine:
+                        yield entry
 
     # Trimming.
 

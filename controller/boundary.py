@@ -25,6 +25,28 @@ Answered = Callable[[str, str], None]
 _log = logging.getLogger("overmesh.controller")
 
 
+class CaughtUp(grpc.aio.ServerInterceptor):
+    """Has every call begin with what was done before it, by whichever controller.
+
+    Args:
+        current: returns once that is known here.
+
+    """
+
+    def __init__(self, current: Callable[[], Awaitable[None]]) -> None:
+        self._current = current
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wait, then go on."""
+        if handler_call_details.method.startswith("/overmesh."):
+            await self._current()
+        return await continuation(handler_call_details)
+
+
 class Boundary(grpc.aio.ServerInterceptor):
     """Turns what our services raise into a status: ours by name, anything else without details.
 

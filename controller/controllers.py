@@ -14,14 +14,18 @@ from dataclasses import replace
 from typing import NoReturn
 
 from overmesh.controller import keys
-from overmesh.controller.lease import Lease
+from overmesh.controller.lease import TTL, Lease
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import MeshRoot
-from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
-from overmesh.model import Controller
+from overmesh.controller.watch import Agents
+from overmesh.errors import LeaseNotFoundError, StoreUnavailableError, UnreachableError
+from overmesh.model import Controller, controller_key
 
 _STORE_PAUSE = 2.0
+# Seconds without the store after which the lease has ended for certain.
+_CUT_OFF = 1.2 * TTL
+_LOOK_EVERY = 1.0
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -34,8 +38,9 @@ def controller_id(mesh: Sequence[str], join: Sequence[str]) -> str:
 
 def known(mirror: Mirror) -> Sequence[Controller]:
     """Return the controllers that run now, those whose records verify, by id."""
-    records = (record for view in mirror.networks[:1] for record in view.records.values())
-    return sorted((record for record in records if isinstance(record, Controller)), key=lambda one: one.id)
+    ids = sorted(mirror.held("controllers"))
+    records = (view.records.get(controller_key(one)) for view in mirror.networks[:1] for one in ids)
+    return [record for record in records if isinstance(record, Controller)]
 
 
 def reachable(mirror: Mirror, first: Controller) -> Sequence[str]:
@@ -105,3 +110,25 @@ class Registration:
     def _change(self, lease: int, before: KeyValue | None = None) -> Change:
         compare = unchanged(before) if before else absent(self._key)
         return Change([compare], [Put(self._key, self._signed, lease)])
+
+
+async def shed_when_cut_off(lease: Lease, others: Callable[[], bool], agents: Agents) -> NoReturn:
+    """End all streams, once, when the store has been silent for longer than a lease lives.
+
+    By then the others are told that this controller is gone, and its agents would learn nothing new here.
+    Who comes back all the same is served what is known: perhaps nobody reaches the store.
+
+    Args:
+        lease: by which the silence is measured.
+        others: tells whether there are other controllers to go to.
+        agents: that are connected here.
+
+    """
+    while True:
+        while lease.silence < _CUT_OFF:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY)
+        if others():
+            _log.warning("the store is out of reach: agents are sent to other controllers")
+            agents.finish_all(UnreachableError("this controller has lost its store", "another one may do"))
+        while lease.silence >= _CUT_OFF:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY)

@@ -10,7 +10,7 @@ import platform
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -22,7 +22,8 @@ from overmesh.controller import keys, process
 from overmesh.controller.admin import AdminService
 from overmesh.controller.audit import Audit
 from overmesh.controller.certificates import ServerCertificates
-from overmesh.controller.controllers import Registration, reachable
+from overmesh.controller.clones import Clones
+from overmesh.controller.controllers import Registration, known, reachable, shed_when_cut_off
 from overmesh.controller.fleet import ControllersService, Fleet, Here
 from overmesh.controller.join import Joins
 from overmesh.controller.lease import Lease
@@ -41,6 +42,7 @@ from overmesh.controller.resigning import Resigning
 from overmesh.controller.revocations import Revocations
 from overmesh.controller.rootfiles import load_or_create
 from overmesh.controller.roots import Rotation
+from overmesh.controller.rootwatch import RootWatch
 from overmesh.controller.server import JoinService, Listening, MeshService, Servers
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Put, Store, absent
@@ -142,19 +144,18 @@ async def running(
         undo.push_async_callback(lease.end)
         presence = Presence(mirror, lease)
         agents = Agents(mirror, presence.seen, clock)
+        clones = Clones(mirror, root, agents.live_host, clock)
         revocations = Revocations(mirror, membership, signer, clock)
         remembered = Remembered(mirror, revocations, config.state_dir, clock)
         remembered.load()
         await remembered.restore()
+        undo.push_async_callback(remembered.end)
         newcomers = Newcomers(mirror, membership, signer, clock)
-        peers = Peers(mirror, membership, newcomers)
-        renewals = Renewals(mirror, newcomers, root, clock)
-        rekeying = Rekeying(mirror, newcomers, signer, root)
-        joins = Joins(mirror, membership, newcomers, tokens, pending, root, agents.live_host, clock)
+        joins = Joins(mirror, membership, newcomers, tokens, pending, root, clones, clock)
 
         hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
         certificates = ServerCertificates(root, lambda: mirror.roots, hosts, clock)
-        servers = Servers(numbers.answered)
+        servers = Servers(numbers.answered, mirror.current)
         undo.push_async_callback(servers.stop, GRACE)
         listening = servers.listen(
             config.listen,
@@ -163,36 +164,42 @@ async def running(
             config.socket,
             lambda mutual: certificates.credentials(mutual=mutual),
         )
-        mesh_targets, join_targets = (
-            [_target(host, port) for host in hosts] for port in (listening.mesh_port, listening.join_port)
-        )
-        registration = Registration(mirror, lease, root, mesh_targets, join_targets)
-        await registration.enter()
-        resigning = Resigning(store, mirror, root, signer)
-        rotation = Rotation(
-            mirror, root, signer, tokens, agents, resigning, config.state_dir, registration.enter
-        )
+        registration = await _in_the_map(mirror, lease, root, hosts, listening)
         here = Here(mirror, agents, clock)
+        fleet = Fleet(mirror, root, registration.record, here)
+        resigning = Resigning(store, mirror, root, signer)
+        watch = RootWatch(mirror, root, resigning, config.state_dir, registration.enter)
+        rotation = Rotation(mirror, root, signer, tokens, fleet, resigning, watch, config.state_dir)
         await servers.start(
             JoinService(
                 joins,
-                renewals,
+                Renewals(mirror, newcomers, root, clock),
                 lambda: mirror.root_records,
                 lambda: reachable(mirror, registration.record),
                 numbers.joined,
             ),
-            MeshService(agents, membership, revocations, remembered, rekeying, presence, numbers.acked),
+            MeshService(
+                agents,
+                clones,
+                membership,
+                revocations,
+                remembered,
+                Rekeying(mirror, newcomers, signer, root),
+                presence,
+                numbers.acked,
+            ),
             ControllersService(here),
             AdminService(
                 mirror=mirror,
                 audit=audit,
                 membership=membership,
                 revocations=revocations,
-                peers=peers,
+                peers=Peers(mirror, membership, newcomers),
                 tokens=tokens,
                 pending=pending,
+                clones=clones,
                 agents=agents,
-                fleet=Fleet(mirror, root, registration.record, here),
+                fleet=fleet,
                 presence=presence,
                 rotation=rotation,
                 join_target=_join_target(hosts, listening),
@@ -203,15 +210,17 @@ async def running(
         undo.push_async_callback(servers.drain)
         duties |= {
             _duty(undo, certificates.keep_fresh()),
-            _duty(undo, rotation.follow()),
+            _duty(undo, watch.follow()),
             _duty(undo, presence.keep_written()),
             _duty(undo, lease.keep_alive()),
             _duty(undo, registration.keep()),
+            _duty(undo, shed_when_cut_off(lease, lambda: len(known(mirror)) > 1, agents)),
             _duty(undo, _every(_TRIM_EVERY, lambda: trim_history(store))),
             _duty(undo, _every(_SWEEP_EVERY, tokens.sweep)),
             _duty(undo, _every(_SWEEP_EVERY, revocations.sweep)),
             _duty(undo, remembered.keep()),
             _duty(undo, _every(_SWEEP_EVERY, pending.sweep)),
+            _duty(undo, _every(_SWEEP_EVERY, clones.sweep)),
             _duty(undo, _every(_SWEEP_EVERY, audit.trim)),
         }
         numbers.watch(mirror, agents)
@@ -246,7 +255,9 @@ async def _root(config: ControllerConfig, store: Store, clock: Callable[[], floa
         root.sign_with(kv.value)
     else:
         put = Put(keys.ROOT_PIN, root.pin)
-        if not (await store.txn([absent(keys.ROOT_PIN), absent(keys.IMPORTING)], [put])).succeeded:
+        made = await store.txn([absent(keys.ROOT_PIN), absent(keys.IMPORTING)], [put])
+        pinned = await store.get(keys.ROOT_PIN)
+        if not made.succeeded and not (pinned and pinned.value == root.pin):
             raise StateError("another controller has just started on this store with a root of its own")
     return root
 
@@ -290,6 +301,17 @@ def _host(text: str) -> str:
 def _own_hosts(mirror: Mirror) -> tuple[str, ...]:
     overlays = (cidr for view in mirror.networks if view.usable for cidr in view.network.ranges)
     return tuple(map(str, own_addresses(overlays))) or ("localhost",)
+
+
+async def _in_the_map(
+    mirror: Mirror, lease: Lease, root: MeshRoot, hosts: Sequence[str], listening: Listening
+) -> Registration:
+    mesh, join = (
+        [_target(host, port) for host in hosts] for port in (listening.mesh_port, listening.join_port)
+    )
+    registration = Registration(mirror, lease, root, mesh, join)
+    await registration.enter()
+    return registration
 
 
 def _target(host: str, port: int) -> str:

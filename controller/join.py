@@ -23,9 +23,10 @@ from overmesh.config import DEFAULT_PORTS
 from overmesh.controller import credentials, keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.caller import caller
+from overmesh.controller.clones import Clones
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Change, Mirror
-from overmesh.controller.names import checked_label
+from overmesh.controller.names import checked_host_id, checked_label
 from overmesh.controller.newcomers import Newcomers, checked_public_key
 from overmesh.controller.pending import Pending, Pendings
 from overmesh.controller.store.base import KeyValue, unchanged
@@ -34,8 +35,6 @@ from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.controller.view import NetworkView
 from overmesh.errors import CloneError, InvalidError, PortInUseError, StoreCorruptError
 from overmesh.model import NETWORK_KEY, Endpoint, Kind, Mode, Node, Suite, node_key
-
-_LONGEST_HOST_ID = 256
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -89,8 +88,7 @@ class Joins:
     """Lets hosts in.
 
     Args:
-        mirror, membership, newcomers, tokens, pending, root: the parts of this controller.
-        live_host: (network, node id) -> host id of the agent that is connected as that node, or "".
+        mirror, membership, newcomers, tokens, pending, root, clones: the parts of this controller.
         clock: unix seconds.
 
     """
@@ -103,7 +101,7 @@ class Joins:
         tokens: Tokens,
         pending: Pendings,
         root: MeshRoot,
-        live_host: Callable[[str, str], str],
+        clones: Clones,
         clock: Callable[[], float],
     ) -> None:
         self._mirror = mirror
@@ -112,7 +110,7 @@ class Joins:
         self._tokens = tokens
         self._pending = pending
         self._root = root
-        self._live_host = live_host
+        self._clones = clones
         self._clock = clock
 
     async def join(self, application: Application) -> Admission:
@@ -161,7 +159,7 @@ class Joins:
             public_key=key,
             request=CertificateRequest.parse(application.csr),
             endpoints=endpoints,
-            host_id=application.host_id,
+            host_id=checked_host_id(application.host_id),
             suites=application.suites,
         )
 
@@ -204,6 +202,7 @@ class Joins:
         return Change(
             admitted.compares,
             [
+                self._clones.bound(view.name, applicant.id, applicant.host_id),
                 credentials.put(self._root, view.name, applicant.id, applicant.request.fingerprint),
                 *admitted.ops,
             ],
@@ -217,8 +216,7 @@ class Joins:
                 f"this host's X25519 key is that of {member.name}, a stock WireGuard peer",
                 f"give this host a key of its own, or remove that peer: `meshctl peer remove {member.name}`",
             )
-        live_on = self._live_host(view.name, member.id)
-        if live_on and live_on != applicant.host_id:
+        if self._clones.bound_elsewhere(view.name, member.id, applicant.host_id):
             raise CloneError(
                 f"this host's key is in use: node {member.name} is connected with it from another host",
                 "remove this host's copy of the state directory and join with a new token",
@@ -246,7 +244,7 @@ def _pending(applicant: _Applicant, token: Token) -> Pending:
         name=applicant.name,
         public_key=applicant.public_key.hex(),
         fingerprint=applicant.request.fingerprint.hex(),
-        host_id=applicant.host_id[:_LONGEST_HOST_ID],
+        host_id=applicant.host_id,
         origin=caller().origin,
         token=token.id,
         tags=token.tags,

@@ -18,6 +18,8 @@ Below /overmesh/v1/:
     credentials/<net>/<node id>  JSON, see credentials.py
     tokens/<id>                  JSON, see tokens.py
     pending/<net>/<node id>      JSON, see pending.py
+    hosts/<net>/<node id>        JSON, see clones.py: which machine is the node
+    copies/<net>/<node id>.<tag> JSON, see clones.py: another that holds its keys
     presence/<net>/<node id>     JSON, see presence.py; under the controller's lease
 And below /overmesh/audit/, which no mirror holds:
     <time and random bits>       JSON, see audit.py
@@ -119,6 +121,16 @@ def pending(network_name: str, node_id: str) -> str:
 def audit(entry_id: str) -> str:
     """Return the key of an audit entry."""
     return AUDIT + entry_id
+
+
+def host(network_name: str, node_id: str) -> str:
+    """Return the key that binds a node to a host."""
+    return f"{PREFIX}hosts/{network_name}/{node_id}"
+
+
+def copy(network_name: str, node_id: str, tag: str) -> str:
+    """Return the key of another host that holds a node's keys."""
+    return f"{PREFIX}copies/{network_name}/{node_id}.{tag}"
 
 
 def presence(network_name: str, node_id: str) -> str:

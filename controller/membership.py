@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from overmesh.config import DEFAULT_IPV4_RANGE, DEFAULT_NETWORK
@@ -83,7 +84,9 @@ class Membership:
     async def ensure_network(self, ranges: Sequence[str]) -> None:
         """Make the default network when there is none at all, as on the first start."""
         if not self._mirror.networks:
-            await self.create_network(DEFAULT_NETWORK, ranges)
+            # Another controller that starts for the first time may be faster.
+            with suppress(ExistsError):
+                await self.create_network(DEFAULT_NETWORK, ranges)
 
     async def create_network(
         self, name: str, ranges: Sequence[str] = (), mode: Mode = Mode.SEALED, mtu: int = 0

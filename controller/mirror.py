@@ -10,7 +10,8 @@ back through the watch: who made it will see it.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -38,6 +39,7 @@ _ATTEMPTS = 32
 _CHANGES_AT_ONCE = 256
 # Seconds from a change to its coming back; a watch that has lost its member finds another in five.
 _CATCH_UP = 10.0
+_MOMENT = 0.3
 # The "network" of what is in the map of all of them.
 EVERYWHERE = ""
 _NOTHING: Mapping[str, KeyValue] = MappingProxyType({})
@@ -84,6 +86,7 @@ class Mirror:
         self._views: dict[str, NetworkView] = {}
         self._everywhere = NetworkView(EVERYWHERE, 0, {}, self._judge)
         self._listeners: list[Listener] = []
+        self._of_kind: defaultdict[str, list[Callable[[str, str], None]]] = defaultdict(list)
         # Keys that are being changed here -> traceparent of what changes them.
         self._traced: dict[str, str] = {}
         self._moved = asyncio.Event()
@@ -96,6 +99,10 @@ class Mirror:
     def key(self, key: str) -> KeyValue | None:
         """Return one key, or None."""
         return self._kvs.get(key)
+
+    def everything(self) -> Iterable[KeyValue]:
+        """Return all keys."""
+        return self._kvs.values()
 
     def held(self, kind: str, network: str = "") -> Mapping[str, KeyValue]:
         """Return all of a kind ("nodes", "names", "tokens", …) in a network, by item."""
@@ -148,6 +155,15 @@ class Mirror:
             await self._caught_up(revision)
         return True
 
+    async def current(self) -> None:
+        """Show what anybody was told is done before this call, as far as the store can say in a moment.
+
+        Where others use the same etcd their changes can't be told from ours: then it takes the whole moment.
+        """
+        with suppress(TimeoutError, StoreUnavailableError):
+            async with asyncio.timeout(_MOMENT):
+                await self.reached((await self._store.range(keys.PREFIX, limit=1)).revision)
+
     # Changing.
 
     async def change(self, plan: Callable[[], Change | None]) -> TxnResult:
@@ -177,7 +193,7 @@ class Mirror:
                         return done
                     raise
                 if change is None:
-                    return TxnResult(succeeded=False, revision=planned_at)
+                    return await self._done(entry) or TxnResult(succeeded=False, revision=planned_at)
                 if not self._turns.free(change.keys):
                     await self._turns.until_free(change.keys)
                     continue
@@ -218,6 +234,10 @@ class Mirror:
         """Have `listener(network, changed peer map keys)` called after every change of a map."""
         self._listeners.append(listener)
 
+    def on_kind(self, kind: str, listener: Callable[[str, str], None]) -> None:
+        """Have `listener(network, item)` called after every change of one of a kind ("hosts", …)."""
+        self._of_kind[kind].append(listener)
+
     async def load(self) -> None:
         """Read everything; what differs from before counts as one change."""
         found = await self._store.range(keys.PREFIX)
@@ -247,12 +267,15 @@ class Mirror:
 
     def _apply(self, revision: int, changed: Mapping[str, KeyValue | None]) -> None:
         changes: defaultdict[str, dict[str, bytes | None]] = defaultdict(dict)
+        followed: list[keys.Place] = []
         for key, kv in changed.items():
             self._set(key, kv)
             place = keys.parse(key)
             if place is None:
                 continue
             self._hold(place, kv)
+            if place.kind in self._of_kind:
+                followed.append(place)
             if place.map_key:
                 changes[place.network][place.map_key] = kv.value if kv else None
         before = self.roots
@@ -265,6 +288,9 @@ class Mirror:
         if self.roots != before:
             self._judge_again(revision)
         self.revision = revision
+        for place in followed:
+            for listener in self._of_kind[place.kind]:
+                listener(place.network, place.item)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 

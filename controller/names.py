@@ -4,6 +4,8 @@ import re
 
 from overmesh.errors import InvalidError
 
+MAX_HOST_ID = 256
+
 _TAG = re.compile(r"[a-z0-9][a-z0-9._:/=-]{0,62}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -25,6 +27,21 @@ def checked_label(what: str, text: str) -> str:
     raise InvalidError(
         f"{text!r} can't be a {what}",
         "use 1 to 63 letters, digits and hyphens, without a hyphen at either end",
+    )
+
+
+def checked_host_id(text: str) -> str:
+    """Return what tells a machine from others, which is shown as the machine says it.
+
+    Raises:
+        InvalidError: it can't be shown, or is too long.
+
+    """
+    if len(text) <= MAX_HOST_ID and text.isprintable():
+        return text
+    raise InvalidError(
+        f"a host id of {len(text)} characters can't be used",
+        f"set `host_id` in the agent's configuration to at most {MAX_HOST_ID} printable characters",
     )
 
 

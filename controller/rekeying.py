@@ -22,7 +22,7 @@ from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.newcomers import Newcomers, checked_public_key
 from overmesh.controller.store.base import Compare, Delete, KeyValue, Op, Put, absent, unchanged
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
-from overmesh.errors import CloneError, InvalidError
+from overmesh.errors import InvalidError, MeshError
 from overmesh.model import Node, node_key
 
 _log = logging.getLogger("overmesh.controller")
@@ -61,7 +61,9 @@ class Rekeying:
         self._root = root
 
     def check_current(self, member: Identity, tls: bytes) -> None:
-        """Raise CloneError for a certificate whose key the node has since changed.
+        """Raise MeshError for a certificate whose key the node has since changed.
+
+        Not CloneError: a stream that was being opened meanwhile is this very host's.
 
         Args:
             member: as which a call came.
@@ -70,9 +72,9 @@ class Rekeying:
         """
         credential = self._mirror.held("credentials", member.network).get(member.node_id)
         if credential and credentials.is_outdated(self._root, credential, tls):
-            raise CloneError(
+            raise MeshError(
                 f"node {member.node_id} has other keys by now",
-                "on the copy, remove the state directory and join with a new token",
+                "if this host is a copy, or was restored: remove the state directory, join with a new token",
             )
 
     async def rotate(self, member: Identity, tls: bytes, wanted: NewKeys) -> Rotated:
@@ -85,7 +87,7 @@ class Rekeying:
 
         Raises:
             RemovedError: there is no such member.
-            CloneError: it asks with keys that it had before.
+            MeshError: it asks with keys that it had before.
             InvalidError: the keys can't be right, or are not this node's.
             StoreUnavailableError: asking again tells.
 

@@ -14,7 +14,9 @@ import binascii
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,6 +67,8 @@ class Remembered:
         # Of networks that the store does not have, perhaps only for now.
         self._elsewhere: Kept = {}
         self._dirty = True
+        # One thread: a write that nobody waits for any more is finished before the next one begins.
+        self._disk = ThreadPoolExecutor(1)
         mirror.on_change(self._changed)
 
     def _changed(self, _network: str, changes: Changes) -> None:
@@ -133,43 +137,42 @@ class Remembered:
         for view in self._mirror.networks:
             restored: list[str] = []
             while lacking := self._lacking(view):
-                result = await self._mirror.change(partial(self._restoring, view))
-                if not result.succeeded:
+                if not (await self._mirror.change(partial(self._restoring, view, lacking))).succeeded:
                     break
-                restored += list(lacking)[:_AT_ONCE]
+                restored += lacking
             if restored:
                 self._tell(view, restored)
-            self._settle(view)
         await self._revocations.clear_void()
 
-    def _settle(self, view: NetworkView) -> None:
-        """Forget the offers that have been taken up, or are none any more."""
-        lacking = self._lacking(view)
-        for network, key in list(self._offered):
-            if network == view.name and key not in lacking:
-                del self._offered[network, key]
-
     def _lacking(self, view: NetworkView) -> dict[str, bytes]:
-        offered = {key: signed for (network, key), signed in self._offered.items() if network == view.name}
-        lacking = {key: signed for key, signed in offered.items() if _still_usable(view, key, signed)}
-        return lacking | dict(view.wronged)
+        """Return some of what the store lacks: peer map key -> encoded Signed."""
+        lacking = dict(islice(view.wronged.items(), _AT_ONCE))
+        offers = (offer for offer in list(self._offered.items()) if offer[0][0] == view.name)
+        for (network, key), signed in offers:
+            if len(lacking) == _AT_ONCE:
+                break
+            if _is_news(view, key, signed):
+                lacking[key] = signed
+            else:
+                del self._offered[network, key]
+        return lacking
 
-    def _restoring(self, view: NetworkView) -> Change | None:
-        lacking = list(self._lacking(view).items())[:_AT_ONCE]
+    def _restoring(self, view: NetworkView, lacking: Mapping[str, bytes]) -> Change | None:
         compares, ops = [], []
-        for item, signed in lacking:
+        for item, signed in lacking.items():
             key = keys.of_item(view.name, item)
             kv = self._mirror.key(key)
-            compares.append(unchanged(kv) if kv else absent(key))
-            ops.append(Put(key, signed))
-        deed = Deed("records put back", view.name, details={"records": " ".join(key for key, _ in lacking)})
+            if kv is None or kv.value != signed:
+                compares.append(unchanged(kv) if kv else absent(key))
+                ops.append(Put(key, signed))
+        deed = Deed("records put back", view.name, details={"records": " ".join(lacking)})
         return Change(compares, ops, deed) if ops else None
 
     def _tell(self, view: NetworkView, restored: Sequence[str]) -> None:
         names = ", ".join(_title(view, key) for key in restored[:_NAMED])
         more = f" and {len(restored) - _NAMED} more" if len(restored) > _NAMED else ""
         reason = f"had lost, or got older versions of, {names}{more}; put back"
-        self._mirror.notices.note(view.name, "store", reason)
+        self._mirror.notices.note(view.name, "records", reason)
         _log.error(
             "the store was rolled back or tampered with: records are put back",
             extra={"network": view.name, "records": f"{names}{more}"},
@@ -184,13 +187,20 @@ class Remembered:
         self._dirty = False
         here = {view.name: _revocations(view) for view in self._mirror.networks}
         try:
-            await asyncio.to_thread(replace_file, self._file, _encoded({**self._elsewhere, **here}))
+            data = _encoded({**self._elsewhere, **here})
+            await asyncio.get_running_loop().run_in_executor(self._disk, replace_file, self._file, data)
         except OSError as error:
             self._dirty = True
             _log.warning("revocations can't be kept", extra={"file": self._file, "reason": error.strerror})
 
+    async def end(self) -> None:
+        """Write once more, as this controller stops."""
+        self._dirty = True
+        await self.save()
+        self._disk.shutdown()
 
-def _still_usable(view: NetworkView, key: str, signed: bytes) -> bool:
+
+def _is_news(view: NetworkView, key: str, signed: bytes) -> bool:
     try:
         return view.check(key, signed) != view.records.get(key)
     except RecordError:

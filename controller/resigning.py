@@ -5,7 +5,9 @@ looking, and a batch is written only if nothing in it has changed meanwhile.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 
 from overmesh.controller import keys
 from overmesh.controller.audit import Deed
@@ -13,13 +15,14 @@ from overmesh.controller.membership import Signer
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store.base import KeyValue, Put, Store, unchanged
 from overmesh.controller.trust import MeshRoot
-from overmesh.errors import RecordError
-from overmesh.proto.signed import verify
+from overmesh.errors import LeaseNotFoundError, NotFoundError
 
 # Each is compared and written: etcd takes 128 of both in a transaction.
 _BATCH = 50
-_RECORDS = ("networks", "nodes", "endpoints", "revoked")
-_MARKED = ("tokens", "credentials", "pending")
+# Signed by whoever puts them there: each controller for itself, and what says which root follows which.
+_NOT_HERE = frozenset({"controllers", "roots"})
+# Seconds.
+_LEASE_PAUSE = 1.0
 
 
 class Resigning:
@@ -38,9 +41,9 @@ class Resigning:
         self._mirror = mirror
         self._root = root
         self._signer = signer
-        # Key -> the revision at which the root that signs had signed it: it need not be looked at again.
-        self._signed: dict[str, int] = {}
-        root.on_change(self._signed.clear)
+        # Key -> the revision at which there was nothing to do: it need not be looked at again.
+        self._done: dict[str, int] = {}
+        root.on_change(self._done.clear)
 
     @property
     def left(self) -> int:
@@ -54,77 +57,62 @@ class Resigning:
             StoreUnavailableError: some may be signed; the rest is left.
 
         """
-        while batch := self._batch():
-            await self._mirror.change(lambda: self._plan([kv.key for kv in batch]))
+        while batch := [kv.key for kv in islice(self._left(), _BATCH)]:
+            try:
+                await self._mirror.change(partial(self._plan, batch))
+            except LeaseNotFoundError:  # what was there under it is about to go
+                await asyncio.sleep(_LEASE_PAUSE)
             await asyncio.sleep(0)
         await self._mark_audit()
 
-    def _batch(self) -> list[KeyValue]:
-        left = self._left()
-        return [kv for _, kv in zip(range(_BATCH), left, strict=False)]
-
     def _left(self) -> Iterator[KeyValue]:
-        for kind, network, kv in self._candidates():
-            if self._signed.get(kv.key) == kv.mod_revision:
-                continue
-            if self._is_done(kind, kv):
-                self._signed[kv.key] = kv.mod_revision
-            elif self._again(kind, network, kv):
-                yield kv
+        for kv in self._mirror.everything():
+            if self._done.get(kv.key) != kv.mod_revision:
+                if self._is_left(kv):
+                    yield kv
+                else:
+                    self._done[kv.key] = kv.mod_revision
 
-    def _candidates(self) -> Iterator[tuple[str, str, KeyValue]]:
-        for view in self._mirror.networks:
-            for kind in (*_RECORDS, "credentials", "pending"):
-                yield from ((kind, view.name, kv) for kv in self._mirror.held(kind, view.name).values())
-        yield from (("tokens", "", kv) for kv in self._mirror.held("tokens").values())
+    def _plan(self, batch: Iterable[str]) -> Change | None:
+        found = [kv for kv in map(self._mirror.key, batch) if kv and self._is_left(kv)]
+        deed = Deed("records signed again", details={"records": str(len(found))})
+        return Change(list(map(unchanged, found)), list(map(self._again, found)), deed) if found else None
 
-    def _is_done(self, kind: str, kv: KeyValue) -> bool:
-        if kind in _MARKED:
-            value, _, mac = kv.value.partition(b"\n")
-            return mac == self._root.mac(kv.key, value)
-        try:
-            verify(_map_key(kv), kv.value, self._root.public_key)
-        except RecordError:
+    def _is_left(self, kv: KeyValue) -> bool:
+        place = keys.parse(kv.key)
+        if place is None or place.kind in _NOT_HERE:
             return False
-        return True
+        if not place.map_key:
+            return _is_marked_by_another(self._root, kv)
+        try:
+            view = self._mirror.view(place.network)
+        except NotFoundError:
+            return False
+        # A record that was refused is not in use: it is not signed either.
+        in_use = place.map_key in view.records and view.map.items[place.map_key] == kv.value
+        return in_use and self._mirror.roots.signer(place.map_key, kv.value) != self._root.fingerprint
 
-    def _again(self, kind: str, network: str, kv: KeyValue) -> Put | None:
-        """Return what writes a value anew; None when it is not one of ours: it stays as it is."""
-        if kind in _MARKED:
-            return _marked(self._root, kv)
-        view = self._mirror.view(network)
-        # What is in use has to be what the store holds: a record that was refused is not signed.
-        if view.map.items.get(_map_key(kv)) != kv.value or _map_key(kv) not in view.records:
-            return None
-        return Put(kv.key, self._signer.sign(view.records[_map_key(kv)]), kv.lease)
-
-    def _plan(self, wanted: list[str]) -> Change | None:
-        compares, ops = [], []
-        for key in wanted:
-            kv, place = self._mirror.key(key), keys.parse(key)
-            if kv is None or place is None or self._is_done(place.kind, kv):
-                continue
-            if put := self._again(place.kind, place.network, kv):
-                compares.append(unchanged(kv))
-                ops.append(put)
-        deed = Deed("records signed again", details={"records": str(len(ops))})
-        return Change(compares, ops, deed) if ops else None
+    def _again(self, kv: KeyValue) -> Put:
+        place = keys.parse(kv.key)
+        if place and place.map_key:
+            record = self._mirror.view(place.network).records[place.map_key]
+            return Put(kv.key, self._signer.sign(record), kv.lease)
+        return _marked(self._root, kv)
 
     async def _mark_audit(self) -> None:
         found = await self._store.range(keys.AUDIT)
-        puts = [(kv, _marked(self._root, kv)) for kv in found.kvs if not self._is_done("tokens", kv)]
-        for start in range(0, len(puts), _BATCH):
-            batch = [(kv, put) for kv, put in puts[start : start + _BATCH] if put]
-            await self._store.txn([unchanged(kv) for kv, _ in batch], [put for _, put in batch])
+        left = [kv for kv in found.kvs if _is_marked_by_another(self._root, kv)]
+        for start in range(0, len(left), _BATCH):
+            batch = left[start : start + _BATCH]
+            await self._store.txn(list(map(unchanged, batch)), [_marked(self._root, kv) for kv in batch])
 
 
-def _marked(root: MeshRoot, kv: KeyValue) -> Put | None:
-    value, _, mac = kv.value.partition(b"\n")
-    if not root.is_mac(kv.key, value, mac):
-        return None
+def _is_marked_by_another(root: MeshRoot, kv: KeyValue) -> bool:
+    """Tell whether a value carries a MAC (see authentic.py) of a root that is held here but does not sign."""
+    value, _, mac = kv.value.rpartition(b"\n")
+    return root.is_mac(kv.key, value, mac) and mac != root.mac(kv.key, value)
+
+
+def _marked(root: MeshRoot, kv: KeyValue) -> Put:
+    value = kv.value.rpartition(b"\n")[0]
     return Put(kv.key, value + b"\n" + root.mac(kv.key, value), kv.lease)
-
-
-def _map_key(kv: KeyValue) -> str:
-    place = keys.parse(kv.key)
-    return place.map_key if place else ""

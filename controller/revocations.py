@@ -10,12 +10,13 @@ that would have expired by itself; a ban for ever.
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from overmesh.controller import keys
 from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, Signer
+from overmesh.controller.membership import node_id as id_from
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store.base import Compare, Delete, KeyValue, Op, Put, absent, unchanged
 from overmesh.controller.trust import MEMBERSHIP_DAYS
@@ -121,10 +122,26 @@ class Revocations:
             return None
         revocation = self._revocation(view, node_id, banned=True, reason=reason)
         if kv:
-            return self._taking_out(view, kv, revocation, "node revoked")
+            out = self._taking_out(view, kv, revocation, "node revoked")
+            later = list(self._later_keys(view, node_id))
+            return replace(
+                out,
+                compares=[*out.compares, *(guard for guard, _ in later)],
+                ops=[*out.ops, *(put for _, put in later)],
+            )
         guard, put = self._writing(revocation)
         deed = Deed("key revoked", network, node_id, revocation.name, details={"reason": reason})
         return Change([absent(keys.node(network, node_id)), guard], [put], deed)
+
+    def _later_keys(self, view: NetworkView, node_id: str) -> Iterator[tuple[Compare, Op]]:
+        """Ban the ids that would follow from the keys that a node changed to: its own does from the first."""
+        node = view.node(node_id)
+        if node is None:
+            return
+        for key in filter(None, (node.public_key, node.previous_public_key)):
+            if (alias := id_from(key)) != node_id:
+                reason = f"a later key of {node.name} ({node_id})"
+                yield self._writing(self._revocation(view, alias, banned=True, reason=reason))
 
     def _find(self, network: str, node: str) -> str:
         try:
@@ -176,7 +193,7 @@ class Revocations:
 
     def _deletes(self, revocation: Revocation) -> Iterator[Op]:
         network, node_id = revocation.network, revocation.node_id
-        for of in (keys.node, keys.endpoints, keys.credential, keys.presence, keys.issuer):
+        for of in (keys.node, keys.endpoints, keys.credential, keys.presence, keys.host, keys.issuer):
             yield Delete(of(network, node_id))
         # The aliases of a banned node stay: its later keys are not to come back either.
         for kind in ("names", "addresses", *([] if revocation.banned else ["aliases"])):

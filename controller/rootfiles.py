@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from overmesh.controller.trust import RootKey
+from overmesh.controller.rootkey import RootKey
 from overmesh.errors import CorruptStateError, PermissionMissingError, StateError
 from overmesh.files import replace_file
 

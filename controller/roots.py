@@ -8,39 +8,37 @@
     retire    the next root declares the old one retired: nothing that it signed counts any more, its key
               is gone from every controller
 
-Each step is one transaction, and every controller makes of the store what follows for itself, now or when
-it starts again. During the overlap whoever has either key can sign; afterwards the old one is worth nothing.
+Each step is one transaction, and every controller does what follows from it by itself (rootwatch.py), now or
+when it starts again. During the overlap whoever has either key can sign; afterwards the old one is worth
+nothing.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from overmesh.controller import keys, rootfiles
 from overmesh.controller.audit import Deed
 from overmesh.controller.controllers import known
+from overmesh.controller.fleet import Fleet
 from overmesh.controller.membership import Signer
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.resigning import Resigning
+from overmesh.controller.rootkey import RootKey
+from overmesh.controller.rootwatch import RootWatch
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.tokens import Tokens
-from overmesh.controller.trust import MeshRoot, RootKey
-from overmesh.controller.watch import Agents, Behind
-from overmesh.errors import InvalidError, OvermeshError, RecordError, StateError, StoreCorruptError
+from overmesh.controller.trust import MeshRoot
+from overmesh.errors import InvalidError, RecordError, StoreCorruptError
 from overmesh.model import Controller, Kind, Node, Root, controller_key, root_key
+from overmesh.proto import admin_pb2
 from overmesh.proto.roots import fingerprint
 from overmesh.proto.signed import verify
 
-# Seconds until a controller looks again for a key that was copied to it, and for what is left to be signed.
-_LOOK_EVERY = 5.0
-# Seconds to leave between two looks when the store changes all the time.
-_PAUSE = 0.2
 # So many are named in an error.
 _NAMED = 10
 
@@ -72,12 +70,11 @@ class Trusted:
 
 
 class Rotation:
-    """The steps, and what each controller does about them.
+    """The steps, and who is how far.
 
     Args:
-        mirror, root, signer, tokens, agents, resigning: the parts of this controller.
+        mirror, root, signer, tokens, fleet, resigning, watch: the parts of this controller.
         state_dir: where the root's files are.
-        announce: puts this controller's record into the map again, which says what keys it holds.
 
     """
 
@@ -87,23 +84,19 @@ class Rotation:
         root: MeshRoot,
         signer: Signer,
         tokens: Tokens,
-        agents: Agents,
+        fleet: Fleet,
         resigning: Resigning,
+        watch: RootWatch,
         state_dir: Path,
-        announce: Callable[[], Awaitable[None]],
     ) -> None:
         self._mirror = mirror
         self._root = root
         self._signer = signer
         self._tokens = tokens
-        self._agents = agents
+        self._fleet = fleet
         self._resigning = resigning
         self._state_dir = state_dir
-        self._announce = announce
-        self._trusted = mirror.roots
-        self._announced = (root.keys, root.signing)
-        self._looking = asyncio.Lock()
-        self._said = ""
+        self._watch = watch
 
     # What an operator asks for.
 
@@ -131,7 +124,7 @@ class Rotation:
                 f"remove {self._state_dir}/root.next.*, and copy those of the controller that staged it",
             )
         await self._mirror.change(lambda: self._introduction(following))
-        await self._look()
+        await self._watch.look()
 
     def _introduction(self, following: RootKey) -> Change | None:
         record, first = keys.root(following.fingerprint), keys.succession(following.fingerprint)
@@ -164,14 +157,14 @@ class Rotation:
             )
         if not force:
             _refuse("these controllers lack the next root's key", self.controllers_without())
-            names = (behind.node_id for _, behind in self.agents_behind())
+            names = [behind.name for behind in await self.agents_behind()]
             _refuse("these agents have not heard of the next root", names)
         put = Put(keys.ROOT_PIN, bytes.fromhex(step.newest))
         deed = Deed("next root activated", subject=step.newest)
         await self._mirror.change(
             lambda: Change([unchanged(self._pin)], [put], deed) if self.step.staged else None
         )
-        await self._look()
+        await self._watch.look()
 
     async def retire(self, *, force: bool) -> None:
         """Have nobody trust the old root any more.
@@ -196,7 +189,7 @@ class Rotation:
             _refuse("these controllers do not sign with the new root yet", self.controllers_without())
             _refuse("these members have not come over yet", (node.name for _, node in self.members_left()))
         await self._mirror.change(self._retirement)
-        await self._look()
+        await self._watch.look()
 
     def _retirement(self) -> Change | None:
         """Return the change by which the root that signs vouches for itself, and for nobody before it."""
@@ -243,13 +236,14 @@ class Rotation:
         signer = self._mirror.roots.signer(controller_key(controller.id), kv.value) if kv else ""
         return step.newest in controller.roots and (step.staged or signer == step.newest)
 
-    def agents_behind(self) -> Iterator[tuple[str, Behind]]:
-        """Yield the connected agents that do not hold the newest root's record, each with its network."""
+    async def agents_behind(self) -> list[admin_pb2.Behind]:
+        """Return the agents, connected to any controller, that do not hold the newest root's record yet."""
         record = self._mirror.key(keys.root(self.step.newest))
-        if record:
-            for view in self._mirror.networks:
-                for behind in self._agents.behind(view.name, record.mod_revision):
-                    yield view.name, behind
+        if record is None:
+            return []
+        revision, networks = record.mod_revision, [view.name for view in self._mirror.networks]
+        replies = [await self._fleet.wait(network, revision, 0) for network in networks]
+        return [behind for reply in replies for behind in reply.behind]
 
     def members_left(self) -> Iterator[tuple[str, Node]]:
         """Yield the members whose certificate is not of the root that signs, each with its network."""
@@ -286,58 +280,6 @@ class Rotation:
                 "the store does not say which mesh root it is of", "restore it from a backup"
             )
         return kv
-
-    # What this controller does.
-
-    async def follow(self) -> NoReturn:
-        """Do what follows from the store and from files that are copied here, for ever."""
-        while True:
-            try:
-                await self._look()
-                self._said = ""
-            except OvermeshError as error:
-                self._complain(error.cause)
-            await asyncio.sleep(_PAUSE)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY):
-                    await self._mirror.reached(self._mirror.revision + 1)
-
-    def _complain(self, cause: str) -> None:
-        if cause != self._said:
-            _log.error("the mesh root's rotation can't go on here", extra={"reason": cause})
-        self._said = cause
-
-    async def _look(self) -> None:
-        async with self._looking:
-            self._follow_keys()
-            if self._mirror.roots != self._trusted:
-                self._trusted = self._mirror.roots
-                self._root.hold(*self._root.keys)
-            present = (self._root.keys, self._root.signing)
-            if self._announced != present:
-                await self._announce()
-                self._announced = present
-            if self.records_left:
-                await self._resigning.finish()
-
-    def _follow_keys(self) -> None:
-        """Hold the keys of the roots that are trusted, and sign with the one that the store names."""
-        trusted = self._mirror.roots.fingerprints
-        if trusted[-1] not in {key.fingerprint for key in self._root.keys}:
-            following = rootfiles.next_root(self._state_dir)
-            if following and following.fingerprint == trusted[-1]:
-                self._root.hold(*self._root.keys, following)
-                _log.info("the next root's key is here", extra={"root": following.fingerprint})
-        pin = self._pin.value
-        if pin != self._root.pin and not self._root.sign_with(pin):
-            raise StateError(
-                f"the store is signed with root {pin.hex()[:16]}…, whose key is not in {self._state_dir}",
-                "copy root.next.key and root.next.pem from a controller that has them",
-            )
-        if len(self._root.keys) > 1 and self._root.keys[0].fingerprint not in trusted:
-            rootfiles.promote(self._state_dir)
-            self._root.hold(self._root.signing)
-            _log.warning("the old mesh root is retired", extra={"root": self._root.fingerprint})
 
 
 def _refuse(why: str, names: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ unix socket  0600         Admin             root of this host
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,8 @@ from grpc_reflection.v1alpha import reflection
 
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
-from overmesh.controller.boundary import Answered, Boundary
+from overmesh.controller.boundary import Answered, Boundary, CaughtUp
+from overmesh.controller.clones import Clones
 from overmesh.controller.credentials import of_caller
 from overmesh.controller.fleet import ControllersService
 from overmesh.controller.join import Admission, Application, Joins
@@ -50,6 +51,8 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),
     # Agents ping as often as rpc.KEEPALIVE says; by default a server takes that for abuse.
     ("grpc.http2.max_ping_strikes", 0),
+    # What agents send is short. Without measuring how fast more could come, an ack costs a fifth less.
+    ("grpc.http2.bdp_probe", 0),
     # The default of 1000 cancels streams when thousands of agents come at once (measured).
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 30_000),
@@ -140,6 +143,7 @@ class MeshService:
     def __init__(
         self,
         agents: Agents,
+        clones: Clones,
         membership: Membership,
         revocations: Revocations,
         remembered: Remembered,
@@ -151,7 +155,8 @@ class MeshService:
         self._revocations = revocations
         self._remembered = remembered
         self._rekeying = rekeying
-        self._watch = Watch(agents, acked)
+        self._clones = clones
+        self._watch = Watch(agents, clones, acked)
         self._membership = membership
         self._presence = presence
 
@@ -185,13 +190,15 @@ class MeshService:
         self._presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
         return mesh_pb2.ReportReply(revision=revision)
 
-    async def _leave(self, _request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
+    async def _leave(self, request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
         caller = self._caller(context)
+        self._clones.check_own(caller, request.host_id)
         revision = await self._revocations.leave(caller.network, caller.node_id)
         return mesh_pb2.LeaveReply(revision=revision)
 
     async def _rotate(self, request: mesh_pb2.RotateRequest, context: Context) -> mesh_pb2.RotateReply:
         caller, tls = self._caller(context), of_caller(context.auth_context())
+        self._clones.check_own(caller, request.host_id)
         wanted = NewKeys(request.public_key, request.previous_public_key, request.csr)
         rotated = await self._rekeying.rotate(caller, tls, wanted)
         return mesh_pb2.RotateReply(
@@ -232,11 +239,13 @@ class Listening:
 
 
 class Servers:
-    """The three servers, started and stopped together. answered: see Boundary."""
+    """The three servers, started and stopped together. answered: see Boundary; current: see CaughtUp."""
 
-    def __init__(self, answered: Answered) -> None:
+    def __init__(self, answered: Answered, current: Callable[[], Awaitable[None]]) -> None:
+        boundary = Boundary(answered)
         self._join, self._mesh, self._admin = (
-            grpc.aio.server(interceptors=[Boundary(answered)], options=_OPTIONS) for _ in range(3)
+            grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
+            for interceptors in ([boundary], [boundary], [boundary, CaughtUp(current)])
         )
         self._health = health.aio.HealthServicer()
 

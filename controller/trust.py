@@ -11,41 +11,31 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
-    EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
     generate_private_key,
 )
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from overmesh import rpc
 from overmesh.config import CERTIFICATE_LIFETIME
+from overmesh.controller.rootkey import RootKey, private_pem
 from overmesh.errors import InvalidError
 from overmesh.model import Record
-from overmesh.proto import signed
 from overmesh.proto.roots import Roots
-from overmesh.token import root_pin
 
 MEMBERSHIP_DAYS = 825
 # Seconds.
 CERTIFICATE_LIFETIMES = range(10, MEMBERSHIP_DAYS * 86400 + 1)
-_ROOT_SECONDS = 20 * 365 * 86400
-# How far a clock may be behind; less for certificates that live shorter than this allows.
-_CLOCK_SKEW = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,69 +119,6 @@ class ServerCertificate:
     chain: bytes
     since: float
     until: float
-
-
-class RootKey:
-    """One root's key at work."""
-
-    def __init__(self, key: EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        self._key = key
-        self.certificate = certificate
-        self.der = certificate.public_bytes(Encoding.DER)
-        self.pem = certificate.public_bytes(Encoding.PEM)
-        self.pin = root_pin(self.der)
-        self.public_key = key.public_key()
-        self._mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(self.private_pem)
-
-    @classmethod
-    def new(cls) -> Self:
-        """Return a fresh root."""
-        key = generate_private_key(SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overmesh root")])
-        builder = _builder(name, name, key.public_key(), time.time(), _ROOT_SECONDS)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_key_usage(ca=True), critical=True)
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        builder = builder.add_extension(identifier, critical=False)
-        return cls(key, builder.sign(key, SHA256()))
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the certificate, in hex."""
-        return self.pin.hex()
-
-    @property
-    def private_pem(self) -> bytes:
-        """The private key as it is kept."""
-        return _private_pem(self._key)
-
-    def sign(self, record: Record) -> bytes:
-        """Return the record as an encoded Signed."""
-        return signed.sign(record, self._key)
-
-    def mac(self, key: str, value: bytes) -> bytes:
-        """Return what marks a value in the store as this mesh's own (hex; HMAC, RFC 2104)."""
-        return hmac.new(self._mac_key, key.encode() + b"\0" + value, hashlib.sha256).hexdigest().encode()
-
-    def leaf(
-        self,
-        common_name: str,
-        public_key: EllipticCurvePublicKey,
-        names: list[x509.GeneralName],
-        purpose: x509.ObjectIdentifier,
-        now: float,
-        seconds: int,
-    ) -> x509.Certificate:
-        """Return a certificate for a public key: for one purpose, for so many seconds from `now` (unix)."""
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        builder = _builder(subject, self.certificate.subject, public_key, now, seconds)
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public_key)
-        builder = builder.add_extension(issuer, critical=False)
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_key_usage(ca=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        return builder.sign(self._key, SHA256())
 
 
 class MeshRoot:
@@ -313,7 +240,7 @@ class MeshRoot:
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(_CONTROLLER_SCHEME + controller_id)]
         now, purpose = self._clock(), ExtendedKeyUsageOID.CLIENT_AUTH
         leaf = self.signing.leaf("overmesh controller", key.public_key(), names, purpose, now, self.lifetime)
-        return ServerCertificate(_private_pem(key), leaf.public_bytes(Encoding.PEM), now, now + self.lifetime)
+        return ServerCertificate(private_pem(key), leaf.public_bytes(Encoding.PEM), now, now + self.lifetime)
 
     def issue_server(self, hosts: Iterable[str]) -> ServerCertificate:
         """Return a fresh server certificate with its key.
@@ -328,36 +255,8 @@ class MeshRoot:
         leaf = self.signing.leaf("overmesh controller", key.public_key(), names, purpose, now, self.lifetime)
         # The root goes along in the chain: a joining agent looks for its pin there.
         return ServerCertificate(
-            _private_pem(key), leaf.public_bytes(Encoding.PEM) + self.pem, now, now + self.lifetime
+            private_pem(key), leaf.public_bytes(Encoding.PEM) + self.pem, now, now + self.lifetime
         )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: EllipticCurvePublicKey, now: float, seconds: int
-) -> x509.CertificateBuilder:
-    moment = datetime.fromtimestamp(int(now), UTC)
-    return x509.CertificateBuilder(
-        issuer_name=issuer,
-        subject_name=subject,
-        public_key=public_key,
-        serial_number=x509.random_serial_number(),
-        not_valid_before=moment - timedelta(seconds=min(_CLOCK_SKEW, seconds // 4)),
-        not_valid_after=moment + timedelta(seconds=seconds),
-    )
-
-
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _general_name(host: str) -> x509.GeneralName:
@@ -365,7 +264,3 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def _private_pem(key: EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -12,10 +12,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from operator import length_hint
 from typing import Any, Protocol
 
 from overmesh import trace
 from overmesh.controller import keys
+from overmesh.controller.clones import Clones
 from overmesh.controller.membership import removed, revoked
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
@@ -30,6 +33,8 @@ from overmesh.proto.codec import problem_values
 # Snapshots that are being written at once: each fills socket buffers of the kernel.
 SNAPSHOTS_AT_ONCE = 32
 HELLO_TIMEOUT = 10.0
+# Streams that a change wakes in one turn of the event loop.
+WOKEN_AT_ONCE = 100
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -56,7 +61,7 @@ class Agent:
     end: OvermeshError | None = None
     last_seen: float = 0
     problems: tuple[Problem, ...] = ()
-    _timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = field(default=None, init=False)
 
     def wake_in(self, seconds: float) -> None:
         """Have it wake at the latest after so many seconds; it may wake sooner."""
@@ -209,6 +214,16 @@ class Agents:
             raise _clone(older.identity)
         older.finish(UnreachableError("a newer stream of this host has taken over"))
 
+    def moved(self, network: str, node_id: str, host_id: str) -> None:
+        """End the stream of any other host: this one is the node from now on."""
+        agent = self._live.get(network, {}).get(node_id)
+        if agent and agent.host_id != host_id:
+            _log.warning(
+                "another host is this node now, by another controller",
+                extra=self._named(agent.identity) | {"host": host_id, "before": agent.host_id},
+            )
+            agent.finish(_clone(agent.identity))
+
     def close(self, agent: Agent) -> None:
         """Forget a stream that has ended."""
         identity = agent.identity
@@ -242,10 +257,7 @@ class Agents:
 
     def _changed(self, network: str, changes: Changes) -> None:
         live = self._live.get(network, {})
-        for agent in live.values():
-            # Who owes an ack is sent nothing before that, and its ack wakes the stream.
-            if not agent.session.waits_for_ack:
-                agent.wake.set()
+        _wake(iter(list(live.values())))
         for node_id in _removed_nodes(changes):
             self._gone.pop(Identity(network, node_id), None)
             if node_id in live:
@@ -303,6 +315,16 @@ class Agents:
                 agent.finish(why)
 
 
+def _wake(agents: Iterator[Agent]) -> None:
+    """Have all of them look for what to send; not at once, so that whoever calls is answered in between."""
+    for agent in islice(agents, WOKEN_AT_ONCE):
+        # Who owes an ack is sent nothing before that, and its ack wakes the stream.
+        if not agent.session.waits_for_ack:
+            agent.wake.set()
+    if length_hint(agents):
+        asyncio.get_running_loop().call_soon(_wake, agents)
+
+
 def _clone(identity: Identity) -> CloneError:
     return CloneError(
         f"another host is connected as this node ({identity.node_id})",
@@ -328,15 +350,22 @@ class Watch:
 
     Args:
         agents: who is connected.
+        clones: tell a node's host from its copies.
         acked: is told how many seconds an ack took.
         clock: monotonic.
 
     """
 
     def __init__(
-        self, agents: Agents, acked: Callable[[float], None], clock: Callable[[], float] = time.monotonic
+        self,
+        agents: Agents,
+        clones: Clones,
+        acked: Callable[[float], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agents = agents
+        self._clones = clones
+        clones.on_move(agents.moved)
         self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
@@ -352,6 +381,7 @@ class Watch:
         """
         hello = await _hello(stream)
         await self._agents.catch_up(identity, hello)
+        await self._clones.check(identity, hello.host_id)
         agent = self._agents.open(identity, hello, self._clock())
         reader = asyncio.create_task(self._read(agent, stream))
         reader.add_done_callback(partial(_reading_ended, agent))

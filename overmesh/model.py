@@ -269,7 +269,7 @@ class PeerMap:
 
 @dataclass(frozen=True, slots=True)
 class FastpathPeer:
-    """A peer as the fastpath needs it. public_key and suite: in a sealed network only."""
+    """A peer as the fastpath needs it. Keys and suite: in a sealed network only."""
 
     id: str
     name: str
@@ -281,11 +281,12 @@ class FastpathPeer:
     keepalive_s: int = 0
     lanes: int = 1
     stock: bool = False
+    previous_public_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class FastpathState:
-    """The whole desired state of the fastpath process. private_key: in a sealed network only."""
+    """The whole desired state of the fastpath process. Keys: in a sealed network only."""
 
     revision: int
     tun: str
@@ -295,3 +296,4 @@ class FastpathState:
     peers: tuple[FastpathPeer, ...]
     private_key: bytes = field(default=b"", repr=False)
     lanes: int = 1
+    other_private_key: bytes = field(default=b"", repr=False)

@@ -37,6 +37,9 @@ MESSAGE_LIMIT: list[tuple[str, Any]] = [
 # To a fastpath's unix socket: gRPC would send the socket's path as the authority, which Rust's h2 refuses.
 TO_FASTPATH: list[tuple[str, Any]] = [("grpc.default_authority", "localhost")]
 
+# What BoringSSL says of a peer's certificate, in the midst of gRPC's words.
+_MISTRUST = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([\w ,'-]+)")
+
 _STATUS = {
     errors.UsageError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -99,6 +102,12 @@ def raised(error: grpc.aio.AioRpcError, peer: str) -> OvermeshError:
     if isinstance(cls, type) and issubclass(cls, OvermeshError):
         fix = metadata.get("overmesh-fix-bin", b"")
         return cls(error.details() or "", fix.decode() if isinstance(fix, bytes) else fix)
+    if mistrust := _MISTRUST.search(error.details() or ""):
+        clocks = re.search("expired|not yet valid", mistrust[1])
+        return errors.UnreachableError(
+            f"the certificate of {peer} is not accepted: {mistrust[1]}",
+            "compare the clocks of both hosts" if clocks else "check that the address is right",
+        )
     if error.code() in (
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,

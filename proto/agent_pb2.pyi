@@ -12,7 +12,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "node_id", "network", "network_number", "mode", "addresses", "interface", "mtu", "mtu_reason", "fastpath", "revision", "digest", "map_age_seconds", "controller", "peers", "drops", "problems", "endpoints", "version", "membership", "certificate_until", "membership_until")
+    __slots__ = ("name", "node_id", "network", "network_number", "mode", "addresses", "interface", "mtu", "mtu_reason", "fastpath", "revision", "digest", "map_age_seconds", "controller", "peers", "drops", "problems", "endpoints", "version", "membership", "certificate_until", "membership_until", "keys_since", "key_change")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,8 @@ class StatusReply(_message.Message):
     MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_UNTIL_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    KEYS_SINCE_FIELD_NUMBER: _ClassVar[int]
+    KEY_CHANGE_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     network: str
@@ -64,7 +66,9 @@ class StatusReply(_message.Message):
     membership: str
     certificate_until: int
     membership_until: int
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., network: _Optional[str] = ..., network_number: _Optional[int] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., addresses: _Optional[_Iterable[str]] = ..., interface: _Optional[str] = ..., mtu: _Optional[int] = ..., mtu_reason: _Optional[str] = ..., fastpath: _Optional[_Union[Fastpath, _Mapping]] = ..., revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., map_age_seconds: _Optional[float] = ..., controller: _Optional[_Union[Controller, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., version: _Optional[str] = ..., membership: _Optional[str] = ..., certificate_until: _Optional[int] = ..., membership_until: _Optional[int] = ...) -> None: ...
+    keys_since: int
+    key_change: KeyChange
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., network: _Optional[str] = ..., network_number: _Optional[int] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., addresses: _Optional[_Iterable[str]] = ..., interface: _Optional[str] = ..., mtu: _Optional[int] = ..., mtu_reason: _Optional[str] = ..., fastpath: _Optional[_Union[Fastpath, _Mapping]] = ..., revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., map_age_seconds: _Optional[float] = ..., controller: _Optional[_Union[Controller, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., version: _Optional[str] = ..., membership: _Optional[str] = ..., certificate_until: _Optional[int] = ..., membership_until: _Optional[int] = ..., keys_since: _Optional[int] = ..., key_change: _Optional[_Union[KeyChange, _Mapping]] = ...) -> None: ...
 
 class Fastpath(_message.Message):
     __slots__ = ("running", "pid", "backend", "reason", "uptime_seconds", "version", "listening", "restarts", "offloads")
@@ -87,6 +91,16 @@ class Fastpath(_message.Message):
     restarts: int
     offloads: _containers.RepeatedCompositeFieldContainer[Offload]
     def __init__(self, running: _Optional[bool] = ..., pid: _Optional[int] = ..., backend: _Optional[str] = ..., reason: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., restarts: _Optional[int] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ...) -> None: ...
+
+class KeyChange(_message.Message):
+    __slots__ = ("stage", "until", "error")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    until: int
+    error: str
+    def __init__(self, stage: _Optional[str] = ..., until: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class Offload(_message.Message):
     __slots__ = ("name", "on", "reason", "failures")
@@ -198,6 +212,20 @@ class WaitReply(_message.Message):
     reached: bool
     revision: int
     def __init__(self, reached: _Optional[bool] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class RotateKeysRequest(_message.Message):
+    __slots__ = ("grace_seconds",)
+    GRACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    grace_seconds: int
+    def __init__(self, grace_seconds: _Optional[int] = ...) -> None: ...
+
+class RotateKeysReply(_message.Message):
+    __slots__ = ("until", "stock_peers")
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    STOCK_PEERS_FIELD_NUMBER: _ClassVar[int]
+    until: int
+    stock_peers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, until: _Optional[int] = ..., stock_peers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("force",)

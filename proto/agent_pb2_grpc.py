@@ -54,6 +54,11 @@ class AgentStub:
                 request_serializer=overmesh_dot_proto_dot_agent__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_agent__pb2.LeaveReply.FromString,
                 _registered_method=True)
+        self.RotateKeys = channel.unary_unary(
+                '/overmesh.agent.v1.Agent/RotateKeys',
+                request_serializer=overmesh_dot_proto_dot_agent__pb2.RotateKeysRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_agent__pb2.RotateKeysReply.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -86,6 +91,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKeys(self, request, context):
+        """Changes this host's keys; returns once others know of the new ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -108,6 +120,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Leave,
                     request_deserializer=overmesh_dot_proto_dot_agent__pb2.LeaveRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_agent__pb2.LeaveReply.SerializeToString,
+            ),
+            'RotateKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKeys,
+                    request_deserializer=overmesh_dot_proto_dot_agent__pb2.RotateKeysRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_agent__pb2.RotateKeysReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -218,6 +235,33 @@ class Agent:
             '/overmesh.agent.v1.Agent/Leave',
             overmesh_dot_proto_dot_agent__pb2.LeaveRequest.SerializeToString,
             overmesh_dot_proto_dot_agent__pb2.LeaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.agent.v1.Agent/RotateKeys',
+            overmesh_dot_proto_dot_agent__pb2.RotateKeysRequest.SerializeToString,
+            overmesh_dot_proto_dot_agent__pb2.RotateKeysReply.FromString,
             options,
             channel_credentials,
             insecure,

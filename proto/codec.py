@@ -4,6 +4,7 @@ Everything that arrives is checked once, here: after `decode_*` returns, types a
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from google.protobuf.message import DecodeError, Message
@@ -303,6 +304,7 @@ def apply_request(state: FastpathState) -> fastpath_pb2.ApplyRequest:
         peers=[_fastpath_peer(peer) for peer in state.peers],
         private_key=state.private_key,
         lanes=state.lanes,
+        other_private_key=state.other_private_key,
     )
 
 
@@ -318,7 +320,32 @@ def _fastpath_peer(peer: FastpathPeer) -> fastpath_pb2.Peer:
         keepalive_s=peer.keepalive_s,
         lanes=peer.lanes,
         stock=peer.stock,
+        previous_public_key=peer.previous_public_key,
     )
+
+
+_PEERS_TAG = b"\x32"  # field 6 of ApplyRequest, length-delimited
+
+
+class ApplyEncoder:
+    """Encodes one state of the fastpath after the other; a peer that stays the same object just once."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, tuple[FastpathPeer, bytes]] = {}
+
+    def encode(self, state: FastpathState) -> bytes:
+        """Return an encoded ApplyRequest."""
+        before, self._peers = self._peers, {}
+        for peer in state.peers:
+            known = before.get(peer.id)
+            self._peers[peer.id] = known if known and known[0] is peer else (peer, _encoded_peer(peer))
+        head = apply_request(replace(state, peers=())).SerializeToString()
+        return head + b"".join(encoded for _, encoded in self._peers.values())
+
+
+def _encoded_peer(peer: FastpathPeer) -> bytes:
+    encoded = _fastpath_peer(peer).SerializeToString()
+    return _PEERS_TAG + _varint(len(encoded)) + encoded
 
 
 # The peer map stream by bytes: an item is encoded once when it changes, and the same bytes go

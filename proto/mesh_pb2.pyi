@@ -351,8 +351,10 @@ class ReportReply(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("host_id",)
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    host_id: str
+    def __init__(self, host_id: _Optional[str] = ...) -> None: ...
 
 class LeaveReply(_message.Message):
     __slots__ = ("revision",)
@@ -361,14 +363,16 @@ class LeaveReply(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class RotateRequest(_message.Message):
-    __slots__ = ("public_key", "previous_public_key", "csr")
+    __slots__ = ("public_key", "previous_public_key", "csr", "host_id")
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     CSR_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     public_key: bytes
     previous_public_key: bytes
     csr: bytes
-    def __init__(self, public_key: _Optional[bytes] = ..., previous_public_key: _Optional[bytes] = ..., csr: _Optional[bytes] = ...) -> None: ...
+    host_id: str
+    def __init__(self, public_key: _Optional[bytes] = ..., previous_public_key: _Optional[bytes] = ..., csr: _Optional[bytes] = ..., host_id: _Optional[str] = ...) -> None: ...
 
 class RotateReply(_message.Message):
     __slots__ = ("certificate", "node", "revision")

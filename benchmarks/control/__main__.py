@@ -1,8 +1,9 @@
 """Runs the scenario and keeps what it found.
 
-    python -m benchmarks.control [--agents N] [--controllers 1-3] [--store etcd|sqlite] [--joins N]
+    python -m benchmarks.control [--agents N] [--controllers 1-3] [--store etcd|sqlite] [--phases …]
 
-Without --agents: 100, 1,000 and 10,000. The machine should have nothing else to do.
+Without --agents: 100, 1,000 and 10,000. What was found before of phases that are left out stays. The machine
+should have nothing else to do.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import uvloop
 
 from benchmarks.control import report
 from benchmarks.control.rig import controllers
-from benchmarks.control.scenario import Row, Scenario, Size
+from benchmarks.control.scenario import PHASES, Row, Scenario, Size
 
 _SIZES = (100, 1_000, 10_000)
 
@@ -27,9 +28,10 @@ def main() -> None:
     parser.add_argument("--controllers", type=int, default=2, help="with two, the first one is killed")
     parser.add_argument("--store", choices=["etcd", "sqlite"], default="etcd")
     parser.add_argument("--joins", type=int, default=1000, help="so many of the hosts join in full")
+    parser.add_argument("--phases", type=lambda text: text.split(","), default=PHASES, metavar="PHASE,…")
     said = parser.parse_args()
     for agents in [said.agents] if said.agents else _SIZES:
-        row = measured(Size(agents, said.joins), said.controllers, said.store)
+        row = measured(Size(agents, said.joins, phases=said.phases), said.controllers, said.store)
         report.keep({"store": said.store, **row})
     report.write()
 

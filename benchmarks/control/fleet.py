@@ -11,10 +11,12 @@ import asyncio
 import os
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
+from random import random
 from typing import Self
 
 from cryptography import x509
@@ -28,8 +30,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from benchmarks.control.http2 import Connection, request_headers
 from overmesh import __version__, rpc
+from overmesh.agent import controllers
 from overmesh.agent.pace import AckLimiter, Backoff
-from overmesh.errors import MeshError
+from overmesh.errors import MeshError, UnreachableError
 from overmesh.model import Digest
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import item_values
@@ -173,9 +176,14 @@ async def _connect(port: int, context: ssl.SSLContext) -> Connection:
 class Census:
     """What all agents together have seen since the last `expect`.
 
+    members: how many hosts there are.
     pending, unacked: agents that do not hold the awaited revision yet, or have not acked it.
-    delivered, acked: seconds from `expect` to the last of them.
+    reasons: why streams have ended.
+    delivered, acked: seconds from `expect` to the last of them. apply: seconds that a host takes over a map.
     """
+
+    members: int = 0
+    apply: float = 0.0
 
     deltas: int = 0
     snapshots: int = 0
@@ -184,6 +192,7 @@ class Census:
     lost: int = 0
     connected: int = 0
     wrong: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
     revision: int = 0
     pending: int = 0
     unacked: int = 0
@@ -287,7 +296,8 @@ class Agent:
             MeshError: the controller does not take it.
 
         """
-        assert self._connection
+        if self._connection is None:
+            raise UnreachableError("not connected")
         request = mesh_pb2.ReportRequest(
             endpoints=[endpoint(self.member.number, port)],
             backend="tun",
@@ -371,7 +381,7 @@ class Agent:
         self.revision, self.digest = revision, digest
         if not self._ack_due:
             self._ack_due = True
-            wait = self._limiter.take(time.monotonic())
+            wait = max(self._census.apply, self._limiter.take(time.monotonic()))
             if wait:
                 asyncio.get_running_loop().call_later(wait, self._ack)
             else:
@@ -388,8 +398,7 @@ class Agent:
     def _ended(self, error: MeshError | None) -> None:
         self._left()
         self._census.lost += 1
-        if error and len(self._ports) == 1:
-            self._wrong(f"the stream ended: {error.cause}")
+        self._census.reasons[error.cause if error else "ended"] += 1
         self._task = asyncio.ensure_future(self._reconnect())
 
     def _left(self) -> None:
@@ -399,12 +408,15 @@ class Agent:
             self._census.connected -= 1
 
     async def _reconnect(self) -> None:
+        # The controller served others too, and all of them are looking for another one now.
+        pause = random() * controllers.spread(self._census.members)
         while True:
+            await asyncio.sleep(pause)
             self._ports.append(self._ports.pop(0))
-            await asyncio.sleep(self._backoff.delay())
             try:
                 await self.connect()
             except (OSError, ssl.SSLError):
+                pause = self._backoff.delay()
                 self._backoff.grow()
             else:
                 return

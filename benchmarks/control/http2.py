@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         """End the connection and every call on it; `on_end` is not called any more."""
         self._calls.clear()
         if self._transport:
-            self._transport.close()
+            self._transport.abort()
 
     def _write(self, data: bytes) -> None:
         if self._transport:

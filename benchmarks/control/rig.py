@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Controller:
         self._log = place / f"controller-{number}.log"
         self._store = store
         self._process: subprocess.Popen[bytes] | None = None
-        self.join_port, self.mesh_port = free_port(), free_port()
+        self.join_port, self.mesh_port, self._metrics_port = free_port(), free_port(), free_port()
 
     @property
     def root(self) -> Path:
@@ -79,6 +80,7 @@ class Controller:
             "state-dir": self.state,
             "runtime-dir": self._socket.parent,
             "log-format": "json",
+            "metrics": f"127.0.0.1:{self._metrics_port}",
         }
         command = [sys.executable, "-m", "overmesh.cli.main", "controller", "run"]
         flags = [f"--{name}={value}" for name, value in options.items()]
@@ -111,6 +113,14 @@ class Controller:
         async with self.admin() as admin:
             reply: admin_pb2.WaitReply = await admin.Wait(request)
         return reply.converged
+
+    def counted(self, name: str) -> float:
+        """Return one of its metrics, the sum over all labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics") as reply:
+            lines = reply.read().decode().splitlines()
+        return sum(
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{"))
+        )
 
     def used(self) -> Used:
         """Return what it has used so far."""

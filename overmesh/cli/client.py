@@ -63,9 +63,11 @@ async def _persisted(config: ControllerConfig, call: Callable[[Stub], Awaitable[
         await asyncio.sleep(_PAUSE)
 
 
-def ask_agent(config: AgentConfig, call: Callable[[Stub], Awaitable[Any]]) -> Any:
-    """Return what one call to this host's agent answers; errors as for the controller."""
-    return run(ask(agent(config), call))
+def ask_agent(
+    config: AgentConfig, call: Callable[[Stub], Awaitable[Any]], timeout: float = CALL_TIMEOUT
+) -> Any:
+    """Return what one call to this host's agent answers within so many seconds; errors as above."""
+    return run(ask(agent(config), call, timeout))
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

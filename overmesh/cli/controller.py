@@ -1,11 +1,16 @@
-"""`meshctl controller`: run a controller."""
+"""`meshctl controller`: run a controller, list all that run."""
 
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from overmesh.cli import options
+from overmesh.cli import options, output
 from overmesh.config import ControllerConfig, load
+
+if TYPE_CHECKING:
+    from overmesh.proto import admin_pb2
 
 app = typer.Typer(help="Run the controller: who is in, and who sees whom.")
 
@@ -68,3 +73,48 @@ def run(
     from overmesh.controller import daemon
 
     daemon.run(settings)
+
+
+@app.command("list", epilog=options.examples("meshctl controller list", "meshctl controller list --json"))
+def list_(
+    *,
+    config: options.Config = None,
+    runtime_dir: options.RuntimeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the controllers that run on this mesh's store; each is asked how it is."""
+    settings = load(ControllerConfig, {"runtime_dir": runtime_dir}, file=config)
+    from overmesh.cli import client
+    from overmesh.proto import admin_pb2
+
+    request = admin_pb2.ListControllersRequest()
+    reply = client.ask_controller(settings, lambda admin: admin.ListControllers(request))
+    if as_json:
+        output.show_json({"controllers": [_as_json(one) for one in reply.controllers]})
+        return
+    columns = ("id", "agents at", "joining at", "state", "agents", "revision", "version")
+    output.show(output.table(columns, map(_row, reply.controllers), right=("agents", "revision")))
+
+
+def _as_json(one: "admin_pb2.Controller") -> dict[str, object]:
+    return {
+        "id": one.id,
+        "mesh": list(one.mesh),
+        "join": list(one.join),
+        "here": one.here,
+        "answers": not one.unanswered,
+        "reason": one.unanswered or None,
+        "agents": one.agents,
+        "revision": one.revision,
+        "since": one.since or None,
+        "version": one.version,
+    }
+
+
+def _row(one: "admin_pb2.Controller") -> tuple[output.Cell, ...]:
+    places = (one.id, "\n".join(one.mesh), "\n".join(one.join))
+    if one.unanswered:
+        return (*places, Text(one.unanswered, output.BAD), "", "", "")
+    here = ", here" if one.here else ""
+    state = Text(f"for {output.span(time.time() - one.since)}{here}", output.GOOD)
+    return (*places, state, str(one.agents), str(one.revision), one.version)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from overmesh.cli import options, output, revoked
+from overmesh.cli import options, output, rekeying, revoked
 from overmesh.config import ControllerConfig, load
 
 if TYPE_CHECKING:
@@ -95,6 +95,9 @@ def remove(
         output.show(*removal(reply))
 
 
+rekeying.register(app)
+
+
 def removed(settings: ControllerConfig, network: str, node: str) -> "admin_pb2.RemoveNodeReply":
     """Return what the controller answers once it has removed a node, by name or id."""
     from overmesh.cli import client
@@ -163,6 +166,20 @@ def to_json(node: "admin_pb2.Node") -> dict[str, object]:
         "version": node.version,
         "serial": node.serial,
         "not_after": node.not_after or None,
+        "host": {
+            "id": node.host_id,
+            "from": node.connected_from,
+            "since": node.connected_since or None,
+        },
+        "copies": [
+            {
+                "host_id": copy.host_id,
+                "from": getattr(copy, "from"),
+                "since": copy.since,
+                "last_seen": copy.last_seen,
+            }
+            for copy in node.copies
+        ],
         "problems": _problems_json(node.problems),
     }
 
@@ -216,7 +233,23 @@ def _agent_facts(node: "admin_pb2.Node", revision: int) -> list[tuple[str, outpu
         ("lanes", str(node.lanes or "not reported")),
         ("mtu", str(node.mtu or "not reported")),
         ("version", node.version),
+        ("host", _host(node)),
+        *(("copy", _copy(copy)) for copy in node.copies),
     ]
+
+
+def _host(node: "admin_pb2.Node") -> str:
+    """Return which machine is the node; ids are hashes, and their beginning tells them apart."""
+    if not node.host_id:
+        return "not reported"
+    bound = output.ago(time.time() - node.connected_since)
+    return f"{node.host_id[:12]}, bound {bound} from {node.connected_from or 'elsewhere'}"
+
+
+def _copy(copy: "admin_pb2.Copy") -> Text:
+    first, last = (output.ago(time.time() - moment) for moment in (copy.since, copy.last_seen))
+    origin = getattr(copy, "from")
+    return Text(f"{copy.host_id[:12]} from {origin}, first {first}, last {last}: quarantined", output.BAD)
 
 
 def _presence(node: "admin_pb2.Node") -> Text:

@@ -22,7 +22,9 @@ app = typer.Typer(help="Show and rotate the mesh root, whose key signs everythin
 
 _SHOWN = 16  # hexadecimal digits of a fingerprint: as many as elsewhere
 
-Force = Annotated[bool, typer.Option("--force", help="Do it though some are not ready; they are listed.")]
+Force = Annotated[
+    bool, typer.Option("--force", metavar="", help="Do it though some are not ready; they are listed.")
+]
 
 
 @app.command(epilog=options.examples("meshctl root status", "meshctl root status --json | jq .members"))

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from overmesh.cli import options, output
+from overmesh.cli import options, output, rekeying
 from overmesh.cli.drops import meaning
 from overmesh.config import AgentConfig, load
 from overmesh.model import Mode, Suite
@@ -90,6 +90,7 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
         ("map", f"revision {reply.revision}, confirmed {output.ago(reply.map_age_seconds)}"),
         ("controller", _controller(reply.controller)),
         ("trust", _trust(reply)),
+        ("keys", rekeying.shown(reply)),
         ("version", reply.version),
     ]
 
@@ -193,6 +194,7 @@ def as_dict(reply: "agent_pb2.StatusReply") -> dict[str, object]:
         "map_age_seconds": _or_never(reply.map_age_seconds),
         "certificate_until": reply.certificate_until,
         "membership_until": reply.membership_until,
+        "keys": rekeying.as_dict(reply),
         "controller": {
             "address": reply.controller.address,
             "connected": reply.controller.connected,

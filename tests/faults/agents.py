@@ -11,9 +11,10 @@ from typing import Any
 
 import grpc.aio
 
+from overmesh.agent.calls import channel
 from overmesh.agent.peermap import Replica
 from overmesh.agent.state import Identity, StateDir
-from overmesh.agent.sync import Sync, channel
+from overmesh.agent.sync import Sync
 from overmesh.errors import InvalidError, OvermeshError, StoreUnavailableError, UnreachableError
 from overmesh.model import Problem
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc

@@ -1,7 +1,7 @@
 """What must never be, found in a history: each violation with the events that prove it.
 
     one_holder   an address is never two nodes', in any map and in what joiners are told
-    tokens       a token lets in as many as it is good for
+    tokens       a token that was confirmed is known everywhere, and lets in as many as it is good for
     forward      an agent's revision never goes back
     one_story    a revision is one map: whoever holds it holds the same
     kept         a change that was acknowledged is in every map from its revision on, and at the end
@@ -15,7 +15,7 @@ only it could have done. Pure: a history in, violations out.
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from tests.faults.history import REFUSED, Call, Held, History
 
 LIMIT = 5.0
 HEALED = "healed"
+_UNKNOWN_TOKEN = "this mesh has no token"
 # How a call ends that our code did not expect to end.
 _UNEXPECTED = ("unexpected error", " failed: INTERNAL", " failed: UNKNOWN")
 
@@ -126,7 +127,7 @@ def _shared(held: Held, agent: "_Agent") -> Iterator[Violation]:
 
 
 def tokens(history: History, _lives: Lives) -> Iterator[Violation]:
-    """Find tokens that let in too many."""
+    """Find tokens that let in too many, or that a controller does not know."""
     let_in: defaultdict[str, dict[str, Call]] = defaultdict(dict)
     for call in history.of("join"):
         if call.ok:
@@ -136,6 +137,11 @@ def tokens(history: History, _lives: Lives) -> Iterator[Violation]:
         if 0 < made.said["uses"] < len(joins):
             what = f"a token for {made.said['uses']} let in {len(joins)}"
             yield Violation("tokens", what, (made, *joins.values()))
+    made_at = {made.said["token"]: made for made in history.of("token") if made.ok}
+    for call in history.of("join"):
+        of = made_at.get(call.said["token"])
+        if of and _UNKNOWN_TOKEN in call.error and of.ended <= call.began:
+            yield Violation("tokens", f"{call.controller} does not know a token", (of, call))
 
 
 # One story.
@@ -224,8 +230,13 @@ class _Reports:
         if not last:
             return False
         known = self.acked[last - 1]
-        possible = (call for call in self.calls if call.began >= known.began and call.began <= at)
+        since = bisect_left(self.calls, known.began, key=_began)
+        possible = self.calls[since : bisect_right(self.calls, at, key=_began)]
         return all(places != tuple(call.said["places"]) for call in possible)
+
+
+def _began(call: Call) -> float:
+    return call.began
 
 
 def _reports(history: History) -> dict[str, _Reports]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from overmesh import log
+from overmesh import log, rpc
 from overmesh.agent.state import Keys
 from overmesh.controller.membership import node_id
 from overmesh.errors import NotFoundError, OvermeshError, StoreUnavailableError, UnreachableError
@@ -92,15 +92,19 @@ class Clients:
                 unanswered, call.error = True, str(error)
             except OvermeshError as error:
                 call.error = f"{type(error).__name__}: {error}"
-                if not unanswered:
-                    call.outcome = REFUSED
-                    return None
+                call.outcome = UNKNOWN if unanswered else REFUSED
+                return None
             else:
                 call.outcome = OK
                 return answer
             await asyncio.sleep(self.random.random() * PAUSE)
         call.outcome = UNKNOWN
         return None
+
+    async def order(self, call: Call, method: str, request: Any) -> Any:
+        """Ask as operators do: under one request id, however often."""
+        known_as = rpc.request_id()
+        return await self.ask(call, lambda controller: controller.admin(method, request, TIMEOUT, known_as))
 
     async def wish(self, often: float, what: Callable[[], Awaitable[None]]) -> None:
         """Do something again and again, about every so many seconds, until it is time to be quiet."""
@@ -115,7 +119,7 @@ class Clients:
         uses = self.random.choice((0, 1, 1, 3))
         with self.recorder.call("operator", "token", uses=uses) as call:
             request = admin_pb2.CreateTokenRequest(network=NETWORK, uses=uses, ttl_seconds=TTL)
-            reply = await self.ask(call, lambda controller: controller.admin("CreateToken", request, TIMEOUT))
+            reply = await self.order(call, "CreateToken", request)
             if reply:
                 call.said["token"] = reply.token.id
         if reply:
@@ -168,7 +172,7 @@ class Clients:
         guest = self.members.pop(self.random.randrange(len(self.members)))
         with self.recorder.call("operator", "remove", node=guest.id) as call:
             request = admin_pb2.RemoveNodeRequest(network=NETWORK, node=guest.id)
-            reply = await self.ask(call, lambda controller: controller.admin("RemoveNode", request, TIMEOUT))
+            reply = await self.order(call, "RemoveNode", request)
             if reply:
                 call.said["revision"] = reply.revision
         if call.outcome == REFUSED:
@@ -182,7 +186,7 @@ class Clients:
             request = admin_pb2.ListNodesRequest(network=NETWORK, node=guest.id)
             call.controller = controller.name
             try:
-                reply = await controller.admin("ListNodes", request, TIMEOUT)
+                reply = await controller.admin("ListNodes", request, TIMEOUT, rpc.request_id())
                 call.outcome, call.said["found"] = OK, bool(reply.nodes)
             except NotFoundError:
                 call.outcome, call.said["found"] = OK, False
@@ -228,14 +232,13 @@ async def _followers(clients: Clients, settings: dict[str, Any], stack: AsyncExi
     """Let those join who stay, before anything goes wrong."""
     followers = []
     making = asyncio.create_task(clients.wish(0, clients.make_token))
+    known = [one.address for one in clients.controllers]
     for number in range(settings["followers"]):
         guest = Guest(Keys.new(), f"agent-{number}")
         reply, call = await clients.joined(guest, await clients.tokens.get())
         if reply is None:
             raise SystemExit(f"{guest.name} can't join: {call.error}")
-        known = [one.address for one in clients.controllers]
-        first = known[number % len(known) :] + known[: number % len(known)]
-        mine = identity(guest.keys, guest.name, reply, first, Path(settings["root"]))
+        mine = identity(guest.keys, guest.name, reply, known, Path(settings["root"]))
         follower = Follower(mine, Path(settings["directory"]), clients.recorder)
         stack.push_async_callback(follower.stop)
         followers.append(follower)

@@ -18,6 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
+
+from overmesh.proto import admin_pb2, admin_pb2_grpc
 from tests.netns.lab import Host, Lab, Process, until
 
 MEMBERS = ("e1", "e2", "e3")
@@ -145,22 +148,20 @@ class EtcdMember(Machine):
 class ControllerMachine(Machine):
     """A controller with a clock of its own."""
 
-    def prepare(self, directory: Path, store: str, others: Iterable[str], program: list[str]) -> None:
+    def prepare(self, directory: Path, store: str, program: list[str]) -> None:
         """Lay its files out.
 
         Args:
             directory: where everybody in the lab finds its socket.
             store: what it keeps the truth in.
-            others: the addresses of all controllers.
             program: what to run in place of meshctl.
 
         """
         self.runtime = directory / self.name
         self._clock = directory / f"{self.name}.clock"
         self.turn_clock(0)
-        advertised = (self.address, *(address for address in others if address != self.address))
         said = [("store", store), ("runtime-dir", self.runtime), ("log-format", "json")]
-        said += [("advertise", address) for address in advertised] + [("range", cidr) for cidr in RANGES]
+        said += [("advertise", self.address), *(("range", cidr) for cidr in RANGES)]
         self._command = [*program, "controller", "run", *(f"--{name}={value}" for name, value in said)]
         self._environ = {"LD_PRELOAD": str(directory / "clock.so"), "CLOCK_SHIFT": str(self._clock)}
 
@@ -172,6 +173,15 @@ class ControllerMachine(Machine):
     def ready(self) -> bool:
         """See Machine."""
         return self.process is not None and '"controller ready"' in self.process.log
+
+    def answer(self, method: str) -> str:
+        """Return what an empty request to its admin service is answered, or the error."""
+        with grpc.insecure_channel(f"unix:{self.runtime / 'controller.sock'}") as channel:
+            stub = admin_pb2_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]
+            try:
+                return str(getattr(stub, method)(getattr(admin_pb2, f"{method}Request")(), timeout=30))
+            except grpc.RpcError as error:
+                return f"{error.code().name} {error.details()}"
 
     def turn_clock(self, seconds: int) -> None:
         """Have its clock be so far ahead of everybody's, from this moment on."""
@@ -220,9 +230,8 @@ class Cluster:
         self.until_ready(self.members)
 
     def _start_controllers(self) -> None:
-        addresses = [one.address for one in self.controllers]
         for controller in self.controllers:
-            controller.prepare(self.lab.directory, self.store, addresses, self.program)
+            controller.prepare(self.lab.directory, self.store, self.program)
             if controller is not self.controllers[0]:
                 self._share_root(controller)
             controller.start()

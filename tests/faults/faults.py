@@ -85,6 +85,15 @@ def controllers_killed(cluster: Cluster, _dice: random.Random) -> AbstractContex
     return all_of(_killed, cluster.controllers)
 
 
+@contextmanager
+def two_at_once(cluster: Cluster, dice: random.Random) -> Iterator[str]:
+    """Harm a member of etcd and a controller; the controller comes back while the member is still away."""
+    member = dice.choice((member_killed, member_frozen, member_mute))
+    controller = dice.choice((controller_killed, controller_frozen))
+    with member(cluster, dice) as one, controller(cluster, dice) as other:
+        yield f"{one}, {other}"
+
+
 # Wires.
 
 
@@ -118,9 +127,15 @@ def member_mute(cluster: Cluster, dice: random.Random) -> AbstractContextManager
     return _parted([member], _others(cluster, member), ways=1)
 
 
-def controller_cut_off(cluster: Cluster, dice: random.Random) -> AbstractContextManager[str]:
-    """Part a controller from etcd; agents and clients reach it."""
-    return _parted([dice.choice(cluster.controllers)], cluster.members)
+@contextmanager
+def controller_cut_off(cluster: Cluster, dice: random.Random) -> Iterator[str]:
+    """Part a controller from etcd; agents and clients reach it, and are told what it knows."""
+    controller = dice.choice(cluster.controllers)
+    with _parted([controller], cluster.members) as what:
+        yield what
+        assert "nodes" in controller.answer("ListNodes"), f"{controller.name} does not serve its last map"
+        refusal = controller.answer("CreateToken")
+        assert "UNAVAILABLE etcd://" in refusal, f"{controller.name} does not refuse in words: {refusal}"
 
 
 def split(cluster: Cluster, dice: random.Random) -> AbstractContextManager[str]:
@@ -188,6 +203,7 @@ SURVIVABLE: Mapping[str, Fault] = {
     "two controllers killed": two_controllers_killed,
     "controller frozen": controller_frozen,
     "controller cut off": controller_cut_off,
+    "two at once": two_at_once,
     "split": split,
     "clock jump": clock_jumped,
 }
@@ -198,8 +214,11 @@ BEYOND: Mapping[str, Fault] = {
     "controllers killed": controllers_killed,
 }
 FAULTS = {**SURVIVABLE, **BEYOND}
-_PAUSE = (1.0, 4.0)
-_LENGTH = (4.0, 12.0)
+_PAUSE = (0.5, 2.0)
+# Seconds; the longest of a short run is shorter, so that every kind has its turn.
+_SHORTEST, _LONGEST = 3.0, 20.0
+# About how long it takes until all is up again.
+_RECOVERY = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,20 +230,29 @@ class Step:
     pause: float
 
 
-def schedule(dice: random.Random, seconds: float, only: Collection[str] = ()) -> Iterator[Step]:
-    """Yield what to do for so long: every kind once, in a new order, before any comes again.
+def schedule(dice: random.Random, seconds: float, only: Collection[str] = ()) -> list[Step]:
+    """Return what to do for so long: every kind once, in a new order, before any comes again.
 
-    What has to wait during a fault BEYOND is not the last thing that happens.
+    Args:
+        dice: choose.
+        seconds: about how long it takes in all.
+        only: of these kinds; empty: of all.
+
+    The last one is of those that may be survived, if there is one: after the others agents come back
+    with a jitter that grows with the outage, and who measures how soon would measure that.
+
     """
+    steps: list[Step] = []
+    longest = min(_LONGEST, max(5.0, seconds / 20))
     left = seconds
     while left > 0:
         kinds = [kind for kind in FAULTS if not only or kind in only]
         dice.shuffle(kinds)
-        if kinds[-1] in BEYOND:
-            kinds.insert(0, kinds.pop())
         for kind in kinds:
-            if left <= 0:
-                return
-            step = Step(kind, dice.uniform(*_LENGTH), dice.uniform(*_PAUSE))
-            left -= step.seconds + step.pause
-            yield step
+            step = Step(kind, dice.uniform(_SHORTEST, longest), dice.uniform(*_PAUSE))
+            left -= step.seconds + _RECOVERY + step.pause
+            if left > 0 or not steps:
+                steps.append(step)
+    while steps[-1].kind in BEYOND and any(step.kind in SURVIVABLE for step in steps):
+        steps.pop()
+    return steps

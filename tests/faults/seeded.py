@@ -55,26 +55,28 @@ def early() -> None:
 
 
 def deaf() -> None:
-    """Miss every second delete that the store tells of."""
+    """Miss every second revision in which something was deleted."""
     take, deletes = Mirror._take, [0]
 
     def miss(self: Mirror, batch: WatchBatch) -> None:
         if any(event.kv is None for event in batch.events):
             deletes[0] += 1
             if deletes[0] % 2:
-                batch = WatchBatch(batch.revision, tuple(event for event in batch.events if event.kv))
+                return
         take(self, batch)
 
     _replace(Mirror, "_take", miss)
 
 
 def stale() -> None:
-    """Serve an old map as a new one: every fourth change moves the revision and nothing else."""
-    apply, changes = NetworkMap.apply, [0]
+    """Serve an old map as a new one: every third move of a node changes the revision and nothing else."""
+    apply, moves = NetworkMap.apply, [0]
 
-    def forget(self: NetworkMap, revision: int, changed: Mapping[str, bytes | None]) -> None:
-        changes[0] += 1
-        apply(self, revision, changed if changes[0] % 4 else {})
+    def forget(self: NetworkMap, revision: int, changed: Mapping[str, bytes | None], *more: Any) -> None:
+        if all(key.startswith("endpoints/") for key in changed):
+            moves[0] += 1
+            changed = changed if moves[0] % 3 else {}
+        apply(self, revision, changed, *more)
 
     _replace(NetworkMap, "apply", forget)
 

@@ -59,6 +59,10 @@ def token_twice(history: History) -> None:
     history.calls[0].said["uses"] = 1
 
 
+def token_unknown(history: History) -> None:
+    history.calls[2].outcome, history.calls[2].error = REFUSED, "TokenError: this mesh has no token 't'"
+
+
 def back(history: History) -> None:
     history.maps[2] = replace(history.maps[2], revision=9)
 
@@ -118,6 +122,7 @@ def never(history: History) -> None:
         (address_twice, "one_holder"),
         (address_twice_in_a_map, "one_holder"),
         (token_twice, "tokens"),
+        (token_unknown, "tokens"),
         (back, "forward"),
         (two_stories, "one_story"),
         (join_lost, "kept"),

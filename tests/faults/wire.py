@@ -62,14 +62,15 @@ class Controller:
         reply: mesh_pb2.JoinReply = await self._asked(self._join.Join(request, timeout=timeout))
         return reply
 
-    async def admin(self, method: str, request: Any, timeout: float) -> Any:
-        """Ask what only operators may.
+    async def admin(self, method: str, request: Any, timeout: float, known_as: str) -> Any:
+        """Ask what only operators may; who asks again under the same request id is answered the same.
 
         Raises:
             OvermeshError: as rpc.raised has it.
 
         """
-        return await self._asked(getattr(self._admin, method)(request, timeout=timeout))
+        metadata = ((rpc.REQUEST_ID, known_as),)
+        return await self._asked(getattr(self._admin, method)(request, timeout=timeout, metadata=metadata))
 
     async def _asked(self, call: Any) -> Any:
         try:

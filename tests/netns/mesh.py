@@ -68,6 +68,8 @@ class Mesh:
     mode: str = "sealed"
     members: dict[str, Member] = field(default_factory=dict)
     network: str = "mesh"
+    # Of the controller, besides its own.
+    environ: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.start_controller()
@@ -83,7 +85,7 @@ class Mesh:
     def start_controller(self) -> None:
         """Run the controller and wait until it answers."""
         self.controller = self.lab[CONTROLLER].start(
-            f"meshctl controller run --advertise {IPV4} --advertise {IPV6}"
+            f"meshctl controller run --advertise {IPV4} --advertise {IPV6}", environ=self.environ
         )
         until(
             lambda: not self.controller.running or "controller ready" in self.controller.log,
@@ -161,7 +163,7 @@ class Pinging:
         answers = re.findall(r"^\[([\d.]+)\] .* bytes from .* icmp_seq=(\d+)", said, re.MULTILINE)
         times = [float(at) for at, _ in answers]
         seen = {int(number) for _, number in answers}
-        # The last one may be under way when ping ends.
-        lost = set(range(1, int(sent[1]))) - seen
+        # Those of the last half second may be under way when ping ends.
+        lost = set(range(1, int(sent[1]) - 50)) - seen
         gap = max(after - before for before, after in itertools.pairwise(times))
         return Loss(len(seen), len(lost), gap)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from overmesh.token import PIN_LENGTH, JoinToken
-from tests.netns.lab import Host
+from tests.netns.lab import Host, until
 from tests.netns.mesh import CONTROLLER, IPV4, IPV6, Mesh
 
 STATE = "/var/lib/overmesh/agent"
@@ -50,6 +50,24 @@ def test_twice_is_once(mesh: Mesh, host: Host) -> None:
     again = host.run(f"meshctl join {IPV4} --token {token} --json")
     assert '"already_member": true' in again.stdout
     assert mesh.nodes()[host.name]["addresses"] == first["addresses"]
+
+
+def test_an_operator_lets_it_in(mesh: Mesh, host: Host) -> None:
+    token = mesh.token("--require-approval --tag rack:7")
+    code, said = join(host, token, "--no-wait")
+    assert code == 3
+    assert f"On a controller: meshctl node approve {host.name}." in said
+    joining = host.start(f"meshctl join {IPV4} --token {token}")
+    until(lambda: "waits for approval" in joining.output, "it says that it waits")
+    (waiting,) = mesh.ctl("node pending")["pending"]
+    assert (waiting["name"], waiting["state"]) == (host.name, "waiting")
+    assert waiting["id"] in joining.output
+    mesh.ctl(f"node approve {host.name}")
+    assert joining.wait() == 0
+    assert re.search(r"^✓ approval +given", joining.output, re.MULTILINE)
+    assert mesh.nodes()[host.name]["tags"] == ["rack:7"]
+    audit = mesh.lab[CONTROLLER].run(f"meshctl audit --node {host.name}").stdout
+    assert re.search(rf"node approved  {host.name} \(.*by operator root  from this host", audit)
 
 
 def test_token_used_up(mesh: Mesh, host: Host) -> None:

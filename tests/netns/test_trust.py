@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from overmesh.model import Endpoint, Node, NodeEndpoints, Record
 from overmesh.proto.signed import map_key, sign
-from tests.netns.lab import until
-from tests.netns.mesh import CONTROLLER, Member, Mesh, Pinging
+from tests.netns.lab import Host, until
+from tests.netns.mesh import CONTROLLER, IPV4, Member, Mesh, Pinging
 
 STORE = "/var/lib/overmesh/controller/store.db"
 MADE_UP = "10.77.66.66"
@@ -65,6 +65,12 @@ def until_problem(member: Member, subject: str) -> str:
     return reason() or ""
 
 
+def underlay(host: Host) -> str:
+    """Return a host's IPv4 address outside the overlay."""
+    addresses = host.run("ip -4 -o addr show eth0").stdout.splitlines()
+    return next(line.split()[3].split("/")[0] for line in addresses)
+
+
 def test_copied_keys(mesh: Mesh) -> None:
     """A second machine with the first one's files: the one that is connected stays, the other is told."""
     mesh.join("original", "b")
@@ -78,7 +84,35 @@ def test_copied_keys(mesh: Mesh) -> None:
     until(lambda: clone.status().get("controller", {}).get("error"), "the copy is refused")
     assert "another host is connected as this node" in clone.status()["controller"]["error"]
     assert not clone.reaches(b.addresses[0])
-    assert mesh.nodes()["original"]["online"]
+    shown = mesh.nodes()["original"]
+    assert shown["online"]
+    assert [seen["from"] for seen in shown["copies"]] == [underlay(copy)]
+    assert shown["host"]["from"] == underlay(original.host)
+    assert "another host is connected" in copy.run("meshctl leave", check=False).stderr
+    assert "original" in mesh.nodes(), "leaving from the copy would have taken the original away"
+    loss = pinging.stop()
+    assert loss.lost == 0, loss
+
+
+def test_a_revoked_node_is_cut_off_everywhere_and_does_not_come_back(mesh: Mesh) -> None:
+    mesh.join("a", "b", "thief")
+    a, b, thief = mesh["a"], mesh["b"], mesh["thief"]
+    mesh.until_in_step()
+    assert thief.reaches(a.addresses[0])
+    pinging = Pinging(a, b.addresses[0])
+    address = thief.addresses[0]
+    mesh.ctl("node revoke thief --reason stolen")
+    until(lambda: not thief.status()["peers"], "the revoked host has no peers")
+    assert thief.status()["membership"] == "removed"
+    mesh.until_in_step()
+    for member in (a, b):
+        assert "thief" not in [peer["name"] for peer in member.status()["peers"]]
+        assert not member.reaches(address)
+    assert not thief.reaches(a.addresses[0])
+    thief.kill_agent()
+    refused = thief.host.run(f"meshctl join {IPV4} --token {mesh.token()} --no-wait", check=False)
+    assert "revoked for good" in refused.stdout + refused.stderr
+    assert [node["name"] for node in mesh.ctl("node list --revoked")["revoked"]] == ["thief"]
     loss = pinging.stop()
     assert loss.lost == 0, loss
 
@@ -102,16 +136,14 @@ def test_made_up_endpoints_divert_no_packet(mesh: Mesh) -> None:
 def test_made_up_peer_gets_no_packet_through(mesh: Mesh) -> None:
     mesh.join("a", "b")
     a, evil = mesh["a"], mesh.host("evil")
-    underlay = next(
-        line.split()[3].split("/")[0] for line in evil.run("ip -4 -o addr show eth0").stdout.splitlines()
-    )
+    place = underlay(evil)
     key = X25519PrivateKey.generate()
     public_key = key.public_key().public_bytes_raw()
     write_to_store(
         mesh,
         [
             Node("evil", "mesh", "evil", public_key, (ip_address(MADE_UP),), serial=1, not_after=1 << 40),
-            NodeEndpoints("evil", "mesh", (Endpoint(ip_address(underlay), 51820),), serial=1),
+            NodeEndpoints("evil", "mesh", (Endpoint(ip_address(place), 51820),), serial=1),
         ],
     )
     for member in (a, mesh["b"]):

@@ -21,6 +21,7 @@ from overmesh.agent.peermap import Held, Outcome, Replica
 from overmesh.agent.sync import PATIENCE, SILENCE
 from overmesh.controller import keys
 from overmesh.controller.audit import Audit
+from overmesh.controller.clones import Clones
 from overmesh.controller.join import Joins
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
@@ -247,6 +248,7 @@ class World:
         self.tokens = Tokens(self.mirror, ROOT, self.clock)
         self.agents = Agents(self.mirror, lambda identity, there: None, self.clock)
         newcomers = Newcomers(self.mirror, self.membership, signer, self.clock)
+        clones = Clones(self.mirror, ROOT, self.agents.live_host, self.clock)
         pending = Pendings(self.mirror, ROOT, self.clock)
         self.joins = Joins(
             self.mirror,
@@ -255,7 +257,7 @@ class World:
             self.tokens,
             pending,
             ROOT,
-            self.agents.live_host,
+            clones,
             self.clock,
         )
 

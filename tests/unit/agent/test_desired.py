@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overmesh.agent import desired as module
-from overmesh.agent.desired import KEEPALIVE, Desired, Own, agreed_suite, desire
+from overmesh.agent.desired import KEEPALIVE, Desired, Made, Own, agreed_suite, desire
 from overmesh.agent.host import Link, LinkAddress, Underlay
 from overmesh.agent.plan import ApplyFastpath
 from overmesh.config import AgentConfig
@@ -18,6 +18,7 @@ from tests.unit.agent.world import FORGER, ME, NETWORK, SOON, members, node, rep
 ETH0, OM0 = Link(2, "eth0", mtu=1500), Link(9, "om0", "tun", mtu=1420)
 UNDERLAY = Underlay((ETH0, OM0), (LinkAddress(2, ip_address("192.0.2.1"), 24),))
 KEY = b"the private key of this host...."
+OTHER = b"o" * 32
 HERE = (Endpoint(ip_address("192.0.2.1"), 6081),)
 V4, V6 = Endpoint(ip_address("192.0.2.2"), 6081), Endpoint(ip_address("2001:db8::2"), 6081)
 MAP = PeerMap(5, NETWORK, ME, (Peer(node(2), (V6, V4)),))
@@ -108,17 +109,29 @@ def test_a_sealed_network() -> None:
     assert (peer.keepalive_s, peer.stock) == (KEEPALIVE, False)
 
 
+def test_keys_that_are_changing() -> None:
+    changing = PeerMap(5, SEALED, ME, (Peer(node(2, previous_public_key=b"\3" * 32), (V4,)),))
+    own = Own(HERE, KEY, OTHER)
+    request = apply_request(desire(changing, AgentConfig(), UNDERLAY, own).fastpath)
+    assert (request.private_key, request.other_private_key) == (KEY, OTHER)
+    [peer] = request.peers
+    assert (peer.public_key, peer.previous_public_key) == (node(2).public_key, b"\3" * 32)
+
+
 def test_no_key_leaves_in_a_plain_network() -> None:
-    request = apply_request(desired().fastpath)
-    assert (request.private_key, request.peers[0].public_key) == (b"", b"")
+    plain = replace(MAP, peers=(Peer(node(2, previous_public_key=b"\3" * 32), (V4,)),))
+    request = apply_request(desire(plain, AgentConfig(), UNDERLAY, Own(HERE, KEY, OTHER)).fastpath)
+    assert (request.private_key, request.other_private_key) == (b"", b"")
+    assert (request.peers[0].public_key, request.peers[0].previous_public_key) == (b"", b"")
 
 
 def test_the_private_key_is_in_nothing_that_gets_printed() -> None:
     want = sealed(Peer(node(2), (V4,)))
     assert want.fastpath.private_key == KEY
     step = ApplyFastpath(want.fastpath)
-    for shown in (repr(want), str(want), repr(Own(HERE, KEY)), repr(step), str(step)):
+    for shown in (repr(want), str(want), repr(Own(HERE, KEY, OTHER)), repr(step), str(step)):
         assert KEY.decode() not in shown
+        assert OTHER.decode() not in shown
 
 
 def test_the_port_that_a_host_is_told_counts_in_both_modes() -> None:
@@ -191,3 +204,29 @@ def test_a_large_network_makes_sessions_when_there_is_something_to_send(
     two = (Peer(node(2), (V4,)), Peer(node(3), (V4,)))
     assert [peer.keepalive_s for peer in sealed(*two).fastpath.peers] == [0, 0]
     assert only(sealed(*two[:1])).keepalive_s == KEEPALIVE
+
+
+# What is kept from one look to the next.
+
+
+def test_a_fastpath_peer_is_made_again_only_when_something_about_it_changes() -> None:
+    made, own = Made(), Own(HERE, KEY)
+    two = Peer(node(2), (V4,))
+    three = Peer(node(3), (V6, V4))
+
+    def peers(*wanted: Peer, underlay: Underlay = UNDERLAY, mode: Mode = Mode.PLAIN) -> list[FastpathPeer]:
+        peer_map = PeerMap(5, replace(NETWORK, mode=mode), ME, wanted)
+        found = desire(peer_map, AgentConfig(), underlay, own, made).fastpath.peers
+        assert found == desire(peer_map, AgentConfig(), underlay, own).fastpath.peers
+        return list(found)
+
+    first = peers(two, three)
+    moved = peers(two, Peer(three.node, (V4,)))
+    assert moved[0] is first[0]
+    assert moved[1].endpoints == (V4,)
+    assert peers(three)[0] is not first[1]
+    # Seen from elsewhere, all may be different.
+    other = Underlay((ETH0, OM0), (LinkAddress(2, ip_address("2001:db8::1"), 64),))
+    assert peers(three, underlay=other)[0].endpoints == (V6, V4)
+    assert peers(three)[0].endpoints == (V4, V6)
+    assert peers(three, mode=Mode.SEALED)[0].public_key == three.node.public_key

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from overmesh.agent import calls
 from overmesh.agent import sync as syncs
 from overmesh.agent.controllers import better
 from overmesh.config import AgentConfig
@@ -151,7 +152,7 @@ async def test_a_controller_that_does_not_answer_holds_nobody_up(
     two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that is frozen: its port takes connections, and that is all."""
-    monkeypatch.setattr(syncs, "CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr(calls, "CONNECT_TIMEOUT", 1.0)
     mesh, _ = await two.start("one")
     (member,) = await agents(mesh, tmp_path, 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:

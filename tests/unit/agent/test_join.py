@@ -65,20 +65,40 @@ async def refused(
 # It works.
 
 
+async def waiting(config: AgentConfig, mesh: Mesh, token: str) -> "asyncio.Task[list[str]]":
+    """Return a join that waits for an operator."""
+    said = asyncio.Event()
+    done: list[str] = []
+
+    def step(name: str, _: str) -> None:
+        done.append(name)
+        if name == "waiting":
+            said.set()
+
+    async def joining() -> list[str]:
+        await join(config, mesh.join_port, token, "web1", step)
+        return done
+
+    task = asyncio.create_task(joining())
+    await asyncio.wait_for(said.wait(), 10)
+    return task
+
+
 async def test_a_host_that_an_operator_has_to_let_in(
     mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joins, "_PAUSE", 0.05)
-    config, token = host(tmp_path, "a"), await mesh.token(approval=True)
+    config, token = host(tmp_path, "a"), await mesh.token(1, approval=True)
     with pytest.raises(ApprovalPendingError, match=r"web1 \(\w{16}\) waits for approval") as raised:
         await join(config, mesh.join_port, token, "web1", lambda *_: None, wait=False)
     assert raised.value.fix == "on a controller: meshctl node approve web1"
     key = state(config).keys()
     assert key
 
-    joining = asyncio.create_task(steps(config, mesh.join_port, token))
-    await asyncio.sleep(0.5)
-    assert not joining.done()
+    interrupted = await waiting(config, mesh, token)
+    interrupted.cancel()
+    await asyncio.wait({interrupted})
+    joining = await waiting(config, mesh, token)
     await mesh.admin("ApproveNode", admin_pb2.DecideRequest(node="web1"))
     assert await joining == ["host", "reach", "tls", "waiting", "approval", "token", "address", "state"]
     assert state(config).identity().keys.public == key.public

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overmesh.agent.mapfile import MapFile
-from overmesh.agent.peermap import Floor, Held
+from overmesh.agent.peermap import Held
+from overmesh.agent.records import Floor
 
 MANY = Held(3, 3, {f"node/{number}": bytes(200) for number in range(1000)})
 

@@ -1,3 +1,4 @@
+from copy import copy
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -5,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overmesh.agent.peermap import VANISHED_SHOWN, Outcome, Replica
+from overmesh.agent.peermap import Outcome, Replica
+from overmesh.agent.records import ALARM
 from overmesh.errors import RecordError
 from overmesh.model import NETWORK_KEY, Endpoint, Network, endpoints_key, node_key
 from overmesh.proto import mesh_pb2
@@ -216,11 +218,11 @@ def test_who_went_unexplained_is_told_of_for_a_day_or_until_it_is_explained() ->
     here = holding(5, members(2, 3, 4))
     here.receive(delta(5, members(2, 3, 4), 6, members(2)))
     here.prune(SOON)
-    here.prune(SOON + VANISHED_SHOWN - 1)
+    here.prune(SOON + ALARM - 1)
     assert reasons(here) == {"node/n3": VANISHED, "node/n4": VANISHED}
     here.receive(delta(6, members(2), 7, members(2) | signed(revocation(4))))
     assert reasons(here) == {"node/n3": VANISHED}
-    here.prune(SOON + VANISHED_SHOWN)
+    here.prune(SOON + ALARM)
     assert reasons(here) == {}
 
 
@@ -308,6 +310,18 @@ def test_a_store_that_went_back_is_named_until_it_is_where_it_was() -> None:
     assert reasons(replica(here.held())).keys() == {"store"}
     here.receive(delta(3, members(2), 6, members(2, 3)))
     assert reasons(here) == {}
+
+
+def test_after_a_day_a_store_that_counts_anew_is_taken_for_what_it_is() -> None:
+    here = holding(5, members(2))
+    here.receive(snapshot(3, members(2))[0])
+    for now in (SOON, SOON + ALARM - 1):
+        here.prune(now)
+        assert reasons(here).keys() == {"store"}
+    here.prune(SOON + ALARM)
+    assert reasons(here) == {}
+    here.receive(snapshot(2, members(2))[0])
+    assert "from revision 3 to 2" in reasons(here)["store"]
 
 
 def test_two_nodes_with_one_address_the_later_record_has_it() -> None:
@@ -448,3 +462,33 @@ def test_the_digest_is_always_that_of_the_held_items(received: list[mesh_pb2.Wat
     for message in received:
         here.receive(message)
         assert here.digest.to_bytes() == digest(here.held().items)
+
+
+# What is kept from one look to the next.
+
+MOMENTS = st.sampled_from([SOON - 1, SOON, SOON + 1, LATER, LATER + 1])
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(messages(), MOMENTS), max_size=12))
+def test_a_view_is_what_it_would_be_if_nothing_had_been_kept(
+    received: list[tuple[mesh_pb2.WatchReply, float]],
+) -> None:
+    here = replica()
+    for message, now in received:
+        here.receive(message)
+        anew = copy(here)
+        anew._known, anew._peers = None, {}
+        assert here.view(now) == anew.view(now)
+
+
+def test_peers_that_stay_as_they_are_stay_the_same_objects() -> None:
+    before = members(2, 3, 4)
+    here = holding(5, before)
+    first = here.view(SOON).map.peers
+    after = before | signed(endpoints(3, 11, port=7000)) | signed(node(4, 11))
+    here.receive(delta(5, before, 6, after))
+    second = here.view(SOON + 1).map.peers
+    assert [one is other for one, other in zip(first, second, strict=True)] == [True, False, False]
+    assert second[1].endpoints[0].port == 7000
+    assert second[2].node.serial == 11

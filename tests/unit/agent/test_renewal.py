@@ -49,7 +49,7 @@ async def test_another_certificate_is_kept_and_the_stream_moves_over(mesh: Mesh,
 
 
 async def test_it_is_renewed_again_and_again_before_it_runs_out(mesh: Mesh, tmp_path: Path) -> None:
-    mesh.controller.root.lifetime = 2
+    mesh.controller.root.lifetime = 4
     member = await member_of(mesh, host(tmp_path, "a"))
     renewing = renewal(member)
     seen = {serial(member)}

@@ -1,6 +1,7 @@
 """The mesh root is rotated under agents that follow a real controller."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,9 +15,9 @@ from overmesh.agent.renewal import Renewal
 from overmesh.controller import keys
 from overmesh.controller.daemon import running
 from overmesh.controller.mirror import Change
-from overmesh.controller.roots import Rotation
+from overmesh.controller.rootkey import RootKey
+from overmesh.controller.rootwatch import RootWatch
 from overmesh.controller.store.base import Put
-from overmesh.controller.trust import RootKey
 from overmesh.errors import PinMismatchError
 from overmesh.model import Root
 from overmesh.proto import admin_pb2, admin_pb2_grpc
@@ -41,14 +42,16 @@ async def alive(*members: Member) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        assert [one for one in ended if not isinstance(one, asyncio.CancelledError)] == []
 
 
 @pytest.fixture
-def quick(mesh: Mesh) -> Mesh:
-    """Return a mesh whose agents look at their certificates every second or so."""
-    mesh.controller.root.lifetime = 20
-    return mesh
+async def quick(tmp_path: Path) -> AsyncIterator[Mesh]:
+    """Run a controller whose agents look at their certificates more than once a second."""
+    settings = config(tmp_path / "controller", certificate_lifetime=10)
+    async with running(settings) as controller:
+        yield Mesh(settings, controller)
 
 
 async def member_of(mesh: Mesh, tmp_path: Path, name: str) -> Member:
@@ -130,8 +133,10 @@ async def test_everything_is_signed_again(quick: Mesh, tmp_path: Path) -> None:
     items = mirror.view("mesh").map.items
     assert {"network", f"node/{kept}", f"endpoints/{kept}", f"revoked/{gone}"} <= set(items)
     assert {key for key in items if not mirror.roots.signer(key, items[key])} == set()
-    for kv in (*mirror.held("tokens").values(), *mirror.held("credentials", "mesh").values()):
-        value, _, mac = kv.value.partition(b"\n")
+    marked = [kv for kv in mirror.everything() if re.search(rb"\n[0-9a-f]{64}\Z", kv.value)]
+    assert {kv.key.split("/")[3] for kv in marked} >= {"tokens", "credentials"}
+    for kv in marked:
+        value, _, mac = kv.value.rpartition(b"\n")
         assert mac == present.mac(kv.key, value)
     assert len(quick.controller.root.keys) == len(mirror.roots.keys) == 1
     async with grpc.aio.insecure_channel(f"unix:{quick.config.socket}") as channel:
@@ -156,6 +161,7 @@ async def test_a_host_that_slept_through_two_rotations_comes_back(quick: Mesh, t
     async with alive(woken, Member(host(tmp_path, "awake"))):
         await until(lambda: woken.replica.roots.fingerprints == (quick.controller.root.fingerprint,))
         await until(lambda: woken.sync.contact.connected and woken.peers == ["awake"])
+        await until(lambda: woken.state.map() == woken.replica.held())
     assert awake.sync.contact.error == ""
     again = Member(host(tmp_path, "sleeper"), woken.state.map())
     assert (again.peers, again.replica.view(0).problems) == (["awake"], ())
@@ -211,7 +217,7 @@ async def test_a_controller_that_dies_after_a_step_goes_on(
 ) -> None:
     """The transaction is made, and nothing of what follows from it: that is how a crash leaves it."""
 
-    async def die(_self: Rotation) -> None:
+    async def die(_self: RootWatch) -> None:
         pass
 
     settings = config(tmp_path)
@@ -220,7 +226,7 @@ async def test_a_controller_that_dies_after_a_step_goes_on(
         node = await joined(mesh, host(tmp_path, "a"))
         for number, step in enumerate((STAGE, ACTIVATE, FORCED)[:steps], 1):
             if number == steps:
-                monkeypatch.setattr(Rotation, "_look", die)
+                monkeypatch.setattr(RootWatch, "look", die)
             await said(mesh, step)
     monkeypatch.undo()
     async with running(settings) as controller:

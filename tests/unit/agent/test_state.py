@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-from overmesh.agent.peermap import Floor, Held
+from overmesh.agent.peermap import Held
+from overmesh.agent.records import Floor
 from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
 from overmesh.errors import CorruptStateError, NotJoinedError, StateError
 from overmesh.model import NETWORK_KEY, node_key
-from tests.unit.agent.world import ME, MINE, ROOT, ROOTS
+from tests.unit.agent.world import ME, MINE, PRIVATE, ROOT, ROOTS
 
 HELD = Held(7, 9, {"network": b"\x00\xff", "node/n2": b""}, {"node/n3": b"older"}, {"node/n4": Floor(5, 99)})
 
@@ -34,7 +35,7 @@ def certificate(key: EllipticCurvePrivateKey, signer: EllipticCurvePrivateKey) -
 
 
 def identity() -> Identity:
-    keys = Keys.new()
+    keys = replace(Keys.new(), noise=PRIVATE)
     mine = Membership(ME.id, ME.name, "mesh", ("192.0.2.1:7443",), MINE[NETWORK_KEY], MINE[node_key(ME.id)])
     return Identity(keys, mine, ROOTS, certificate(keys.tls, ROOT))
 

@@ -14,10 +14,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from overmesh import trace
 from overmesh.agent import sync as syncs
+from overmesh.agent.calls import leave
 from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Held, Replica
 from overmesh.agent.state import Identity
-from overmesh.agent.sync import Facts, Sync, leave
+from overmesh.agent.sync import Facts, Sync
 from overmesh.config import AgentConfig
 from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.daemon import running
@@ -313,9 +314,9 @@ async def test_leaving_is_told_and_known_to_have_been_told(mesh: Mesh, tmp_path:
     config = host(tmp_path, "a")
     await joined(mesh, config)
     identity = state(config).identity()
-    await leave(identity)
+    await leave(identity, "a")
     assert await mesh.nodes() == []
-    await leave(identity)
+    await leave(identity, "a")
 
 
 async def test_leaving_without_a_controller_is_an_error(mesh: Mesh, tmp_path: Path) -> None:
@@ -324,7 +325,7 @@ async def test_leaving_without_a_controller_is_an_error(mesh: Mesh, tmp_path: Pa
     identity = state(config).identity()
     away = replace(identity, membership=replace(identity.membership, controllers=("127.0.0.1:1",)))
     with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1 does not answer: Connection refused"):
-        await leave(away)
+        await leave(away, "a")
 
 
 # With a controller that misbehaves.

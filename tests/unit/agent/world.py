@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePrivateKey,
     generate_private_key,
 )
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
@@ -43,6 +44,7 @@ ROOT = generate_private_key(SECP256R1())
 ROOTS = Roots((root_certificate(ROOT),))
 FORGER = generate_private_key(SECP256R1())
 NETWORK = Network("mesh", 7, (ip_network("10.77.0.0/16"), ip_network("fd77::/64")), serial=1)
+PRIVATE = X25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 SOON, LATER = 4_000_000_000, 5_000_000_000  # unix seconds, both after today
 
 Items = dict[str, bytes]
@@ -86,7 +88,7 @@ def _signed(record: Record) -> bytes:
     return sign(record, ROOT)
 
 
-ME = node(1)
+ME = node(1, public_key=PRIVATE.public_key().public_bytes_raw())
 MINE = signed(NETWORK, ME)
 
 

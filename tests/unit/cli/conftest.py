@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from overmesh import rpc
-from overmesh.cli import approval, audit, main, node, revoked, token
+from overmesh.cli import approval, audit, main, node, rekeying, revoked, root, token
 from overmesh.errors import OvermeshError
 from overmesh.proto import admin_pb2_grpc, agent_pb2_grpc
 
@@ -68,7 +68,7 @@ def runtime_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty runtime directory, a terminal of 120 columns, and a clock that stands."""
     monkeypatch.setenv("OVERMESH_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "120")
-    for module in (approval, audit, node, revoked, token):
+    for module in (approval, audit, node, rekeying, revoked, root, token):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW))
     return tmp_path
 

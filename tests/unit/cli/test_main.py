@@ -20,9 +20,11 @@ VERBS = {" ".join(path[1:]): command for path, command in manual.verbs(typer.mai
 
 def test_the_verbs_are_those_of_the_contract() -> None:
     assert sorted(VERBS) == [
-        "agent run", "audit", "controller run", "join", "leave", "network create", "network list",
-        "node approve", "node deny", "node list", "node pending", "node remove", "node show", "peer add",
-        "peer config", "peer remove", "ping", "status",
+        "agent run", "audit", "controller list", "controller run", "join", "leave",
+        "network create", "network list", "node approve", "node deny", "node list", "node pending",
+        "node remove", "node revoke", "node rotate-keys", "node show",
+        "peer add", "peer config", "peer remove", "ping",
+        "root activate", "root retire", "root stage", "root status", "status",
         "store export", "store import", "store migrate", "token create", "token list", "token revoke",
         "version", "wait",
     ]  # fmt: skip

@@ -25,6 +25,9 @@ def node(name: str = "web1", **fields: Any) -> admin_pb2.Node:
         "version": "0.1.0",
         "suites": [mesh_pb2.SUITE_CHACHA, mesh_pb2.SUITE_AES],
         "lanes": 2,
+        "host_id": "0123456789abcdef",
+        "connected_from": "192.0.2.7",
+        "connected_since": NOW - 3600,
     }
     return admin_pb2.Node(**(defaults | fields))
 
@@ -86,12 +89,16 @@ def test_json_is_the_same_for_list_and_show(controller: Fake, meshctl: Meshctl) 
         "version": "0.1.0",
         "serial": 3,
         "not_after": NOW + 7 * 86400,
+        "host": {"id": "0123456789abcdef", "from": "192.0.2.7", "since": NOW - 3600},
+        "copies": [],
         "problems": [{"subject": "node/x", "reason": "not signed by this mesh's root"}],
     }
 
 
 def test_show(controller: Fake, meshctl: Meshctl) -> None:
-    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9, nodes=[node(tags=["rack:7"])])
+    copy = admin_pb2.Copy(host_id="fedcba9876543210", since=NOW - 60, last_seen=NOW, **{"from": "192.0.2.9"})
+    shown = node(tags=["rack:7"], copies=[copy])
+    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9, nodes=[shown])
     assert meshctl("node", "show", "web1", "--network", "lab").out == (
         "name        web1\n"
         "id          id-web1\n"
@@ -110,6 +117,8 @@ def test_show(controller: Fake, meshctl: Meshctl) -> None:
         "lanes       2\n"
         "mtu         1420\n"
         "version     0.1.0\n"
+        "host        0123456789ab, bound 1h ago from 192.0.2.7\n"
+        "copy        fedcba987654 from 192.0.2.9, first 1m ago, last now: quarantined\n"
     )
     assert controller.requests == [admin_pb2.ListNodesRequest(network="lab", node="web1")]
 

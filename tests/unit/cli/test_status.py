@@ -8,7 +8,7 @@ import pytest
 
 from overmesh.cli.drops import meaning
 from overmesh.proto import agent_pb2, mesh_pb2
-from tests.unit.cli.conftest import Fake, Meshctl
+from tests.unit.cli.conftest import NOW, Fake, Meshctl
 
 REASONS = Path(__file__).parents[3] / "fastpath" / "core" / "src" / "drops.rs"
 
@@ -45,6 +45,7 @@ def status(**fields: Any) -> agent_pb2.StatusReply:
         "endpoints": [mesh_pb2.Endpoint(address="192.0.2.2", port=51820)],
         "certificate_until": int(time.time()) + 12 * 3600 + 30,
         "membership_until": int(time.time()) + 800 * 86400 + 30,
+        "keys_since": NOW - 3 * 86400,
         "version": "0.1.0",
         "peers": [
             agent_pb2.Peer(
@@ -95,6 +96,7 @@ def test_page(agent: Fake, meshctl: Meshctl) -> None:
         "map         revision 9, confirmed 4s ago\n"
         "controller  192.0.2.1:7443, connected for 1m\n"
         "trust       certificate for 12h, membership for 800d\n"
+        "keys        3d old\n"
         "version     0.1.0\n"
         "\n"
         "PEER  ADDRESSES  ENDPOINT             MODE            SESSION     LAST HEARD  MTU"
@@ -118,6 +120,7 @@ def test_json(agent: Fake, meshctl: Meshctl) -> None:
         "name", "node_id", "network", "network_number", "mode", "membership", "working", "addresses",
         "interface", "mtu", "mtu_reason", "fastpath", "endpoints", "revision", "digest", "map_age_seconds",
         "controller", "peers", "drops", "problems", "certificate_until", "membership_until",
+            "keys",
         "version",
     }  # fmt: skip
     assert shown["working"] is True

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from overmesh import rpc
 from overmesh.config import ControllerConfig
 from overmesh.controller.audit import Audit
+from overmesh.controller.clones import Clones
 from overmesh.controller.daemon import Controller
 from overmesh.controller.join import Application, Joins
 from overmesh.controller.lease import Lease
@@ -91,7 +92,7 @@ class Host:
             csr=self.csr(),
             public_key=self.public_key,
             endpoints=self.endpoints,
-            host_id=self.host_id or f"machine of {self.name}",
+            host_id=self.host_id or "one",
             suites=self.suites,
             modes=(),
         )
@@ -128,6 +129,7 @@ class Mesh:
     presence: Presence
     lease: Lease
     agents: Agents
+    clones: Clones
     joins: Joins
     renewals: Renewals
     rekeying: Rekeying
@@ -162,11 +164,12 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
     lease = Lease(store)
     presence = Presence(mirror, lease)
     agents = Agents(mirror, presence.seen, clock)
+    clones = Clones(mirror, ROOT, agents.live_host, clock)
     newcomers = Newcomers(mirror, membership, signer, clock)
     renewals = Renewals(mirror, newcomers, ROOT, clock)
     rekeying = Rekeying(mirror, newcomers, signer, ROOT)
     peers = Peers(mirror, membership, newcomers)
-    joins = Joins(mirror, membership, newcomers, tokens, pending, ROOT, agents.live_host, clock)
+    joins = Joins(mirror, membership, newcomers, tokens, pending, ROOT, clones, clock)
     try:
         await membership.ensure_network(ranges)
         yield Mesh(
@@ -180,6 +183,7 @@ async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Me
             presence,
             lease,
             agents,
+            clones,
             joins,
             renewals,
             rekeying,

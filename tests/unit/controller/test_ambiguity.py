@@ -150,6 +150,7 @@ class People:
     async def add_peer(self) -> None:
         request = admin_pb2.AddPeerRequest(name=f"p{next(self.numbers)}", public_key=x25519_public_key())
         reply = await persisted(self.admin.AddPeer, request)
+        assert not reply.already_member
         self.members[reply.node.id] = request.name
 
     async def remove(self) -> None:
@@ -164,6 +165,13 @@ class People:
         await self.join()
         node_id, _ = self.members.popitem()
         await persisted(self.left[node_id], mesh_pb2.LeaveRequest())
+        self.entries += 1
+
+    async def revoke_node(self) -> None:
+        await self.join()
+        node_id, name = self.members.popitem()
+        reply = await persisted(self.admin.RevokeNode, admin_pb2.RevokeNodeRequest(node=name))
+        assert (reply.revocation.node_id, reply.was_member) == (node_id, True)
         self.entries += 1
 
     async def create_network(self) -> None:
@@ -205,6 +213,7 @@ STEPS = (
     "add_peer",
     "remove",
     "leave",
+    "revoke_node",
     "create_network",
     "revoke",
 )

@@ -1,6 +1,7 @@
 """Several controllers on one etcd: what is in the map of them, what each knows of the others' agents."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,16 @@ import pytest
 
 from overmesh import rpc
 from overmesh.config import ControllerConfig
+from overmesh.controller import controllers as controllers_module
 from overmesh.controller import fleet, keys
-from overmesh.controller.controllers import controller_id, known
+from overmesh.controller.controllers import controller_id, known, shed_when_cut_off
 from overmesh.controller.daemon import Controller, running
+from overmesh.controller.lease import Lease
 from overmesh.controller.store.base import Delete, Put
+from overmesh.controller.store.history import trim_history
+from overmesh.controller.tokens import KEPT_AFTER_EXPIRY, Tokens
 from overmesh.controller.trust import Identity
+from overmesh.controller.watch import Agents
 from overmesh.errors import InvalidError, OvermeshError, TokenError
 from overmesh.model import controller_key
 from overmesh.proto import admin_pb2, controllers_pb2, controllers_pb2_grpc, mesh_pb2
@@ -157,6 +163,7 @@ async def paused(one: One) -> "asyncio.Event":
 
     mirror._take = later  # type: ignore[method-assign]
     one.life.push_async_callback(asyncio.wait, {asyncio.create_task(flush())})
+    one.life.callback(go.set)
     return go
 
 
@@ -325,3 +332,61 @@ async def refused(call: Any) -> OvermeshError:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
     return rpc.raised(raised.value, "it")
+
+
+# Together.
+
+
+async def test_what_was_done_at_one_is_seen_at_the_other_by_the_next_command(controllers: Fleet) -> None:
+    first, second = await controllers.start(), await controllers.start()
+    token = await first.client.token()
+    for number in range(20):
+        one, other = (first, second) if number % 2 else (second, first)
+        await one.client.joined(Host(f"n{number}"), token)
+        assert (await listed(other, f"n{number}")).nodes
+        await one.client.admin.RemoveNode(admin_pb2.RemoveNodeRequest(node=f"n{number}"))
+        assert not (await listed(other)).nodes
+
+
+async def test_first_starts_at_the_same_moment(controllers: Fleet) -> None:
+    maker = await controllers.start(config(controllers.path / "maker"))  # of the root, on a store of its own
+    assert maker.known == {maker.id}
+    both = await asyncio.gather(*(controllers.start() for _ in range(2)))
+    await until(lambda: all(len(one.known) == 2 for one in both))
+    assert {len(one.controller.mirror.networks) for one in both} == {1}
+
+
+async def test_background_duties_of_all_at_once(controllers: Fleet) -> None:
+    first, second = await controllers.start(), await controllers.start()
+    both, mirror = (first, second), first.controller.mirror
+    root, long_ago = first.controller.root, lambda: time.time() - 2 * KEPT_AFTER_EXPIRY
+    old = Tokens(mirror, root, long_ago)
+    for _ in range(3):
+        await old.create("mesh", 60, 0, ())
+    await first.client.token()
+    await asyncio.gather(*(one.controller.mirror.current() for one in both))
+    sweeps = [Tokens(one.controller.mirror, root, time.time) for one in both]
+    await asyncio.gather(*(tokens.sweep() for tokens in sweeps))
+    stores = [one.controller.mirror._store for one in both]
+    await asyncio.gather(*(trim_history(store, keep=5) for store in stores * 2))
+    await asyncio.gather(*(one.controller.mirror.current() for one in both))
+    assert [len(one.controller.mirror.held("tokens")) for one in both] == [1, 1]
+    await second.client.joined(Host("a"), await first.client.token())
+    assert (await listed(first)).nodes
+
+
+async def test_agents_of_one_that_has_lost_its_store_are_sent_away_once(
+    controllers: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controllers_module, "_LOOK_EVERY", 0.01)
+    one = await controllers.start()
+    lease, ended = Lease(one.controller.mirror._store), []
+    monkeypatch.setattr(Agents, "finish_all", lambda _, why: ended.append(why))
+    silence = 0.0
+    monkeypatch.setattr(Lease, "silence", property(lambda _: silence))
+    shedding = asyncio.create_task(shed_when_cut_off(lease, lambda: True, one.controller.agents))
+    for seconds, times in ((29.0, 0), (37.0, 1), (99.0, 1), (0.0, 1), (37.0, 2)):
+        silence = seconds
+        await asyncio.sleep(0.1)
+        assert len(ended) == times, seconds
+    shedding.cancel()

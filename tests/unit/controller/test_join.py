@@ -65,7 +65,8 @@ async def test_a_host_joins_with_everything_that_belongs_to_it(lab: Mesh) -> Non
     assert [address.version for address in node.addresses] == [4, 6]
     content = await everything(lab)
     held = {key for key in content if key.endswith((host.id, "/web-1", *map(str, node.addresses)))}
-    assert {key.split("/")[3] for key in held} == {"nodes", "endpoints", "credentials", "names", "addresses"}
+    kinds = {"nodes", "endpoints", "credentials", "hosts", "names", "addresses"}
+    assert {key.split("/")[3] for key in held} == kinds
     view = lab.mirror.view("mesh")
     assert view.map.items[node_key(host.id)] == admission.node
     assert view.map.items["network"] == admission.network
@@ -398,6 +399,25 @@ async def test_an_answer_that_was_lost_is_had_by_asking_again(
     again = await lab.joins.join(host.application(token))
     assert again.already_member
     assert len(lab.addresses()) == 2
+
+
+async def test_a_join_that_is_carried_out_late_does_not_bring_back_who_was_removed(
+    lab: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, token, txn = Host("a"), await lab.token(), lab.store.txn
+    sent = []
+
+    async def unanswered(compares: Any, ops: list[Op]) -> TxnResult:
+        sent.append((compares, ops))
+        raise StoreUnavailableError("it may or may not have happened")
+
+    monkeypatch.setattr(lab.store, "txn", unanswered)
+    with pytest.raises(StoreUnavailableError):
+        await lab.joins.join(host.application(token))
+    monkeypatch.setattr(lab.store, "txn", txn)
+    await lab.joins.join(host.application(token))
+    await lab.revocations.remove("mesh", host.id)
+    assert not (await txn(*sent[0])).succeeded
 
 
 # Someone edits the store.

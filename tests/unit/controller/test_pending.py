@@ -257,6 +257,23 @@ async def test_a_join_that_does_not_wait_is_told_at_once(tmp_path: Path) -> None
         assert isinstance(rpc.raised(raised.value, "x"), ApprovalPendingError)
 
 
+async def test_one_use_is_one_host_that_waits_at_two_controllers(
+    target: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    async with two_controllers(target, tmp_path) as [(first, one), (second, two)]:
+        for number in range(5):
+            token = await one.token(approval=True, uses=1)
+            await in_step(first, second)
+            requests = [Host(f"{name}{number}").request(token) for name in "ab"]
+            asked = [here.join.Join(request) for here, request in zip((one, two), requests, strict=True)]
+            refused = await asyncio.gather(*asked, return_exceptions=True)
+            errors = {type(rpc.raised(error, "x")) for error in refused}  # type: ignore[arg-type]
+            assert errors == {ApprovalPendingError, TokenError}
+            await in_step(first, second)
+            assert len(await pending(two)) == number + 1
+
+
 async def test_another_controller_decides(target: str, tmp_path: Path) -> None:  # noqa: F811
     async with two_controllers(target, tmp_path) as [(first, one), (second, two)]:
         host, token = Host("a"), await one.token(approval=True)

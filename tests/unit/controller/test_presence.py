@@ -87,6 +87,27 @@ async def test_a_node_that_went_over_to_another_controller_stays_there(lab: Mesh
     assert kv.lease == elsewhere
 
 
+async def test_a_node_that_goes_over_while_we_say_that_it_left_stays_there(
+    lab: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other controller has written is not known here yet."""
+    lab.presence.seen(NODE, True)
+    await written(lab, there=True)
+    take, waiting = lab.mirror._take, []
+    monkeypatch.setattr(lab.mirror, "_take", waiting.append)
+    elsewhere = await lab.store.grant(60)
+    await lab.store.txn([], [Put(KEY, b'{"controller": "other"}', elsewhere)])
+    lab.presence.seen(NODE, False)
+    await asyncio.sleep(0.4)
+    monkeypatch.setattr(lab.mirror, "_take", take)
+    for batch in waiting:
+        take(batch)
+    await asyncio.sleep(0.4)
+    kv = await lab.store.get(KEY)
+    assert kv
+    assert kv.lease == elsewhere
+
+
 @pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b'{"backend": "tun"}'])
 def test_garbage_tells_nothing(value: bytes) -> None:
     assert read_health(KeyValue(KEY, value, 1, 1, 1)) == Health()

@@ -13,6 +13,7 @@ from overmesh.proto.roots import Roots
 from tests.unit.controller.lab import Client, Host
 from tests.unit.controller.store.backends import EtcdBackend
 from tests.unit.controller.test_on_etcd import two_controllers
+from tests.unit.controller.test_watch import Watcher
 
 
 async def shown(talking: Client, true: Callable[[admin_pb2.RootsState], bool]) -> admin_pb2.RootsState:
@@ -75,3 +76,17 @@ async def test_a_controller_that_was_away_all_the_time(tmp_path: Path) -> None:
         copy_next(tmp_path)
         await shown(two, lambda now: not now.controllers)
         assert second.root.fingerprint != before
+
+
+async def test_an_agent_of_the_other_controller_that_has_not_heard_of_it_is_named(tmp_path: Path) -> None:
+    async with two_controllers(EtcdBackend(tmp_path).target, tmp_path) as [(_, one), (_, two)]:
+        watcher = await Watcher((await two.joined(Host("slow"))).Watch()).hello()
+        await watcher.receive()
+        await one.admin.StageRoot(admin_pb2.StageRootRequest())
+        copy_next(tmp_path)
+        await shown(one, lambda now: not now.controllers)
+        with pytest.raises(grpc.aio.AioRpcError, match="have not heard of the next root: slow"):
+            await one.admin.ActivateRoot(admin_pb2.ActivateRootRequest())
+        await one.admin.ActivateRoot(admin_pb2.ActivateRootRequest(force=True))
+        left = await shown(one, lambda now: bool(now.members))
+        assert [(member.name, member.online) for member in left.members] == [("slow", True)]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -45,6 +46,27 @@ def test_a_heartbeat_tells_where_the_map_stands() -> None:
 def test_problems_survive_the_way() -> None:
     problems = (Problem("node/a", "forged"), Problem("route", "taken"))
     assert codec.problem_values(codec.problem_messages(problems)) == problems
+
+
+def test_a_peer_that_stays_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = [
+        FastpathPeer(name, name, (), (Endpoint(ip_address("192.0.2.1"), 7),), Mode.SEALED, b"k" * 32)
+        for name in ("a", "b", "c" * 200)
+    ]
+    first = FastpathState(5, "om0", 1420, 7, 51820, tuple(peers), b"k" * 32, lanes=4)
+    moved = replace(peers[1], endpoints=(Endpoint(ip_address("192.0.2.2"), 7),))
+    second = replace(first, revision=6, peers=(peers[0], moved))
+    encoded, encode = [], codec._encoded_peer
+
+    def noted(peer: FastpathPeer) -> bytes:
+        encoded.append(peer.id)
+        return encode(peer)
+
+    monkeypatch.setattr(codec, "_encoded_peer", noted)
+    encoder = codec.ApplyEncoder()
+    for state in (first, second, first):
+        assert fastpath_pb2.ApplyRequest.FromString(encoder.encode(state)) == codec.apply_request(state)
+    assert encoded == ["a", "b", "c" * 200, "b", "b", "c" * 200]
 
 
 def test_the_fastpath_gets_the_whole_state() -> None:

@@ -83,6 +83,11 @@ pub(super) struct Peer {
     pub(super) wake: Option<Duration>,
     jitter: Duration,
     attempts: u64,
+    /// The newest initiation was begun with this host's other key: while it changes its key, who does not
+    /// answer one may know the other.
+    with_other: bool,
+    /// The next is begun with the same key: the newest was answered, be it by a cookie.
+    keeps_key: bool,
     initiation_sent: Option<Duration>,
     initiation_accepted: Option<Duration>,
     newest_stamp: Tai64n,
@@ -111,6 +116,8 @@ impl Peer {
             wake: None,
             jitter: Duration::ZERO,
             attempts: 0,
+            with_other: false,
+            keeps_key: true,
             initiation_sent: None,
             initiation_accepted: None,
             newest_stamp: Tai64n::default(),
@@ -329,7 +336,9 @@ impl Peer {
     fn new_initiation(&mut self, now: Now, shared: &mut Shared) -> Result<Vec<u8>, DropReason> {
         let (stamp, ephemeral) = (self.next_stamp(now.unix), shared.ephemeral());
         let index = shared.new_index(self.at);
-        let begun = Initiator::initiate(shared.private_key(), &self.keys, index, stamp, ephemeral);
+        self.with_other ^= !std::mem::replace(&mut self.keeps_key, false);
+        let private_key = shared.private_key(self.with_other);
+        let begun = Initiator::initiate(private_key, &self.keys, index, stamp, ephemeral);
         let (initiator, mut message) = begun.inspect_err(|_| shared.release(index))?;
         self.initiator = Some((index, initiator));
         self.signer.sign(&mut message, now.time);
@@ -410,7 +419,9 @@ impl Peer {
 
     /// Takes a cookie; the next attempt uses it.
     pub(super) fn take_cookie(&mut self, reply: CookieReply, now: Now) -> Result<(), DropReason> {
-        self.signer.take(reply, now.time)
+        self.signer.take(reply, now.time)?;
+        self.keeps_key = true;
+        Ok(())
     }
 
     fn session_made(&mut self, now: Duration) {
@@ -421,6 +432,7 @@ impl Peer {
         shared.report(Output::Connected(self.at));
         self.timers.cancel(Timer::Retransmit);
         self.attempts = 0;
+        (self.with_other, self.keeps_key) = (false, true);
         self.renewed = false;
     }
 

@@ -89,13 +89,7 @@ impl Peers {
         let keys = keys.into();
         Self {
             locals: Local::all(&keys),
-            shared: Shared {
-                private_key: keys.own,
-                random,
-                mtu: 0,
-                indexes: HashMap::default(),
-                outputs: VecDeque::new(),
-            },
+            shared: Shared { keys, random, mtu: 0, indexes: HashMap::default(), outputs: VecDeque::new() },
             states: Vec::new(),
             by_key: HashMap::default(),
             suites: Vec::new(),
@@ -113,7 +107,7 @@ impl Peers {
         let goes_on = keys.iter().any(|key| self.locals.iter().any(|local| local.private_key == *key));
         if goes_on {
             self.locals = Local::all(keys);
-            self.shared.private_key = keys.own.clone();
+            self.shared.keys = keys.clone();
         }
         goes_on
     }
@@ -359,10 +353,9 @@ impl Local {
     }
 }
 
-/// What peers share: the host's key, randomness, the indexes given out, what is to be done.
+/// What peers share: the host's keys, randomness, the indexes given out, what is to be done.
 pub(super) struct Shared {
-    /// What handshakes are begun with.
-    private_key: PrivateKey,
+    keys: HostKeys,
     random: Random,
     /// Padding does not go beyond.
     pub(super) mtu: usize,
@@ -372,8 +365,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn private_key(&self) -> &PrivateKey {
-        &self.private_key
+    /// What to begin a handshake with: this host's own key, or the other one, if there is one.
+    pub(super) fn private_key(&self, other: bool) -> &PrivateKey {
+        self.keys.other.as_ref().filter(|_| other).unwrap_or(&self.keys.own)
     }
 
     pub(super) fn ephemeral(&mut self) -> Ephemeral {

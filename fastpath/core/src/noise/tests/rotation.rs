@@ -125,6 +125,24 @@ fn a_peer_that_learns_of_it_last_is_talked_to_all_the_same() {
 }
 
 #[test]
+fn who_does_not_answer_one_key_is_asked_by_the_other() {
+    // A WireGuard that knows no previous keys: the old one, or by hand already the new one.
+    for (changes, own) in [(0, 1), (1, 0)] {
+        let mut world = World::new();
+        let keys = HostKeys { own: later_key(A, own), other: Some(later_key(A, 1 - own)) };
+        world.rotate(A);
+        assert!(world.hosts[A].peers.rekey(&keys));
+        world.hosts[B].other = PeerKeys::new(later_key(A, changes).public());
+        world.install(B);
+        assert!(!world.reaches(A));
+        assert_eq!(world.take_drops(B), [DropReason::KeyUnknown]);
+        world.pass(REKEY_TIMEOUT + REKEY_JITTER);
+        assert_eq!(world.take_packets(B), [b"are you there?"]);
+        assert!(world.reaches(B));
+    }
+}
+
+#[test]
 fn a_handshake_under_way_is_finished() {
     for host in [A, B] {
         let mut world = World::new();
