@@ -1,6 +1,6 @@
 //! The loop that carries packets: read a batch, carry it to the end, flush. One thread, which shares nothing with
 //! other lanes but the table; a packet that another lane must carry goes there by `handover.rs`. Only super-packets
-//! may stay for a later turn, so that others need not wait for them (`backlog.rs`).
+//! may stay for a later turn, and what is behind them in their flow, so that others need not wait (`backlog.rs`).
 //!
 //! ```text
 //! outbound   host ─ inner.recv ─ backlog ─ cut ─ tunnel.outbound ─ gather, seal ─ outer.send ─ underlay
