@@ -198,6 +198,7 @@ class Replica:
             self.follow_roots(self._items.items())
         for key, signed in changed.items():
             self._used.admit(key, signed)
+        self._used.purge()
         self.revision, self.digest = revision, digest
         self._newest = max(self._newest, revision)
 
@@ -209,7 +210,7 @@ class Replica:
         return self._used.roots
 
     def follow_roots(self, records: Iterable[tuple[str, bytes]]) -> None:
-        """Trust the roots that these records lead to from here, and nothing that only others have signed."""
+        """Trust the roots that these records lead to; what else is in use goes with the next change."""
         self._used.follow_roots(records)
 
     @property

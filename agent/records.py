@@ -75,6 +75,8 @@ class Records:
         self._own = own.keys()
         self._items = items
         self._revocations: dict[str, Verified] = {}
+        # Whether something in use may be signed by a root that is no longer trusted.
+        self._unsure = False
         # Nodes that went without being revoked, and when that was first looked at.
         self._vanished: dict[str, float] = {}
 
@@ -135,19 +137,33 @@ class Records:
                     self.refused[key] = refusal(revocation, held.record)
 
     def follow_roots(self, records: Iterable[tuple[str, bytes]]) -> None:
-        """Trust the roots that these records lead to from here, and nothing that only others have signed."""
+        """Trust the roots that these records lead to from here, for all that comes from now on.
+
+        What is in use stays so until `purge`: it was right when it came, and what takes its place may be
+        under way.
+        """
         before = self.roots
         self.roots = before.following((key, signed) for key, signed in records if is_root_key(key))
-        if self.roots == before:
+        if self.roots != before:
+            self._unsure = True
+            self._admit_again(self.refused)
+
+    def purge(self) -> None:
+        """Stop using what none of the roots has signed that are trusted now."""
+        if not self._unsure:
             return
+        self._unsure = False
         void = [key for key, held in self.good.items() if not self.roots.signer(key, held.signed)]
         for key in void:
             if key not in self._own:
                 del self.good[key]
                 self._revocations.pop(key, None)
-        again = {*void, *self.refused} & self._items.keys()
+        self._admit_again(void)
+
+    def _admit_again(self, keys: Iterable[str]) -> None:
         # Revocations first: they decide what counts of the rest.
-        for key in sorted(again, key=lambda key: (not key.startswith(revoked_key("")), key)):
+        held = sorted(self._items.keys() & keys, key=lambda key: not key.startswith(revoked_key("")))
+        for key in held:
             self.admit(key, self._items[key])
 
     # What goes.

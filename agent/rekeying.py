@@ -109,7 +109,7 @@ class Rekeying:
             grace: for how many seconds the old keys stay good besides.
 
         Raises:
-            InvalidError: a grace in which not everybody would hear of it.
+            InvalidError: a grace in which not everybody would hear of it; or the record is not of these keys.
             StateError: a change is under way, or can't be kept.
             OvermeshError: nobody could be told yet; it goes on by itself.
 
@@ -123,7 +123,8 @@ class Rekeying:
         try:
             await self.advance()
         except OvermeshError as error:
-            raise type(error)(error.cause, "it goes on by itself, see `meshctl status`") from None
+            fix = "it goes on by itself, see `meshctl status`" if self.change else error.fix
+            raise type(error)(error.cause, fix) from None
 
     async def run(self) -> None:
         """Take whatever step is due, until cancelled."""
@@ -133,7 +134,8 @@ class Rekeying:
                 with suppress(OvermeshError):
                     await self.advance()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._begun.wait(), _RETRY if self.change else None)
+                async with asyncio.timeout(_RETRY if self.change else None):
+                    await self._begun.wait()
 
     async def advance(self) -> None:
         """Take the steps that are due.
@@ -166,7 +168,11 @@ class Rekeying:
 
     async def _announce(self, change: KeyChange) -> None:
         await self._have_in_force()
-        certificate = await self._ask(change, self._sync.identity.keys.public)
+        try:
+            certificate = await self._ask(change, self._sync.identity.keys.public)
+        except InvalidError:
+            await self._forget()  # no controller will ever agree, and nobody has been told
+            raise
         until = self._clock() + change.grace
         self._keep(replace(change, stage=Stage.ANNOUNCED, until=until, certificate=certificate))
         log.info("this host's keys are changing", extra={"until": int(until)})
@@ -184,9 +190,7 @@ class Rekeying:
         membership = replace(mine.membership, keys_since=int(self._clock()))
         keys = Keys(change.tls, change.noise)
         await self._sync.use(replace(mine, keys=keys, certificate=certificate, membership=membership))
-        self._state.forget_key_change()
-        self.change = None
-        await self._apply()
+        await self._forget()
         log.info("this host's keys were changed")
 
     async def _have_in_force(self) -> None:
@@ -218,6 +222,11 @@ class Rekeying:
         network, _ = self._replica.own
         self._replica.renew_own(network, reply.node)
         return certificate
+
+    async def _forget(self) -> None:
+        self._state.forget_key_change()
+        self.change = None
+        await self._apply()
 
     def _keep(self, change: KeyChange) -> None:
         self._state.save_key_change(change)

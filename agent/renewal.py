@@ -96,6 +96,8 @@ class Renewal:
         self._drawn = Term.of(self._of, random)
         self._failure = ""
         self._skew = 0.0
+        # That the map is at odds with this host's roots though a controller was asked: that won't help again.
+        self._told = False
 
     async def run(self) -> None:
         """Renew whenever it is due, until cancelled."""
@@ -104,9 +106,10 @@ class Renewal:
                 # All hosts may have the same reason: another root, or a controller whose clock is off.
                 if self._clock() < self._term.end:
                     await asyncio.sleep(self._random(0, self._term.pause))
-                await self.attempt()
+                self._told = await self.attempt() and self._replica.estranged
                 await asyncio.sleep(self._random(0.5, 1) * self._term.pause)
             else:
+                self._told &= self._replica.estranged
                 await asyncio.sleep(min(_LOOK_EVERY, self._term.pause))
 
     def _due(self) -> bool:
@@ -115,7 +118,7 @@ class Renewal:
             self._clock() >= self._term.due
             or not issued(identity)
             or identity.roots.issuer(identity.certificate) != self._replica.signing
-            or self._replica.estranged
+            or (self._replica.estranged and not self._told)
             # The clocks may differ on whether it has run out; what the controller says counts.
             or self._sync.contact.untrusted
         )

@@ -10,6 +10,7 @@ that would have expired by itself; a ban for ever.
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -84,8 +85,11 @@ class Revocations:
 
     async def leave(self, network: str, node_id: str) -> int:
         """Do the same at the node's own wish; nothing happens when it is gone already."""
-        gone = await self._mirror.look_up(keys.credential(network, node_id)) is None
-        return self._mirror.revision if gone else await self.remove(network, node_id)
+        if await self._mirror.look_up(keys.credential(network, node_id)):
+            # Not there any more: what an earlier attempt asked for was done while this one went on.
+            with suppress(NotFoundError):
+                return await self.remove(network, node_id)
+        return self._mirror.revision
 
     async def revoke(self, network: str, node: str, reason: str = "") -> Revoked:
         """Take a node out, and its key for good; asking again changes nothing.

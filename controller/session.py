@@ -3,7 +3,7 @@
     hello ──► since(held) or snapshot ──► one bundle in flight ──► ack ──► held ──► …
 
 - Nothing counts as held before it is acked with the right digest.
-- While a bundle is in flight or SPACING has not passed, changes pile up in the map, not here: what is
+- While a bundle is in flight or the last one was a moment ago, changes pile up in the map, not here: what is
   sent next leads from what is held to the head.
 - A wrong digest costs a snapshot; again and again, ever rarer ones.
 """
@@ -15,6 +15,9 @@ from overmesh.controller.peermap import NetworkMap, Position
 from overmesh.errors import UnreachableError
 
 SPACING = 0.1
+# A change of a large map goes to many, and each acks it: so much more for each of its items, or a controller
+# with 10,000 agents would do nothing else than send one change after the other (measured, docs/scale.md).
+SPACING_PER_ITEM = 0.0001
 HEARTBEAT = 10.0
 ACK_TIMEOUT = 30.0
 _MAX_SPACING = 10.0
@@ -90,7 +93,8 @@ class Session:
         delta = self._delta(self._held) if self._held else None
         self._in_flight = _InFlight(self._map.head, now)
         self._heartbeat_at = now + HEARTBEAT
-        self._earliest = now + min(SPACING * 2**self._misses_in_a_row, _MAX_SPACING)
+        spacing = max(SPACING, SPACING_PER_ITEM * len(self._map.items))
+        self._earliest = now + min(spacing * 2**self._misses_in_a_row, _MAX_SPACING)
         if delta is None:
             self._map.tally.snapshots += 1
             return self._map.snapshot()

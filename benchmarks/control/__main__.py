@@ -7,7 +7,6 @@ should have nothing else to do.
 """
 
 import argparse
-import json
 import resource
 import tempfile
 from pathlib import Path
@@ -31,28 +30,27 @@ def main() -> None:
     parser.add_argument("--phases", type=lambda text: text.split(","), default=PHASES, metavar="PHASE,…")
     said = parser.parse_args()
     for agents in [said.agents] if said.agents else _SIZES:
-        row = measured(Size(agents, said.joins, phases=said.phases), said.controllers, said.store)
-        report.keep({"store": said.store, **row})
-    report.write()
+        measure(Size(agents, said.joins, phases=said.phases), said.controllers, said.store)
+        report.write()
 
 
-def measured(size: Size, number: int, store: str) -> Row:
-    """Return what one run on so many controllers found.
+def measure(size: Size, number: int, store: str) -> None:
+    """Keep what one run on so many controllers finds, phase by phase.
 
     Raises:
         RuntimeError: an agent saw what it should not, or this process may not open enough files.
 
     """
     _allow_files(size.agents)
+
+    def keep(row: Row) -> None:
+        report.keep({"store": store, **row})
+
     with (
         tempfile.TemporaryDirectory(prefix="overmesh-bench-", dir="/dev/shm") as place,
         controllers(Path(place), number, store) as running,
     ):
-        scenario = Scenario(running, size, Path(place))
-        try:
-            return uvloop.run(scenario.run())
-        finally:
-            print(json.dumps(scenario.row))
+        uvloop.run(Scenario(running, size, Path(place), keep).run())
 
 
 def _allow_files(agents: int) -> None:

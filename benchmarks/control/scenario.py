@@ -50,12 +50,27 @@ class Size:
 
 
 class Scenario:
-    """One run. Its results are in `row` as far as it has got."""
+    """One run.
 
-    def __init__(self, controllers: Sequence[Controller], size: Size, scratch: Path) -> None:
+    Args:
+        controllers: fresh ones of one mesh.
+        size: how much.
+        scratch: a directory in memory.
+        keep: called after each phase with all that was found so far.
+
+    """
+
+    def __init__(
+        self,
+        controllers: Sequence[Controller],
+        size: Size,
+        scratch: Path,
+        keep: Callable[[Row], None] = lambda _: None,
+    ) -> None:
         self._controllers = controllers
         self._size = size
         self._scratch = scratch
+        self._keep = keep
         self._first = controllers[0]
         self._census = Census(members=size.agents)
         self._agents: list[Agent] = []
@@ -64,7 +79,7 @@ class Scenario:
         self.row: Row = {"agents": size.agents, "controllers": len(controllers)}
 
     async def run(self) -> Row:
-        """Go through all phases.
+        """Go through all phases; return what was found.
 
         Raises:
             RuntimeError: an agent saw what it should not.
@@ -75,6 +90,7 @@ class Scenario:
         pinging = asyncio.create_task(keep_pinging(self._agents))
         for phase in self._size.phases:
             await getattr(self, f"_{phase}")()
+            self._keep(self.row)
         pinging.cancel()
         for agent in self._agents:
             agent.close()

@@ -34,8 +34,6 @@ from tests.faults.history import OK, REFUSED, UNKNOWN, Call, Recorder
 from tests.faults.wire import Controller, certificate_request, identity
 
 NETWORK = "mesh"
-# So many that come and go are kept as members, of a pool of twice as many addresses.
-MEMBERS = 40
 # Seconds for one attempt; as many attempts are made as fit in the patience.
 TIMEOUT = 8.0
 PATIENCE = 40.0
@@ -63,11 +61,12 @@ class Guest:
 
 @dataclass
 class Clients:
-    """What they share."""
+    """What they share. size: so many of those who come and go are members, or half as many."""
 
     controllers: list[Controller]
     recorder: Recorder
     random: random.Random
+    size: int
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
     tokens: "asyncio.Queue[JoinToken]" = field(default_factory=lambda: asyncio.Queue(4))
     members: list[Guest] = field(default_factory=list)
@@ -131,7 +130,7 @@ class Clients:
 
     async def join(self) -> None:
         """Let a host join, new or back again."""
-        if len(self.members) >= MEMBERS or self.tokens.empty():
+        if len(self.members) >= self.size or self.tokens.empty():
             return
         back = self.former and self.random.random() < AGAIN
         guest = self.former.popleft() if back else self._newcomer()
@@ -167,7 +166,7 @@ class Clients:
 
     async def remove(self) -> None:
         """Remove a member; then look whether whoever confirmed that still knows it."""
-        if len(self.members) < MEMBERS / 2:
+        if len(self.members) < self.size / 2:
             return
         guest = self.members.pop(self.random.randrange(len(self.members)))
         with self.recorder.call("operator", "remove", node=guest.id) as call:
@@ -204,7 +203,7 @@ async def run(settings: dict[str, Any]) -> None:
             await stack.enter_async_context(Controller.open(**one, root=Path(settings["root"])))
             for one in settings["controllers"]
         ]
-        clients = Clients(controllers, recorder, random.Random(settings["seed"]))
+        clients = Clients(controllers, recorder, random.Random(settings["seed"]), settings["members"])
         loop.add_signal_handler(signal.SIGUSR1, clients.quiet.set)
         loop.add_signal_handler(signal.SIGTERM, end.set)
         followers = await _followers(clients, settings, stack)

@@ -49,6 +49,7 @@ class Run:
         seed: of the schedule and of everybody's choices.
         only: kinds of faults; empty: all.
         agents: how many agents without hosts follow the map.
+        members: how many of those who come and go are there at most; the pool has 125 addresses.
         hosts: hosts with a fastpath, whose packets are counted.
         program: what to run as the controllers.
 
@@ -58,6 +59,7 @@ class Run:
     seed: int
     only: Sequence[str] = ()
     agents: int = 20
+    members: int = 40
     hosts: Sequence[str] = HOSTS
     program: Sequence[str] = ("meshctl",)
 
@@ -119,6 +121,7 @@ class Run:
         settings = {
             "seed": self.seed,
             "followers": self.agents,
+            "members": self.members,
             "root": str(root),
             "directory": str(lab.directory / "agents"),
             "history": str(self._file("clients")),

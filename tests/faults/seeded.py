@@ -19,13 +19,16 @@ from overmesh.model import Address, Network
 
 # Seconds between an answer and what it was about.
 _LATE = 2.0
+# Seconds in which another controller may plan on the same.
+_RACE = 0.3
 
 
 def unconditional() -> None:
-    """Carry out every transaction, whatever was planned on; take the lowest free address."""
+    """Carry out every transaction, late and whatever was planned on; take the lowest free address."""
     txn = EtcdStore.txn
 
     async def always(self: EtcdStore, _compares: Sequence[Compare], ops: Sequence[Op]) -> TxnResult:
+        await asyncio.sleep(_RACE)
         return await txn(self, (), ops)
 
     def lowest(network: Network, _node_id: str, taken: Container[str]) -> tuple[Address, ...]:

@@ -10,13 +10,18 @@ from tests.netns.lab import missing
 
 
 @pytest.mark.parametrize(
-    ("bug", "rule"),
-    [("unconditional", "one_holder"), ("early", "kept"), ("deaf", "gone"), ("stale", "one_story")],
+    ("bug", "fault", "rule"),
+    [
+        ("unconditional", "member killed", "one_holder"),
+        ("early", "two controllers killed", "kept"),
+        ("deaf", "member killed", "gone"),
+        ("stale", "member killed", "kept"),
+    ],
 )
-def test_a_bug_is_found(bug: str, rule: str) -> None:
+def test_a_bug_is_found(bug: str, fault: str, rule: str) -> None:
     needs_etcd()
     if why_not := missing():
         pytest.skip(why_not)
     program = (sys.executable, "-m", "tests.faults.seeded", bug)
-    run = Run(8, seed=1, only=("two controllers killed",), agents=6, hosts=(), program=program)
+    run = Run(25, seed=1, only=(fault,), agents=6, members=8, hosts=(), program=program)
     assert rule in {violation.rule for violation in run.carry_out().violations}

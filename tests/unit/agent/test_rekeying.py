@@ -207,8 +207,7 @@ async def test_the_stream_goes_on_with_the_new_tls_key(mesh: Mesh, rig: Rig, tmp
         rig.now += GRACE
         await rig.rekeying.advance()
         await joined(mesh, host(tmp_path, "b"))
-        await in_step(mesh, "a")
-        assert rig.member.peers == ["b"]
+        await until(lambda: rig.member.peers == ["b"])
     assert not rig.member.sync.contact.copied
 
 
@@ -250,6 +249,17 @@ async def test_joining_again_in_the_middle_keeps_the_change(mesh: Mesh, rig: Rig
     later.now += GRACE
     await later.rekeying.advance()
     later.check()
+
+
+async def test_a_change_that_no_controller_agrees_to_is_dropped(rig: Rig) -> None:
+    mine = rig.member.sync.identity
+    elsewhere = replace(mine.keys, noise=X25519PrivateKey.generate())
+    rig.member.sync.identity = replace(mine, keys=elsewhere)
+    with pytest.raises(InvalidError, match="not those that it changes from"):
+        await rig.rekeying.begin(GRACE)
+    assert rig.rekeying.change is None
+    assert rig.member.state.key_change() is None
+    assert rig.in_fastpath[-1] == (elsewhere.noise.private_bytes_raw(), b"")
 
 
 async def test_a_record_that_names_other_keys_is_a_problem(rig: Rig) -> None:

@@ -79,6 +79,16 @@ def test_who_missed_the_overlap_keeps_what_it_has_and_knows_that_something_is_wr
     assert not held.estranged
 
 
+def test_who_comes_back_uses_the_old_map_until_the_new_one_is_there() -> None:
+    held = after(OLD_MAP | by(ROOT, node(3), endpoints(3)))
+    held.follow_roots((*by(ROOT, root(NEXT)).items(), *RETIRED.items()))
+    assert held.roots.fingerprints == (fingerprint(NEXT_CERTIFICATE),)
+    assert [peer.node.id for peer in held.view(SOON).map.peers] == ["n2", "n3"]
+    held.receive(*snapshot(9, RETIRED | by(ROOT, node(3), endpoints(3))))
+    assert [peer.node.id for peer in held.view(SOON).map.peers] == ["n2"]
+    assert [problem.subject for problem in held.view(SOON).problems] == ["endpoints/n3", "node/n3"]
+
+
 def test_both_are_good_in_between() -> None:
     held = after(STAGED)
     assert len(held.roots.keys) == 2

@@ -30,10 +30,10 @@ stay, times as unix seconds and sizes in bytes; an error is an object on stderr:
 | 3 | not (yet) true: asked for, and not so |
 | 130 | interrupted (Ctrl-C) |
 
-`token`, `node`, `peer`, `network` and `audit` ask the controller of the host they run on; `status`, `ping` and `leave`
-the agent. Both listen on unix sockets in `/run/overmesh` that only root may open. `store` opens the store
-itself. `OVERMESH_DEBUG=1` shows the traceback of an unexpected error. `meshctl --install-completion`
-teaches your shell the verbs.
+`token`, `node`, `peer`, `network` and `audit` ask the controller of the host they run on; `status`,
+`ping` and `leave` the agent. Both listen on unix sockets in `/run/overmesh` that only root may open.
+`store` opens the store itself. `OVERMESH_DEBUG=1` shows the traceback of an unexpected error. `meshctl
+--install-completion` teaches your shell the verbs.
 """
 
 

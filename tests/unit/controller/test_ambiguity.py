@@ -247,6 +247,11 @@ def test_whatever_becomes_of_a_transaction_its_request_has_one_result(
         asyncio.run(play(target, path, steps, faults))
 
 
+async def test_what_is_done_late_while_a_node_leaves_again(tmp_path: Path) -> None:
+    """The second attempt loses against the first one, and finds the node gone."""
+    await play(f"sqlite:{tmp_path / 'store.db'}", tmp_path, ["leave"], [None, Fault.BEFORE_NEXT])
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_each_fault_in_each_step(step: str, tmp_path: Path) -> None:
     faults = [fault for fault in Fault for _ in range(2)]

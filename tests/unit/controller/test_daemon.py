@@ -126,6 +126,7 @@ async def test_the_store_of_another_mesh(tmp_path: Path) -> None:
         ({"join_port": 70000}, ConfigError, "70000"),
         ({"advertise": ("a.example:7443",)}, ConfigError, "a.example:7443"),
         ({"advertise": ("ü.example",)}, ConfigError, "ü.example"),
+        ({"certificate_lifetime": 5}, ConfigError, "certificate_lifetime: 5 seconds"),
     ],
 )
 async def test_settings_that_can_not_be(

@@ -6,7 +6,7 @@ import pytest
 
 from overmesh.controller import keys
 from overmesh.controller.presence import Health, Presence, read_health
-from overmesh.controller.store.base import KeyValue, Put
+from overmesh.controller.store.base import KeyValue, Put, WatchBatch
 from overmesh.controller.trust import Identity
 from tests.unit.controller.lab import Mesh, mesh
 
@@ -93,7 +93,8 @@ async def test_a_node_that_goes_over_while_we_say_that_it_left_stays_there(
     """What the other controller has written is not known here yet."""
     lab.presence.seen(NODE, True)
     await written(lab, there=True)
-    take, waiting = lab.mirror._take, []
+    take = lab.mirror._take
+    waiting: list[WatchBatch] = []
     monkeypatch.setattr(lab.mirror, "_take", waiting.append)
     elsewhere = await lab.store.grant(60)
     await lab.store.txn([], [Put(KEY, b'{"controller": "other"}', elsewhere)])

@@ -1,7 +1,7 @@
 import pytest
 
 from overmesh.controller.peermap import NetworkMap, Position, Tally
-from overmesh.controller.session import ACK_TIMEOUT, HEARTBEAT, SPACING, Session
+from overmesh.controller.session import ACK_TIMEOUT, HEARTBEAT, SPACING, SPACING_PER_ITEM, Session
 from overmesh.errors import UnreachableError
 from overmesh.proto import mesh_pb2
 
@@ -73,6 +73,20 @@ def test_the_first_change_goes_at_once_the_next_after_a_pause(here: NetworkMap) 
     assert kinds(session, 1.0 + SPACING - 0.01) == []
     assert session.deadline() == 1.0 + SPACING
     assert kinds(session, 1.0 + SPACING) == ["delta"]
+
+
+def test_the_larger_the_map_the_longer_changes_are_gathered() -> None:
+    large = NetworkMap(5, {f"node/{number}": b"n" for number in range(20_000)})
+    session = in_step(large)
+    large.apply(6, {"node/1": b"moved"})
+    assert kinds(session, 1.0) == ["delta"]
+    session.on_ack(large.head)
+    large.apply(7, {"node/2": b"moved"})
+    large.apply(8, {"node/3": b"moved"})
+    assert session.deadline() == 1.0 + 20_000 * SPACING_PER_ITEM
+    assert kinds(session, session.deadline() - 0.01) == []
+    assert kinds(session, session.deadline()) == ["delta"]
+    assert large.tally.collapsed == 1
 
 
 def test_changes_collapse_behind_the_one_in_flight(here: NetworkMap) -> None:

@@ -63,6 +63,27 @@ impl Sealer<'_> {
     }
 }
 
+/// With which of its keys this host begins, while it changes them: who does not answer one may know the
+/// other alone.
+#[derive(Debug, Default)]
+struct Turn {
+    with_other: bool,
+    unanswered: bool,
+}
+
+impl Turn {
+    /// Whether the next initiation is begun with the other key.
+    fn begin(&mut self) -> bool {
+        self.with_other ^= std::mem::replace(&mut self.unanswered, true);
+        self.with_other
+    }
+
+    /// Lets the next be begun as the last one was: it was answered by a cookie.
+    fn keep(&mut self) {
+        self.unanswered = false;
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) keys: PeerKeys,
@@ -83,11 +104,7 @@ pub(super) struct Peer {
     pub(super) wake: Option<Duration>,
     jitter: Duration,
     attempts: u64,
-    /// The newest initiation was begun with this host's other key: while it changes its key, who does not
-    /// answer one may know the other.
-    with_other: bool,
-    /// The next is begun with the same key: the newest was answered, be it by a cookie.
-    keeps_key: bool,
+    turn: Turn,
     initiation_sent: Option<Duration>,
     initiation_accepted: Option<Duration>,
     newest_stamp: Tai64n,
@@ -116,8 +133,7 @@ impl Peer {
             wake: None,
             jitter: Duration::ZERO,
             attempts: 0,
-            with_other: false,
-            keeps_key: true,
+            turn: Turn::default(),
             initiation_sent: None,
             initiation_accepted: None,
             newest_stamp: Tai64n::default(),
@@ -336,8 +352,7 @@ impl Peer {
     fn new_initiation(&mut self, now: Now, shared: &mut Shared) -> Result<Vec<u8>, DropReason> {
         let (stamp, ephemeral) = (self.next_stamp(now.unix), shared.ephemeral());
         let index = shared.new_index(self.at);
-        self.with_other ^= !std::mem::replace(&mut self.keeps_key, false);
-        let private_key = shared.private_key(self.with_other);
+        let private_key = shared.private_key(self.turn.begin());
         let begun = Initiator::initiate(private_key, &self.keys, index, stamp, ephemeral);
         let (initiator, mut message) = begun.inspect_err(|_| shared.release(index))?;
         self.initiator = Some((index, initiator));
@@ -420,7 +435,7 @@ impl Peer {
     /// Takes a cookie; the next attempt uses it.
     pub(super) fn take_cookie(&mut self, reply: CookieReply, now: Now) -> Result<(), DropReason> {
         self.signer.take(reply, now.time)?;
-        self.keeps_key = true;
+        self.turn.keep();
         Ok(())
     }
 
@@ -432,7 +447,7 @@ impl Peer {
         shared.report(Output::Connected(self.at));
         self.timers.cancel(Timer::Retransmit);
         self.attempts = 0;
-        (self.with_other, self.keeps_key) = (false, true);
+        self.turn = Turn::default();
         self.renewed = false;
     }
 
