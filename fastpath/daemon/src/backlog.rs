@@ -5,16 +5,15 @@
 //! has time for; a single packet (a ping, a request, an acknowledgement) waits only for its own flow.
 
 use overmesh_core::offload::merge::Flow;
+use overmesh_core::wire::ip;
 use overmesh_io::device::{Batch, Packet};
+
+use crate::lane::BUDGET;
 
 /// Packets that wait at most, and bytes; the rest waits in the kernel. What the processor's cache does not
 /// hold is dear to come back to.
 const WAITING: usize = 64;
 const WAITING_BYTES: usize = 2 << 20;
-/// Bytes of super-packets that a turn carries, so that the other direction is not kept waiting.
-const BUDGET: usize = 256 << 10;
-/// An IP packet cannot be larger.
-const MAX_PACKET: usize = 65_535;
 
 /// The host's packets, in its order.
 pub(crate) struct Backlog {
@@ -28,7 +27,7 @@ pub(crate) struct Backlog {
 impl Backlog {
     pub(crate) fn new() -> Self {
         Self {
-            packets: Batch::with_budget(WAITING, MAX_PACKET, WAITING_BYTES),
+            packets: Batch::with_budget(WAITING, ip::MAX_LEN, WAITING_BYTES),
             stays: Vec::with_capacity(WAITING),
             behind: Vec::with_capacity(WAITING),
         }
@@ -79,7 +78,6 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use overmesh_core::offload::virtio::{Header, Kind, Segments};
-    use overmesh_core::wire::ip;
 
     use super::*;
 

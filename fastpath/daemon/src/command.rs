@@ -1,13 +1,12 @@
 //! What passes between a lane and the thread that rules it: commands in, events out.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use overmesh_core::tunnel::Tunnel;
 use overmesh_io::device::Device;
-use overmesh_io::poll::{Poller, Waker};
+use overmesh_io::poll::Waker;
 use tokio::sync::oneshot;
 
 use crate::handover::{Inbox, Outbox, handover};
@@ -76,7 +75,6 @@ pub struct Replaced {
 pub struct LaneHandle {
     commands: Sender<Command>,
     waker: Waker,
-    poller: Arc<Poller>,
     outbox: Outbox,
 }
 
@@ -84,27 +82,17 @@ pub struct LaneHandle {
 pub(crate) struct LaneEnds {
     pub(crate) commands: Receiver<Command>,
     pub(crate) waker: Waker,
-    pub(crate) poller: Arc<Poller>,
     pub(crate) inbox: Inbox,
 }
 
 impl LaneHandle {
     /// A handle, and what its lane needs.
     pub(crate) fn new() -> io::Result<(Self, LaneEnds)> {
-        let (waker, poller) = (Waker::new()?, Arc::new(Poller::new()?));
-        poller.watch([waker.as_fd()], COMMANDS)?;
+        let waker = Waker::new()?;
         let (sender, commands) = channel();
         let (outbox, inbox) = handover(waker.clone());
-        let handle = Self { commands: sender, waker: waker.clone(), poller: poller.clone(), outbox };
-        Ok((handle, LaneEnds { commands, waker, poller, inbox }))
-    }
-
-    /// Has the lane watch devices that it is about to get; it does so until they are closed.
-    pub(crate) fn watch(&self, devices: &Devices) -> io::Result<()> {
-        for (device, token) in [(&devices.inner, INNER), (&devices.outer, OUTER)] {
-            self.poller.watch(device.iter().flat_map(|device| device.descriptors()), token)?;
-        }
-        Ok(())
+        let handle = Self { commands: sender, waker: waker.clone(), outbox };
+        Ok((handle, LaneEnds { commands, waker, inbox }))
     }
 
     /// Where to give the lane packets.

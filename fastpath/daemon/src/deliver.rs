@@ -6,10 +6,9 @@ use overmesh_core::counters::Load;
 use overmesh_core::offload::merge::{Flow, Merged, Segment};
 use overmesh_core::peers::PeerIndex;
 use overmesh_core::tunnel::Tunnel;
+use overmesh_core::wire::ip;
 use overmesh_io::device::{Batch, Device};
 
-/// An IP packet cannot be larger.
-const MAX_PACKET: usize = 65_535;
 /// Packets that wait for the end of a turn.
 const PACKETS: usize = 64;
 /// Flows that are merged at a time; with more, the one begun first is closed.
@@ -30,7 +29,7 @@ struct Open {
 
 impl Deliveries {
     pub(crate) fn new() -> Self {
-        Self { batch: Batch::new(PACKETS, MAX_PACKET), open: Vec::with_capacity(FLOWS) }
+        Self { batch: Batch::new(PACKETS, ip::MAX_LEN), open: Vec::with_capacity(FLOWS) }
     }
 
     /// Takes a packet from `owner`. Delivers when there is no room for more.
@@ -124,7 +123,6 @@ mod tests {
     use overmesh_core::offload::cut::Cut;
     use overmesh_core::offload::virtio::{Header, Kind, Partial, Segments};
     use overmesh_core::peers::Table;
-    use overmesh_core::wire::ip;
     use overmesh_io::device::Capabilities;
 
     use super::*;
@@ -137,7 +135,7 @@ mod tests {
 
     impl Host {
         fn new(takes_udp: bool) -> Self {
-            let capabilities = Capabilities { takes_udp, ..Capabilities::plain("host", MAX_PACKET) };
+            let capabilities = Capabilities { takes_udp, ..Capabilities::plain("host", ip::MAX_LEN) };
             Self { capabilities, got: vec![] }
         }
     }

@@ -1,5 +1,6 @@
-//! The loop that carries packets: read a batch, carry it to the end, flush. One thread, no queue, nothing shared with
-//! other lanes but the table; a packet that another lane must carry goes there by `handover.rs`.
+//! The loop that carries packets: read a batch, carry it to the end, flush. One thread, which shares nothing with
+//! other lanes but the table; a packet that another lane must carry goes there by `handover.rs`. Only super-packets
+//! may stay for a later turn, and what is behind them in their flow, so that others need not wait (`backlog.rs`).
 //!
 //! ```text
 //! outbound   host ─ inner.recv ─ backlog ─ cut ─ tunnel.outbound ─ gather, seal ─ outer.send ─ underlay
@@ -17,6 +18,7 @@ mod outbound;
 mod replies;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::{Builder, JoinHandle};
@@ -41,8 +43,8 @@ use replies::Replies;
 /// Packets a turn and direction: enough to spread the cost of a wake-up, few enough that the other
 /// direction is not kept waiting.
 const BATCH: usize = 64;
-/// Bytes after which a turn reads no more, for the same reason: super-packets are long.
-const BUDGET: usize = 256 << 10;
+/// Bytes of super-packets a turn and direction, for the same reason: they are long.
+pub(crate) const BUDGET: usize = 256 << 10;
 
 /// Starts a lane on a thread of its own; which one it is, `tunnel` says.
 ///
@@ -57,9 +59,11 @@ pub fn spawn<'a>(
     pace: Pace,
     events: broadcast::Sender<Event>,
 ) -> io::Result<(LaneHandle, JoinHandle<()>)> {
-    let (handle, LaneEnds { commands, waker, poller, inbox }) = LaneHandle::new()?;
-    poller.watch(inner.descriptors(), INNER)?;
-    poller.watch(outer.descriptors(), OUTER)?;
+    let (handle, LaneEnds { commands, waker, inbox }) = LaneHandle::new()?;
+    let mut poller = Poller::default();
+    poller.watch(COMMANDS, [waker.as_fd()]);
+    poller.watch(INNER, inner.descriptors());
+    poller.watch(OUTER, outer.descriptors());
     let name = format!("lane-{}", tunnel.lane);
     let lane = Lane {
         backlog: Backlog::new(),
@@ -107,7 +111,7 @@ struct Lane {
     /// How large packets to each peer may be.
     paths: Paths,
     notices: Notices,
-    poller: Arc<Poller>,
+    poller: Poller,
     waker: Waker,
     commands: Receiver<Command>,
     events: broadcast::Sender<Event>,
@@ -130,10 +134,8 @@ impl Lane {
     fn carry(&mut self) -> Result<(), Lost> {
         loop {
             self.tend()?;
-            let ready = self
-                .poller
-                .wait(self.patience())
-                .map_err(|reason| Lost { device: "epoll".into(), reason })?;
+            let ready =
+                self.poller.wait(self.patience()).map_err(|reason| Lost { device: "poll".into(), reason })?;
             if ready.has(COMMANDS) {
                 if self.obey()?.is_break() {
                     return Ok(());

@@ -130,7 +130,7 @@ impl Running {
         others
     }
 
-    /// Opens what the lanes that stay must change to, and has them watch it.
+    /// Opens what the lanes that stay must change to.
     fn open_replacements(
         &self,
         site: &Site,
@@ -155,7 +155,6 @@ impl Running {
                 replacement.devices.outer = Some(outer);
                 replacement.listening = Some(listening);
             }
-            self.lanes[lane].handle.watch(&replacement.devices)?;
             Ok(replacement)
         };
         (0..kept).map(open).collect()

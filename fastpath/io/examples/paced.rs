@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use overmesh_io::device::{Batch, Device};
 use overmesh_io::offloads::{Offload, Offloads};
+use overmesh_io::poll::Poller;
 use overmesh_io::udp::Udp;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -61,11 +62,11 @@ fn open_in(namespace: &str) -> Udp {
 }
 
 fn count(mut udp: Udp, received: &AtomicU64) {
-    let poller = overmesh_io::poll::Poller::new().expect("epoll");
-    poller.watch(udp.descriptors(), 0).expect("epoll");
+    let mut poller = Poller::default();
+    poller.watch(0, udp.descriptors());
     let mut batch = Batch::new(BURST, 2048);
     loop {
-        poller.wait(None).expect("epoll");
+        poller.wait(None).expect("poll");
         batch.clear();
         udp.recv(&mut batch).expect("the socket lives");
         received.fetch_add(batch.packets().len() as u64, Relaxed);

@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use overmesh_core::drops::DropReason;
+use overmesh_core::wire::ip;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
 use crate::device::{Batch, Capabilities, Device};
 
-const MAX_PACKET: usize = 65_535;
 /// As many as the kernel's UDP takes.
 const MAX_SEGMENTS: usize = 64;
 
@@ -35,7 +35,7 @@ pub fn pair(a: SocketAddr, b: SocketAddr) -> io::Result<(Loopback, Loopback)> {
 impl Loopback {
     fn new(socket: OwnedFd, peer: SocketAddr) -> Self {
         let capabilities =
-            Capabilities { max_segments: MAX_SEGMENTS, ..Capabilities::plain("loopback", MAX_PACKET) };
+            Capabilities { max_segments: MAX_SEGMENTS, ..Capabilities::plain("loopback", ip::MAX_LEN) };
         Self { socket, peer, capabilities }
     }
 }
@@ -87,7 +87,7 @@ mod tests {
     fn what_one_end_sends_the_other_receives() {
         let [a, b] = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap());
         let (mut first, mut second) = pair(a, b).unwrap();
-        let mut batch = Batch::new(4, MAX_PACKET);
+        let mut batch = Batch::new(4, ip::MAX_LEN);
         batch.push(b"one").unwrap();
         batch.push(b"two").unwrap();
         first.send(&mut batch).unwrap();

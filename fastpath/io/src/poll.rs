@@ -1,51 +1,67 @@
-//! Waiting for descriptors (epoll) and being woken by another thread (eventfd).
+//! Waiting for descriptors (poll(2)) and being woken by another thread (eventfd).
+//!
+//! epoll(7) would stay in the wait queues of what it watches, and the kernel would call it for every
+//! packet that arrives and every one that has left, while the lane is busy with others. poll is in there
+//! only while it sleeps.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::null;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
-use rustix::io::Errno;
-
-/// Most descriptors that one wait reports; others follow in the next.
-const EVENTS: usize = 16;
+use rustix::event::{EventfdFlags, eventfd};
 
 /// Waits until some descriptor is readable. Level-triggered: what is not drained is reported again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Poller {
-    epoll: OwnedFd,
+    watched: Vec<libc::pollfd>,
+    /// What each is reported as.
+    tokens: Vec<u32>,
 }
 
 impl Poller {
-    /// A poller that watches nothing yet.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
-    }
-
-    /// Watches descriptors, to be reported as `token` (below 64). Closing one ends its watch.
-    pub fn watch<'a>(&self, fds: impl IntoIterator<Item = BorrowedFd<'a>>, token: u32) -> io::Result<()> {
-        for fd in fds {
-            epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.into()), epoll::EventFlags::IN)?;
-        }
-        Ok(())
+    /// Watches these descriptors as `token` (below 64), in place of those watched as that before. They have
+    /// to stay open as long.
+    pub fn watch<'a>(&mut self, token: u32, fds: impl IntoIterator<Item = BorrowedFd<'a>>) {
+        let mut others = self.tokens.iter().map(|other| *other != token);
+        self.watched.retain(|_| others.next().is_some_and(|is_other| is_other));
+        self.tokens.retain(|other| *other != token);
+        let readable = |fd: BorrowedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        self.watched.extend(fds.into_iter().map(readable));
+        self.tokens.resize(self.watched.len(), token);
     }
 
     /// Waits, at most so long: then it returns empty.
-    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Ready> {
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut events = [MaybeUninit::uninit(); EVENTS];
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Ready> {
+        let timeout = timeout.map(timespec);
+        let timeout = timeout.as_ref().map_or(null(), |timeout| &raw const *timeout);
+        let count = self.watched.len() as libc::nfds_t;
         loop {
-            match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
-                Ok((ready, _)) => {
-                    let tokens = ready.iter().map(|event| { event.data }.u64());
-                    return Ok(Ready(tokens.fold(0, |set, token| set | 1 << token)));
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            // SAFETY: the kernel reads and writes `count` entries of `watched` and reads the timeout; both
+            // live through the call.
+            let ready = unsafe { libc::ppoll(self.watched.as_mut_ptr(), count, timeout, null()) };
+            if ready >= 0 {
+                return Ok(self.ready());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
             }
         }
+    }
+
+    fn ready(&self) -> Ready {
+        let both = self.watched.iter().zip(&self.tokens);
+        let tokens = both.filter(|(watched, _)| watched.revents != 0).map(|(_, token)| *token);
+        Ready(tokens.fold(0, |set, token| set | 1 << token))
+    }
+}
+
+fn timespec(timeout: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
     }
 }
 
@@ -97,10 +113,10 @@ mod tests {
 
     #[test]
     fn a_wake_from_another_thread_ends_the_wait() {
-        let poller = Poller::new().unwrap();
+        let mut poller = Poller::default();
         let (waker, idle) = (Waker::new().unwrap(), Waker::new().unwrap());
-        poller.watch([waker.as_fd()], 3).unwrap();
-        poller.watch([idle.as_fd()], 4).unwrap();
+        poller.watch(3, [waker.as_fd()]);
+        poller.watch(4, [idle.as_fd()]);
         let remote = waker.clone();
         let thread = std::thread::spawn(move || remote.wake());
         let ready = poller.wait(None).unwrap();
@@ -112,5 +128,12 @@ mod tests {
         assert!(!ready.has(3) && !ready.has(4));
         idle.wake();
         assert!(!poller.wait(None).unwrap().has(3));
+
+        poller.watch(4, [waker.as_fd()]);
+        let ready = poller.wait(Some(Duration::ZERO)).unwrap();
+        assert!(!ready.has(3) && !ready.has(4), "the one that is awake is watched no more");
+        waker.wake();
+        let ready = poller.wait(None).unwrap();
+        assert!(ready.has(3) && ready.has(4));
     }
 }

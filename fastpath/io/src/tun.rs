@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use overmesh_core::drops::DropReason;
 use overmesh_core::offload::virtio::{HEADER_LEN, Header, Kind};
+use overmesh_core::wire::ip;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read, write};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
@@ -23,8 +24,6 @@ use crate::offloads::{Offload, Offloads};
 const CLONE_DEVICE: &str = "/dev/net/tun";
 /// The kernel's IFNAMSIZ less the final zero.
 const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
-/// An IP packet cannot be larger.
-const MAX_PACKET: usize = 65_535;
 
 /// Before it, UDP super-packets vanish where they are routed on into a VXLAN or Geneve device.
 const USO_SINCE: [u32; 3] = [6, 8, 5];
@@ -68,7 +67,7 @@ impl Tun {
         let capabilities = Capabilities {
             takes_tcp: offloads.is_on(Offload::Tso),
             takes_udp: offloads.is_on(Offload::Uso),
-            ..Capabilities::plain(name, MAX_PACKET)
+            ..Capabilities::plain(name, ip::MAX_LEN)
         };
         Ok(Self { file, claim, prefix: if headers { HEADER_LEN } else { 0 }, offloads, capabilities })
     }

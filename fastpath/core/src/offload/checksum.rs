@@ -5,22 +5,51 @@
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sum(u64);
 
-impl Sum {
-    /// Adds bytes; all but the last added must be even in number. Takes up to 2^32 words.
-    pub(crate) fn add(self, bytes: &[u8]) -> Self {
-        let (blocks, rest) = bytes.as_chunks::<64>();
-        // Independent lanes, which the compiler turns into vector instructions.
-        let mut lanes = [0_u64; 16];
-        for block in blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
-            }
+/// Independent sums, which the compiler turns into vector instructions.
+#[derive(Clone, Copy, Default)]
+struct Lanes([u64; 16]);
+
+impl Lanes {
+    fn add(&mut self, block: &[u8; 64]) {
+        for (lane, word) in self.0.iter_mut().zip(block.as_chunks::<4>().0) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
         }
+    }
+}
+
+impl Sum {
+    /// Adds bytes from an even place of the packet on. Takes up to 2^32 words.
+    pub(crate) fn add(self, bytes: &[u8]) -> Self {
+        let (blocks, rest) = bytes.as_chunks();
+        let mut lanes = Lanes::default();
+        for block in blocks {
+            lanes.add(block);
+        }
+        self.add_rest(lanes, rest)
+    }
+
+    /// The same while they are copied: to read them where they have just been written is to wait for that.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub(crate) fn add_copied(self, from: &[u8], to: &mut [u8]) -> Self {
+        assert_eq!(from.len(), to.len(), "the copy is as long");
+        let ((blocks, rest), (copies, copied_rest)) = (from.as_chunks(), to.as_chunks_mut());
+        let mut lanes = Lanes::default();
+        for (block, copy) in blocks.iter().zip(copies) {
+            *copy = *block;
+            lanes.add(block);
+        }
+        copied_rest.copy_from_slice(rest);
+        self.add_rest(lanes, rest)
+    }
+
+    fn add_rest(self, lanes: Lanes, rest: &[u8]) -> Self {
         let (words, rest) = rest.as_chunks::<4>();
         let words: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
-        Self(self.0 + lanes.iter().sum::<u64>() + words + u64::from(u32::from_ne_bytes(last)))
+        Self(self.0 + lanes.0.iter().sum::<u64>() + words + u64::from(u32::from_ne_bytes(last)))
     }
 
     /// Adds the pseudo-header of TCP and UDP: addresses, protocol, length (RFC 9293 section 3.1,
@@ -74,7 +103,10 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn sums_are_those_of_the_naive_way(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+            let mut copy = vec![0; bytes.len()];
             prop_assert_eq!(Sum::default().add(&bytes).fold(), naive(&bytes).to_be_bytes());
+            prop_assert_eq!(Sum::default().add_copied(&bytes, &mut copy).fold(), naive(&bytes).to_be_bytes());
+            prop_assert_eq!(copy, bytes);
         }
 
         #[test]

@@ -3,12 +3,13 @@
 use super::checksum::Sum;
 use super::transport::{
     CWR, FIN, PSH, RST, SYN, TCP, TCP_CHECKSUM, TCP_FLAGS, TCP_HEADER_LEN, TCP_SEQUENCE, UDP, UDP_CHECKSUM,
-    UDP_HEADER_LEN, UDP_LEN, URG, V4_DONT_FRAGMENT, V4_FRAGMENT, V4_ID, V4_PROTOCOL, V6_HEADER_LEN,
-    V6_NEXT_HEADER, is_v4, pseudo, put_len, sequence, set_len, tcp_header_len, v4_header_len,
+    UDP_HEADER_LEN, UDP_LEN, URG, V4_DONT_FRAGMENT, V4_FRAGMENT, V4_ID, V4_PROTOCOL, V6_NEXT_HEADER,
+    addresses, is_v4, pseudo, put_len, sequence, set_len, tcp_header_len, v4_header_len,
 };
 use super::virtio::{Header, Kind, Partial, Segments};
 use crate::drops::DropReason;
-use crate::wire::{field, ip};
+use crate::wire::field;
+use crate::wire::ip::{self, V6_HEADER_LEN};
 
 /// A packet out of the host and how it is cut; most are not, and are their only segment.
 #[derive(Debug, Clone, Copy)]
@@ -168,21 +169,22 @@ impl Plan {
         let begin = self.payload + at * self.size;
         let end = packet.len().min(begin + self.size);
         to[..self.payload].copy_from_slice(&packet[..self.payload]);
-        to[self.payload..].copy_from_slice(&packet[begin..end]);
+        let data = Sum::default().add_copied(&packet[begin..end], &mut to[self.payload..]);
         if is_v4(to) {
             let id = u16::from_be_bytes(field(packet, V4_ID)).wrapping_add(wrapped(at));
             to[V4_ID].copy_from_slice(&id.to_be_bytes());
         }
         set_len(to);
-        let pseudo = pseudo(to, self.protocol, self.transport);
-        let transport = &mut to[self.transport..];
+        let len = to.len() - self.transport;
+        let sum = data.add_pseudo(addresses(to), self.protocol, len);
+        let header = &mut to[self.transport..self.payload];
         if self.protocol == TCP {
-            self.set_tcp(transport, at, end == packet.len());
-            checksum(transport, TCP_CHECKSUM, pseudo);
+            self.set_tcp(header, at, end == packet.len());
+            checksum(header, TCP_CHECKSUM, sum);
         } else {
-            put_len(transport, UDP_LEN, transport.len());
-            checksum(transport, UDP_CHECKSUM, pseudo);
-            let field = &mut transport[UDP_CHECKSUM..UDP_CHECKSUM + 2];
+            put_len(header, UDP_LEN, len);
+            checksum(header, UDP_CHECKSUM, sum);
+            let field = &mut header[UDP_CHECKSUM..UDP_CHECKSUM + 2];
             field.copy_from_slice(&never_none([field[0], field[1]]));
         }
     }
@@ -202,10 +204,11 @@ impl Plan {
     }
 }
 
-fn checksum(transport: &mut [u8], at: usize, pseudo: Sum) {
-    transport[at..at + 2].fill(0);
-    let checksum = pseudo.add(transport).complement();
-    transport[at..at + 2].copy_from_slice(&checksum);
+/// Writes the checksum of a header at `at`; `rest` is the sum of all that it is for besides.
+fn checksum(header: &mut [u8], at: usize, rest: Sum) {
+    header[at..at + 2].fill(0);
+    let checksum = rest.add(header).complement();
+    header[at..at + 2].copy_from_slice(&checksum);
 }
 
 /// In UDP zero would mean that there is no checksum (RFC 768); the other zero says the same number.

@@ -7,17 +7,16 @@
 use super::checksum::Sum;
 use super::transport::{
     ACK, PORTS, PSH, TCP, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_FLAGS, TCP_HEADER_LEN, UDP, UDP_CHECKSUM,
-    UDP_HEADER_LEN, UDP_LEN, V4_DONT_FRAGMENT, V4_FRAGMENT, V4_HEADER_LEN, V4_ID, V4_PROTOCOL, V6_HEADER_LEN,
-    V6_NEXT_HEADER, addresses, is_v4, pseudo, put_len, sequence, set_len, tcp_header_len, v4_header_len,
+    UDP_HEADER_LEN, UDP_LEN, V4_DONT_FRAGMENT, V4_FRAGMENT, V4_ID, V4_PROTOCOL, V6_NEXT_HEADER, addresses,
+    is_v4, pseudo, put_len, sequence, set_len, tcp_header_len, v4_header_len,
 };
 use super::virtio::{Header, Kind, Partial, Segments};
 use crate::wire::field;
+use crate::wire::ip::{MAX_LEN, V4_HEADER_LEN, V6_HEADER_LEN};
 
-/// UDP datagrams with less payload go alone: most programs read one datagram a call, and for those
-/// the kernel cuts the super-packet again, which costs more than it saves (docs/performance.md).
-pub const MIN_UDP_PAYLOAD: usize = 1000;
-/// An IP packet cannot be larger.
-const MAX_LEN: usize = 65_535;
+/// Datagrams in a super-packet: the kernel refuses more than its `UDP_MAX_SEGMENTS`, which was 64 before it was
+/// raised.
+const MAX_DATAGRAMS: u16 = 64;
 
 const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
 
@@ -63,7 +62,7 @@ pub struct Segment {
 
 impl Segment {
     /// Looks at a whole IP packet. `None` if it has to stay alone: it is no plain segment with
-    /// payload of an established TCP stream and no large UDP datagram, or its checksums are wrong.
+    /// payload of an established TCP stream and no UDP datagram with payload, or its checksums are wrong.
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<Self> {
         let (protocol, transport) = transport_of(packet)?;
@@ -115,8 +114,8 @@ fn plain_tcp(bytes: &[u8]) -> Option<usize> {
 }
 
 fn plain_udp(bytes: &[u8]) -> Option<usize> {
-    let large = bytes.len() >= UDP_HEADER_LEN + MIN_UDP_PAYLOAD;
-    let whole = large && usize::from(u16::from_be_bytes(field(bytes, UDP_LEN))) == bytes.len();
+    let has_payload = bytes.len() > UDP_HEADER_LEN;
+    let whole = has_payload && usize::from(u16::from_be_bytes(field(bytes, UDP_LEN))) == bytes.len();
     let has_checksum = whole && field(bytes, UDP_CHECKSUM..UDP_CHECKSUM + 2) != [0, 0];
     has_checksum.then_some(UDP_HEADER_LEN)
 }
@@ -151,7 +150,7 @@ impl Merged {
         let takes = !self.complete
             && self.len + len <= MAX_LEN
             && len <= size
-            && (segment.protocol == UDP || segment.sequence == self.next_sequence)
+            && self.is_next(segment)
             && self.continues(merged, packet, segment);
         if takes {
             self.len += len;
@@ -162,6 +161,13 @@ impl Merged {
             self.complete = len < size || segment.push;
         }
         takes
+    }
+
+    fn is_next(&self, segment: &Segment) -> bool {
+        match segment.protocol {
+            UDP => self.count < MAX_DATAGRAMS,
+            _ => segment.sequence == self.next_sequence,
+        }
     }
 
     /// Whether the headers say the same but for what differs from one segment to the next.

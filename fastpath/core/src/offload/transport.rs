@@ -5,12 +5,11 @@ use std::ops::Range;
 
 use super::checksum::Sum;
 use crate::wire::field;
+use crate::wire::ip::V6_HEADER_LEN;
 
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 
-pub(super) const V4_HEADER_LEN: usize = 20;
-pub(super) const V6_HEADER_LEN: usize = 40;
 pub(super) const V4_ID: Range<usize> = 4..6;
 pub(super) const V4_FRAGMENT: Range<usize> = 6..8;
 pub(super) const V4_DONT_FRAGMENT: u16 = 0x4000;

@@ -7,11 +7,9 @@
 //! |     As much of the packet as fits                             |
 //! ```
 
-use super::ip;
+use super::ip::{self, V4_HEADER_LEN, V6_HEADER_LEN};
 use crate::offload::checksum::Sum;
 
-const V4_HEADER_LEN: usize = 20;
-const V6_HEADER_LEN: usize = 40;
 const ICMP_HEADER_LEN: usize = 8;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;

@@ -6,12 +6,15 @@ use std::ops::Range;
 use super::{field, geneve};
 use crate::drops::DropReason;
 
-const V4_HEADER_LEN: usize = 20;
+/// A packet cannot be larger, in bytes.
+pub const MAX_LEN: usize = 65_535;
+
+pub(crate) const V4_HEADER_LEN: usize = 20;
 const V4_TOTAL_LEN: Range<usize> = 2..4;
 const V4_SOURCE: Range<usize> = 12..16;
 const V4_DESTINATION: Range<usize> = 16..20;
 
-const V6_HEADER_LEN: usize = 40;
+pub(crate) const V6_HEADER_LEN: usize = 40;
 const V6_PAYLOAD_LEN: Range<usize> = 4..6;
 const V6_SOURCE: Range<usize> = 8..24;
 const V6_DESTINATION: Range<usize> = 24..40;

@@ -9,7 +9,7 @@ use overmesh_core::peers::Table;
 use overmesh_core::wire::{control, geneve};
 
 use super::{Lane, Lost, new_batch, new_sealed, now_on, padded_to};
-use crate::command::{Command, Devices, Install, Replaced};
+use crate::command::{Command, Devices, INNER, Install, OUTER, Replaced};
 use crate::probe::Probe;
 
 impl Lane {
@@ -38,7 +38,11 @@ impl Lane {
             inner: devices.inner.map(|inner| mem::replace(&mut self.inner, inner)),
             outer: devices.outer.map(|outer| mem::replace(&mut self.outer, outer)),
         };
+        if replaced.inner.is_some() {
+            self.poller.watch(INNER, self.inner.descriptors());
+        }
         if replaced.outer.is_some() {
+            self.poller.watch(OUTER, self.outer.descriptors());
             self.received = new_batch(&*self.outer);
         }
         replaced

@@ -6,7 +6,7 @@ use overmesh_core::drops::Dropped;
 use overmesh_core::noise::{Now, Peers};
 use overmesh_core::offload::cut::Cut;
 use overmesh_core::peers::PeerIndex;
-use overmesh_core::pmtu::{Notices, Paths};
+use overmesh_core::pmtu::{Known, Notices, Paths};
 use overmesh_core::tunnel::{Framing, Tunnel};
 use overmesh_io::device::{Device, Packet};
 
@@ -73,8 +73,8 @@ impl Departures<'_> {
             self.lower.give(carrier, packet, plain.peer(), self.tunnel);
             return Ok(());
         }
-        self.watch(plain.peer());
-        let Ok(cut) = self.fit(cut, plain.peer()) else { return Ok(()) };
+        let path = self.watch(plain.peer(), self.tunnel.path(plain.peer()));
+        let Ok(cut) = self.fit(cut, plain.peer(), path) else { return Ok(()) };
         self.runs.add(&cut, &mut plain, self.outer, self.tunnel)
     }
 
@@ -86,11 +86,12 @@ impl Departures<'_> {
             self.lower.give(carrier, packet, peer, self.tunnel);
             return Ok(());
         }
-        let Ok(cut) = self.fit(cut, peer) else { return Ok(()) };
+        let path = self.tunnel.path(peer);
+        let Ok(cut) = self.fit(cut, peer, path) else { return Ok(()) };
         if let Some(sealer) = peers.sealer(peer, self.now) {
-            let mtu = self.tunnel.path(peer).sure;
-            self.watch(peer);
-            return self.runs.add(&cut, &mut self.tunnel.seal(peer, mtu, sealer), self.outer, self.tunnel);
+            let path = self.watch(peer, path);
+            let mut sealed = self.tunnel.seal(peer, path.sure, sealer);
+            return self.runs.add(&cut, &mut sealed, self.outer, self.tunnel);
         }
         if self.tunnel.lane > 0 && !peers.is_expected(peer) {
             // The peer's lane of this number has yet to say where it is, or its port is shut.
@@ -107,16 +108,17 @@ impl Departures<'_> {
         cut.inspect_err(|dropped| self.tunnel.counters.dropped(*dropped))
     }
 
-    /// Sees to it that the path is tried.
-    fn watch(&mut self, peer: PeerIndex) {
-        if !self.tunnel.path(peer).watched {
-            self.paths.begin(peer, self.tunnel, self.now.time);
+    /// Sees to it that the path is tried; what is known of it then.
+    fn watch(&mut self, peer: PeerIndex, path: Known) -> Known {
+        if path.watched {
+            return path;
         }
+        self.paths.begin(peer, self.tunnel, self.now.time);
+        self.tunnel.path(peer)
     }
 
     /// Cuts a packet to what the path takes, or tells the host what that is.
-    fn fit<'p>(&mut self, cut: Cut<'p>, peer: PeerIndex) -> Result<Cut<'p>, Dropped> {
-        let path = self.tunnel.path(peer);
+    fn fit<'p>(&mut self, cut: Cut<'p>, peer: PeerIndex, path: Known) -> Result<Cut<'p>, Dropped> {
         self.tunnel.fit(cut, peer, path).inspect_err(|_| {
             let first = segment(&cut, 0);
             self.returned.extend(self.notices.too_big(&first, path.most, self.now.time));
