@@ -1,29 +1,21 @@
 """What meshctl asks of the controller: tokens, nodes, networks, and whether all agents are in step."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc.aio
 
 from overmesh.config import DEFAULT_NETWORK
 from overmesh.controller.approving import Approving
-from overmesh.controller.audit import Audit
 from overmesh.controller.auditing import Auditing, removed_node
-from overmesh.controller.clones import Clones
 from overmesh.controller.fleet import Fleet
-from overmesh.controller.membership import Membership
-from overmesh.controller.mirror import Mirror
-from overmesh.controller.peers import Peers
-from overmesh.controller.pending import Pendings
-from overmesh.controller.presence import Presence
-from overmesh.controller.revocations import Revocations
+from overmesh.controller.parts import Parts
 from overmesh.controller.roots import Rotation
 from overmesh.controller.rotating import Rotating
-from overmesh.controller.tokens import Token, Tokens
+from overmesh.controller.tokens import Token
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import NetworkView
-from overmesh.controller.watch import Agents, Sighting
+from overmesh.controller.watch import Sighting
 from overmesh.errors import InvalidError, NotFoundError
 from overmesh.model import Mode, Problem, Revocation, endpoints_key, node_key, owner
 from overmesh.proto import admin_pb2, mesh_pb2
@@ -38,43 +30,18 @@ class AdminService(Auditing, Approving, Rotating):
     """Requests in, replies out; an empty network name stands for the default network.
 
     Args:
-        mirror to rotation: the parts of this controller.
+        parts: of this controller.
+        fleet: all controllers, to ask.
+        rotation: of the mesh root.
         join_target: host or host:port that new hosts are told to join at.
-        clock: unix seconds.
 
     """
 
-    def __init__(
-        self,
-        mirror: Mirror,
-        audit: Audit,
-        membership: Membership,
-        revocations: Revocations,
-        peers: Peers,
-        tokens: Tokens,
-        pending: Pendings,
-        clones: Clones,
-        agents: Agents,
-        fleet: Fleet,
-        presence: Presence,
-        rotation: Rotation,
-        join_target: str,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._mirror = mirror
-        self._audit = audit
-        self._membership = membership
-        self._revocations = revocations
-        self._peers = peers
-        self._tokens = tokens
-        self._pending = pending
-        self._clones = clones
-        self._agents = agents
+    def __init__(self, parts: Parts, fleet: Fleet, rotation: Rotation, join_target: str) -> None:
+        self._parts = parts
         self._fleet = fleet
-        self._presence = presence
         self._rotation = rotation
         self._join_target = join_target
-        self._clock = clock
 
     # Tokens.
 
@@ -82,7 +49,7 @@ class AdminService(Auditing, Approving, Rotating):
         self, request: admin_pb2.CreateTokenRequest, _context: Context
     ) -> admin_pb2.CreateTokenReply:
         """Make a token; its secret is in this reply and nowhere else."""
-        token, secret = await self._tokens.create(
+        token, secret = await self._parts.tokens.create(
             request.network or DEFAULT_NETWORK,
             request.ttl_seconds or DEFAULT_TTL,
             request.uses,
@@ -98,14 +65,14 @@ class AdminService(Auditing, Approving, Rotating):
         self, request: admin_pb2.ListTokensRequest, _context: Context
     ) -> admin_pb2.ListTokensReply:
         """List tokens, of all networks unless one is named."""
-        tokens = self._tokens.known(request.network)
+        tokens = self._parts.tokens.known(request.network)
         return admin_pb2.ListTokensReply(tokens=[_token_message(token) for token in tokens])
 
     async def RevokeToken(  # noqa: N802
         self, request: admin_pb2.RevokeTokenRequest, _context: Context
     ) -> admin_pb2.RevokeTokenReply:
         """Let no one in with a token any more."""
-        return admin_pb2.RevokeTokenReply(revision=await self._tokens.revoke(request.id))
+        return admin_pb2.RevokeTokenReply(revision=await self._parts.tokens.revoke(request.id))
 
     # Nodes.
 
@@ -113,11 +80,13 @@ class AdminService(Auditing, Approving, Rotating):
         self, request: admin_pb2.ListNodesRequest, _context: Context
     ) -> admin_pb2.ListNodesReply:
         """List the nodes of a network, or the one that is asked for."""
-        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         if request.node:
-            found: Sequence[str] = [self._membership.find(view.name, request.node)]
+            found: Sequence[str] = [self._parts.membership.find(view.name, request.node)]
         else:
-            found = sorted(self._mirror.held("nodes", view.name), key=lambda node_id: _sorting(view, node_id))
+            found = sorted(
+                self._parts.mirror.held("nodes", view.name), key=lambda node_id: _sorting(view, node_id)
+            )
         sightings, silent = await self._fleet.sightings(view.name, found[0] if request.node else "")
         nodes = [self._node_message(view, node_id, sightings.get(node_id, Sighting())) for node_id in found]
         unheard = [Problem(one.name, f"{one.reason}; its agents show as offline") for one in silent]
@@ -131,25 +100,25 @@ class AdminService(Auditing, Approving, Rotating):
         self, request: admin_pb2.RemoveNodeRequest, _context: Context
     ) -> admin_pb2.RemoveNodeReply:
         """Take a node out of its network."""
-        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         try:
-            node_id = self._membership.find(view.name, request.node)
+            node_id = self._parts.membership.find(view.name, request.node)
         except NotFoundError:
-            if done := await self._audit.done():
+            if done := await self._parts.audit.done():
                 return admin_pb2.RemoveNodeReply(node=removed_node(done), revision=done.revision)
             raise
         node = self._node_message(view, node_id)
-        revision = await self._revocations.remove(view.name, node_id)
+        revision = await self._parts.revocations.remove(view.name, node_id)
         return admin_pb2.RemoveNodeReply(node=node, revision=revision)
 
     async def RevokeNode(  # noqa: N802
         self, request: admin_pb2.RevokeNodeRequest, _context: Context
     ) -> admin_pb2.RevokeNodeReply:
         """Take a node out, and its key for good."""
-        view = self._mirror.view(request.network or DEFAULT_NETWORK)
-        revoked = await self._revocations.revoke(view.name, request.node, request.reason)
+        view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
+        revoked = await self._parts.revocations.revoke(view.name, request.node, request.reason)
         # When this is a repetition, the first one has taken it out.
-        done = await self._audit.done()
+        done = await self._parts.audit.done()
         was_member = done.deed.what == "node revoked" if done else revoked.was_member
         return admin_pb2.RevokeNodeReply(
             revocation=_revocation_message(revoked.revocation),
@@ -161,17 +130,17 @@ class AdminService(Auditing, Approving, Rotating):
         self, request: admin_pb2.ListRevocationsRequest, _context: Context
     ) -> admin_pb2.ListRevocationsReply:
         """List the nodes that were taken out of a network, the last one first."""
-        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         return admin_pb2.ListRevocationsReply(
-            revocations=map(_revocation_message, self._revocations.known(view.name)),
+            revocations=map(_revocation_message, self._parts.revocations.known(view.name)),
             revision=view.map.head.revision,
         )
 
     async def AddPeer(self, request: admin_pb2.AddPeerRequest, _context: Context) -> admin_pb2.AddPeerReply:  # noqa: N802
         """Make a stock WireGuard peer a member."""
-        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         endpoints = tuple(map(endpoint_value, request.endpoints))
-        added = await self._peers.add(view.name, request.name, request.public_key, endpoints)
+        added = await self._parts.peers.add(view.name, request.name, request.public_key, endpoints)
         return admin_pb2.AddPeerReply(
             node=self._node_message(view, added.node_id),
             revision=added.revision,
@@ -180,15 +149,15 @@ class AdminService(Auditing, Approving, Rotating):
 
     def _store_problems(self, view: NetworkView) -> list[Problem]:
         """Return what is wrong with the store, besides the records of its nodes."""
-        nodes = self._mirror.held("nodes", view.name)
+        nodes = self._parts.mirror.held("nodes", view.name)
         refused = [Problem(key, why) for key, why in sorted(view.refused.items()) if owner(key) not in nodes]
-        return [*refused, *self._mirror.notices.of(view.name)]
+        return [*refused, *self._parts.mirror.notices.of(view.name)]
 
     def _node_message(
         self, view: NetworkView, node_id: str, sighting: Sighting | None = None
     ) -> admin_pb2.Node:
-        sighting = sighting or self._agents.sighting(view.name, node_id)
-        health = self._presence.health(Identity(view.name, node_id))
+        sighting = sighting or self._parts.agents.sighting(view.name, node_id)
+        health = self._parts.presence.health(Identity(view.name, node_id))
         message = admin_pb2.Node(
             id=node_id,
             network=view.name,
@@ -203,7 +172,7 @@ class AdminService(Auditing, Approving, Rotating):
             problems=problem_messages([*_unreadable(view, node_id), *sighting.problems]),
         )
         message.MergeFrom(_record_fields(view, node_id))
-        message.MergeFrom(self._clones.message(view.name, node_id))
+        message.MergeFrom(self._parts.clones.message(view.name, node_id))
         return message
 
     # Networks.
@@ -212,7 +181,7 @@ class AdminService(Auditing, Approving, Rotating):
         self, request: admin_pb2.CreateNetworkRequest, _context: Context
     ) -> admin_pb2.CreateNetworkReply:
         """Make a network; sealed unless asked otherwise."""
-        view = await self._membership.create_network(
+        view = await self._parts.membership.create_network(
             request.name, request.ranges, _mode(request.mode), request.mtu
         )
         return admin_pb2.CreateNetworkReply(network=self._network_message(view))
@@ -221,14 +190,14 @@ class AdminService(Auditing, Approving, Rotating):
         self, _request: admin_pb2.ListNetworksRequest, _context: Context
     ) -> admin_pb2.ListNetworksReply:
         """List all networks."""
-        networks = [self._network_message(view) for view in self._mirror.networks]
+        networks = [self._network_message(view) for view in self._parts.mirror.networks]
         return admin_pb2.ListNetworksReply(networks=networks)
 
     def _network_message(self, view: NetworkView) -> admin_pb2.Network:
         message = admin_pb2.Network(
             name=view.name,
             revision=view.map.head.revision,
-            nodes=len(self._mirror.held("nodes", view.name)),
+            nodes=len(self._parts.mirror.held("nodes", view.name)),
         )
         if view.usable:
             network = view.network
@@ -242,7 +211,7 @@ class AdminService(Auditing, Approving, Rotating):
 
     async def Wait(self, request: admin_pb2.WaitRequest, _context: Context) -> admin_pb2.WaitReply:  # noqa: N802
         """Return when every connected agent holds the map as of a revision of the store, or time is up."""
-        view = self._mirror.view(request.network or DEFAULT_NETWORK)
+        view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         revision = request.revision or view.map.head.revision
         return await self._fleet.wait(view.name, revision, request.timeout_ms / 1000)
 

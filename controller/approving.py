@@ -1,14 +1,12 @@
 """What meshctl asks about hosts that wait to be let in."""
 
-from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
 
 from overmesh.config import DEFAULT_NETWORK
-from overmesh.controller.audit import Audit
-from overmesh.controller.mirror import Mirror
-from overmesh.controller.pending import APPROVED, DENIED, Pending, Pendings
+from overmesh.controller.parts import Parts
+from overmesh.controller.pending import APPROVED, DENIED, Pending
 from overmesh.errors import NotFoundError
 from overmesh.proto import admin_pb2, admin_pb2_grpc
 
@@ -18,17 +16,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Approving(admin_pb2_grpc.AdminServicer):
     """The part of the admin service that lets an operator decide."""
 
-    _mirror: Mirror
-    _audit: Audit
-    _pending: Pendings
-    _clock: Callable[[], float]
+    _parts: Parts
 
     async def ListPending(  # noqa: N802
         self, request: admin_pb2.ListPendingRequest, _context: Context
     ) -> admin_pb2.ListPendingReply:
         """List the hosts that wait for approval, and those that did lately."""
-        view = self._mirror.view(request.network or DEFAULT_NETWORK)
-        return admin_pb2.ListPendingReply(pending=map(self._pending_message, self._pending.known(view.name)))
+        view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
+        return admin_pb2.ListPendingReply(
+            pending=map(self._pending_message, self._parts.pending.known(view.name))
+        )
 
     async def ApproveNode(  # noqa: N802
         self, request: admin_pb2.DecideRequest, _context: Context
@@ -43,10 +40,10 @@ class Approving(admin_pb2_grpc.AdminServicer):
     async def _decide(self, request: admin_pb2.DecideRequest, decision: str) -> admin_pb2.DecideReply:
         network = request.network or DEFAULT_NETWORK
         try:
-            host, revision = await self._pending.decide(network, request.node, decision)
+            host, revision = await self._parts.pending.decide(network, request.node, decision)
         except NotFoundError:
             # The answer to the same request was lost, and the host has joined since.
-            if done := await self._audit.done():
+            if done := await self._parts.audit.done():
                 known = admin_pb2.Pending(
                     id=done.deed.subject, name=done.deed.name, network=network, state=decision
                 )
@@ -66,7 +63,7 @@ class Approving(admin_pb2_grpc.AdminServicer):
             tags=host.tags,
             asked=host.asked,
             expires=host.expires,
-            state=host.state(self._clock()),
+            state=host.state(self._parts.clock()),
             decided_by=host.decided_by,
             **{"from": host.origin},
         )

@@ -4,7 +4,8 @@ from typing import Any
 
 import grpc.aio
 
-from overmesh.controller.audit import Audit, Entry
+from overmesh.controller.audit import Entry
+from overmesh.controller.parts import Parts
 from overmesh.proto import admin_pb2, admin_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -13,11 +14,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Auditing(admin_pb2_grpc.AdminServicer):
     """The part of the admin service that tells what was done."""
 
-    _audit: Audit
+    _parts: Parts
 
     async def ListAudit(self, request: admin_pb2.AuditRequest, context: Context) -> None:  # noqa: N802
         """Tell what was changed, and with `follow` what is changed from then on."""
-        async for entry in self._audit.entries(request.since, follow=request.follow):
+        async for entry in self._parts.audit.entries(request.since, follow=request.follow):
             if entry.concerns(request.node):
                 await context.write(_audit_message(entry))
 

@@ -10,7 +10,7 @@ import platform
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -20,26 +20,15 @@ from overmesh import __version__, log, metrics, trace
 from overmesh.config import JOIN_PORT, ControllerConfig
 from overmesh.controller import keys, process
 from overmesh.controller.admin import AdminService
-from overmesh.controller.audit import Audit
 from overmesh.controller.certificates import ServerCertificates
-from overmesh.controller.clones import Clones
 from overmesh.controller.controllers import Registration, known, reachable, shed_when_cut_off
 from overmesh.controller.fleet import ControllersService, Fleet, Here
-from overmesh.controller.join import Joins
-from overmesh.controller.lease import Lease
-from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.metrics import Metrics
 from overmesh.controller.mirror import Mirror
-from overmesh.controller.newcomers import Newcomers
-from overmesh.controller.peers import Peers
-from overmesh.controller.pending import Pendings
-from overmesh.controller.presence import Presence
+from overmesh.controller.parts import Parts
 from overmesh.controller.reachable import own_addresses
-from overmesh.controller.rekeying import Rekeying
 from overmesh.controller.remembered import Remembered
-from overmesh.controller.renewal import Renewals
 from overmesh.controller.resigning import Resigning
-from overmesh.controller.revocations import Revocations
 from overmesh.controller.rootfiles import load_or_create
 from overmesh.controller.roots import Rotation
 from overmesh.controller.rootwatch import RootWatch
@@ -48,7 +37,6 @@ from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Put, Store, absent
 from overmesh.controller.store.history import trim_history
 from overmesh.controller.store.timed import TimedStore
-from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import CERTIFICATE_LIFETIMES, MeshRoot
 from overmesh.controller.watch import Agents
 from overmesh.errors import (
@@ -130,32 +118,19 @@ async def running(
         store = TimedStore(open_store(config.store_target), numbers.store_took)
         undo.push_async_callback(store.close)
         root = await _root(config, store, clock)
-        audit = Audit(store, root, clock, platform.node())
-        mirror = Mirror(store, root.anchor, audit, clock)
-        await mirror.load()
-        duties = {_duty(undo, mirror.follow())}
-
-        signer = Signer(root, clock)
-        membership = Membership(mirror, signer)
-        await membership.ensure_network(config.ranges)
-        tokens = Tokens(mirror, root, clock)
-        pending = Pendings(mirror, root, clock)
-        lease = Lease(store)
-        undo.push_async_callback(lease.end)
-        presence = Presence(mirror, lease)
-        agents = Agents(mirror, presence.seen, clock)
-        clones = Clones(mirror, root, agents.live_host, clock)
-        revocations = Revocations(mirror, membership, signer, clock)
-        remembered = Remembered(mirror, revocations, config.state_dir, clock)
+        parts = Parts.of(store, root, clock, platform.node())
+        await parts.mirror.load()
+        following = _duty(undo, parts.mirror.follow())
+        undo.push_async_callback(parts.lease.end)
+        await parts.membership.ensure_network(config.ranges)
+        remembered = Remembered(parts.mirror, parts.revocations, config.state_dir, clock)
         remembered.load()
         await remembered.restore()
         undo.push_async_callback(remembered.end)
-        newcomers = Newcomers(mirror, membership, signer, clock)
-        joins = Joins(mirror, membership, newcomers, tokens, pending, root, clones, clock)
 
-        hosts = tuple(map(_host, config.advertise)) or _own_hosts(mirror)
-        certificates = ServerCertificates(root, lambda: mirror.roots, hosts, clock)
-        servers = Servers(numbers.answered, mirror.current)
+        hosts = tuple(map(_host, config.advertise)) or _own_hosts(parts.mirror)
+        certificates = ServerCertificates(root, lambda: parts.mirror.roots, hosts, clock)
+        servers = Servers(numbers.answered, parts.mirror.current)
         undo.push_async_callback(servers.stop, GRACE)
         listening = servers.listen(
             config.listen,
@@ -164,70 +139,41 @@ async def running(
             config.socket,
             lambda mutual: certificates.credentials(mutual=mutual),
         )
-        registration = await _in_the_map(mirror, lease, root, hosts, listening)
-        here = Here(mirror, agents, clock)
-        fleet = Fleet(mirror, root, registration.record, here)
-        resigning = Resigning(store, mirror, root, signer)
-        watch = RootWatch(mirror, root, resigning, config.state_dir, registration.enter)
-        rotation = Rotation(mirror, root, signer, tokens, fleet, resigning, watch, config.state_dir)
-        await servers.start(
-            JoinService(
-                joins,
-                Renewals(mirror, newcomers, root, clock),
-                lambda: mirror.root_records,
-                lambda: reachable(mirror, registration.record),
-                numbers.joined,
-            ),
-            MeshService(
-                agents,
-                clones,
-                membership,
-                revocations,
-                remembered,
-                Rekeying(mirror, newcomers, signer, root),
-                presence,
-                numbers.acked,
-            ),
-            ControllersService(here),
-            AdminService(
-                mirror=mirror,
-                audit=audit,
-                membership=membership,
-                revocations=revocations,
-                peers=Peers(mirror, membership, newcomers),
-                tokens=tokens,
-                pending=pending,
-                clones=clones,
-                agents=agents,
-                fleet=fleet,
-                presence=presence,
-                rotation=rotation,
-                join_target=_join_target(hosts, listening),
-                clock=clock,
-            ),
+        registration = await _in_the_map(parts, hosts, listening)
+        here = Here(parts.mirror, parts.agents, clock)
+        fleet = Fleet(parts.mirror, root, registration.record, here)
+        resigning = Resigning(store, parts.mirror, root, parts.signer)
+        watch = RootWatch(parts.mirror, root, resigning, config.state_dir, registration.enter)
+        rotation = Rotation(
+            parts.mirror, root, parts.signer, parts.tokens, fleet, resigning, watch, config.state_dir
         )
-        undo.callback(agents.finish_all, UnreachableError("the controller is stopping", "try again"))
+        await servers.start(
+            JoinService(parts, lambda: reachable(parts.mirror, registration.record), numbers.joined),
+            MeshService(parts, remembered, numbers.acked),
+            ControllersService(here),
+            AdminService(parts, fleet, rotation, _join_target(hosts, listening)),
+        )
+        stopping = UnreachableError("the controller is stopping", "try again")
+        undo.callback(parts.agents.finish_all, stopping)
         undo.push_async_callback(servers.drain)
-        duties |= {
-            _duty(undo, certificates.keep_fresh()),
-            _duty(undo, watch.follow()),
-            _duty(undo, presence.keep_written()),
-            _duty(undo, lease.keep_alive()),
-            _duty(undo, registration.keep()),
-            _duty(undo, shed_when_cut_off(lease, lambda: len(known(mirror)) > 1, agents)),
-            _duty(undo, _every(_TRIM_EVERY, lambda: trim_history(store))),
-            _duty(undo, _every(_SWEEP_EVERY, tokens.sweep)),
-            _duty(undo, _every(_SWEEP_EVERY, revocations.sweep)),
-            _duty(undo, remembered.keep()),
-            _duty(undo, _every(_SWEEP_EVERY, pending.sweep)),
-            _duty(undo, _every(_SWEEP_EVERY, clones.sweep)),
-            _duty(undo, _every(_SWEEP_EVERY, audit.trim)),
-        }
-        numbers.watch(mirror, agents)
+        own = (certificates.keep_fresh(), watch.follow(), registration.keep(), remembered.keep())
+        duties = {following, *(_duty(undo, duty) for duty in (*own, *_chores(parts)))}
+        numbers.watch(parts.mirror, parts.agents)
         undo.enter_context(metrics.served(config.metrics, numbers.registry))
         undo.enter_context(trace.tracing(config.trace, "controller"))
-        _log.info("controller ready", extra=_event(listening, root, mirror))
-        yield Controller(listening, root, mirror, agents, duties)
+        _log.info("controller ready", extra=_event(listening, root, parts.mirror))
+        yield Controller(listening, root, parts.mirror, parts.agents, duties)
+
+
+def _chores(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield what has to be done all the time; all controllers may do it at once."""
+    yield parts.presence.keep_written()
+    yield parts.lease.keep_alive()
+    yield shed_when_cut_off(parts.lease, lambda: len(known(parts.mirror)) > 1, parts.agents)
+    yield _every(_TRIM_EVERY, lambda: trim_history(parts.store))
+    for sweep in (parts.tokens.sweep, parts.revocations.sweep, parts.pending.sweep, parts.clones.sweep):
+        yield _every(_SWEEP_EVERY, sweep)
+    yield _every(_SWEEP_EVERY, parts.audit.trim)
 
 
 def _make_state_dir(config: ControllerConfig) -> None:
@@ -303,13 +249,11 @@ def _own_hosts(mirror: Mirror) -> tuple[str, ...]:
     return tuple(map(str, own_addresses(overlays))) or ("localhost",)
 
 
-async def _in_the_map(
-    mirror: Mirror, lease: Lease, root: MeshRoot, hosts: Sequence[str], listening: Listening
-) -> Registration:
+async def _in_the_map(parts: Parts, hosts: Sequence[str], listening: Listening) -> Registration:
     mesh, join = (
         [_target(host, port) for host in hosts] for port in (listening.mesh_port, listening.join_port)
     )
-    registration = Registration(mirror, lease, root, mesh, join)
+    registration = Registration(parts.mirror, parts.lease, parts.root, mesh, join)
     await registration.enter()
     return registration
 

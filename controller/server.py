@@ -8,7 +8,7 @@ unix socket  0600         Admin             root of this host
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,20 +21,18 @@ from grpc_reflection.v1alpha import reflection
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
 from overmesh.controller.boundary import Answered, Boundary, CaughtUp
-from overmesh.controller.clones import Clones
 from overmesh.controller.credentials import of_caller
 from overmesh.controller.fleet import ControllersService
-from overmesh.controller.join import Admission, Application, Joins
-from overmesh.controller.membership import AGENT_ENDPOINTS, Membership
+from overmesh.controller.join import Admission, Application
+from overmesh.controller.membership import AGENT_ENDPOINTS
+from overmesh.controller.parts import Parts
 from overmesh.controller.pending import LONGEST_WAIT
 from overmesh.controller.ports import any_address, take_port, take_socket
-from overmesh.controller.presence import Health, Presence
-from overmesh.controller.rekeying import NewKeys, Rekeying
+from overmesh.controller.presence import Health
+from overmesh.controller.rekeying import NewKeys
 from overmesh.controller.remembered import Remembered
-from overmesh.controller.renewal import Renewals
-from overmesh.controller.revocations import Revocations
 from overmesh.controller.trust import Identity
-from overmesh.controller.watch import Agents, Watch
+from overmesh.controller.watch import Watch
 from overmesh.errors import InvalidError, RecordError
 from overmesh.model import Endpoint
 from overmesh.proto import admin_pb2, admin_pb2_grpc, controllers_pb2_grpc, mesh_pb2, mesh_pb2_grpc
@@ -71,31 +69,22 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
     """Requests in, replies out; join.py does the work.
 
     Args:
-        joins: lets hosts in.
-        renewals: of members' certificates.
-        roots: returns what says how the mesh root came to be what it is, see `Mirror.root_records`.
+        parts: of this controller.
         controllers: returns host:port of the mesh ports that members are told.
         joined: is told "new" or "again" of every host that was let in.
 
     """
 
     def __init__(
-        self,
-        joins: Joins,
-        renewals: Renewals,
-        roots: Callable[[], Iterable[tuple[str, bytes]]],
-        controllers: Callable[[], Sequence[str]],
-        joined: Callable[[str], None],
+        self, parts: Parts, controllers: Callable[[], Sequence[str]], joined: Callable[[str], None]
     ) -> None:
-        self._joins = joins
-        self._renewals = renewals
-        self._roots = roots
+        self._parts = parts
         self._controllers = controllers
         self._joined = joined
 
     async def Join(self, request: mesh_pb2.JoinRequest, _context: Context) -> mesh_pb2.JoinReply:  # noqa: N802
         """Redeem a token."""
-        admission = await self._joins.join(
+        admission = await self._parts.joins.join(
             Application(
                 token_id=request.token_id,
                 token_secret=request.token_secret,
@@ -125,7 +114,7 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
 
     async def Renew(self, request: mesh_pb2.RenewRequest, _context: Context) -> mesh_pb2.RenewReply:  # noqa: N802
         """Give a member another certificate."""
-        renewed = await self._renewals.renew(Identity(request.network, request.node_id), request.csr)
+        renewed = await self._parts.renewals.renew(Identity(request.network, request.node_id), request.csr)
         return mesh_pb2.RenewReply(
             certificate=renewed.certificate, network=renewed.network, node=renewed.node, time=renewed.time
         )
@@ -133,32 +122,24 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
     async def Roots(self, _request: mesh_pb2.RootsRequest, _context: Context) -> mesh_pb2.RootsReply:  # noqa: N802
         """Show how the mesh root came to be what it is."""
         return mesh_pb2.RootsReply(
-            records=[mesh_pb2.Item(key=key, signed=signed) for key, signed in self._roots()]
+            records=[mesh_pb2.Item(key=key, signed=signed) for key, signed in self._parts.mirror.root_records]
         )
 
 
 class MeshService:
-    """The mesh port's calls; who calls is what its certificate says."""
+    """The mesh port's calls; who calls is what its certificate says.
 
-    def __init__(
-        self,
-        agents: Agents,
-        clones: Clones,
-        membership: Membership,
-        revocations: Revocations,
-        remembered: Remembered,
-        rekeying: Rekeying,
-        presence: Presence,
-        acked: Callable[[float], None],
-    ) -> None:
-        self._agents = agents
-        self._revocations = revocations
+    Args:
+        parts: of this controller.
+        remembered: takes what agents have seen of the store.
+        acked: is told how many seconds an ack took.
+
+    """
+
+    def __init__(self, parts: Parts, remembered: Remembered, acked: Callable[[float], None]) -> None:
+        self._parts = parts
         self._remembered = remembered
-        self._rekeying = rekeying
-        self._clones = clones
-        self._watch = Watch(agents, clones, acked)
-        self._membership = membership
-        self._presence = presence
+        self._watch = Watch(parts.agents, parts.clones, acked)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what serves them. Watch replies are bytes already: encoded once for all agents."""
@@ -183,31 +164,31 @@ class MeshService:
 
     async def _report(self, request: mesh_pb2.ReportRequest, context: Context) -> mesh_pb2.ReportReply:
         caller = self._caller(context)
-        self._agents.check_connected(caller, request.host_id)
+        self._parts.agents.check_connected(caller, request.host_id)
         self._remembered.witnessed(caller, request.withheld)
         endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
-        revision = await self._membership.report(caller.network, caller.node_id, endpoints, lanes)
-        self._presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
+        revision = await self._parts.membership.report(caller.network, caller.node_id, endpoints, lanes)
+        self._parts.presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
         return mesh_pb2.ReportReply(revision=revision)
 
     async def _leave(self, request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
         caller = self._caller(context)
-        self._clones.check_own(caller, request.host_id)
-        revision = await self._revocations.leave(caller.network, caller.node_id)
+        self._parts.clones.check_own(caller, request.host_id)
+        revision = await self._parts.revocations.leave(caller.network, caller.node_id)
         return mesh_pb2.LeaveReply(revision=revision)
 
     async def _rotate(self, request: mesh_pb2.RotateRequest, context: Context) -> mesh_pb2.RotateReply:
         caller, tls = self._caller(context), of_caller(context.auth_context())
-        self._clones.check_own(caller, request.host_id)
+        self._parts.clones.check_own(caller, request.host_id)
         wanted = NewKeys(request.public_key, request.previous_public_key, request.csr)
-        rotated = await self._rekeying.rotate(caller, tls, wanted)
+        rotated = await self._parts.rekeying.rotate(caller, tls, wanted)
         return mesh_pb2.RotateReply(
             certificate=rotated.certificate, node=rotated.node, revision=rotated.revision
         )
 
     def _caller(self, context: Context) -> Identity:
         caller = Identity.of_caller(context.auth_context())
-        self._rekeying.check_current(caller, of_caller(context.auth_context()))
+        self._parts.rekeying.check_current(caller, of_caller(context.auth_context()))
         return caller
 
 

@@ -38,7 +38,7 @@ def check(world: World) -> None:
     """Compare what the agents make of their maps, not only the bytes."""
     truth = {
         record.name: record
-        for record in world.mirror.view("mesh").records.values()
+        for record in world.parts.mirror.view("mesh").records.values()
         if isinstance(record, Node)
     }
     assert set(truth) == {member.host.name for member in world.members.values()}
@@ -47,7 +47,7 @@ def check(world: World) -> None:
         assert {peer.node.name: peer.node for peer in view.map.peers} == {
             name: node for name, node in truth.items() if name != member.host.name
         }
-        refused = world.mirror.view("mesh").refused
+        refused = world.parts.mirror.view("mesh").refused
         assert {problem.subject for problem in view.problems} == set(refused)
 
 
@@ -114,14 +114,14 @@ def test_two_hundred_joins_and_two_hundred_removals() -> None:
         world.turn()
     world.settle(SETTLE)
     check(world)
-    gone = {revoked_key(revocation.node_id) for revocation in world.revocations.known("mesh")}
+    gone = {revoked_key(revocation.node_id) for revocation in world.parts.revocations.known("mesh")}
     assert len(gone) == 200
     assert set(witness.replica.held().items) == gone | {
         "network",
         node_key(witness.host.id),
         f"endpoints/{witness.host.id}",
     }
-    assert len(world.mirror.held("addresses", "mesh")) == 2
+    assert len(world.parts.mirror.held("addresses", "mesh")) == 2
 
 
 def test_a_change_reaches_everyone_within_two_batches() -> None:
@@ -141,7 +141,7 @@ def test_a_restart_of_the_controller_costs_no_snapshots(monkeypatch: pytest.Monk
     world.forge()
     world.settle(SETTLE)
     world.start_controller()
-    here = world.mirror.view("mesh").map
+    here = world.parts.mirror.view("mesh").map
     monkeypatch.setattr(here, "snapshot", lambda: pytest.fail("a snapshot was sent"))
     world.settle(SETTLE)
     check(world)

@@ -20,19 +20,12 @@ from overmesh.agent.pace import Backoff
 from overmesh.agent.peermap import Held, Outcome, Replica
 from overmesh.agent.sync import PATIENCE, SILENCE
 from overmesh.controller import keys
-from overmesh.controller.audit import Audit
-from overmesh.controller.clones import Clones
-from overmesh.controller.join import Joins
-from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
-from overmesh.controller.newcomers import Newcomers
+from overmesh.controller.parts import Parts
 from overmesh.controller.peermap import Position
-from overmesh.controller.pending import Pendings
-from overmesh.controller.revocations import Revocations
 from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult, Watcher
-from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import Identity
-from overmesh.controller.watch import Agent, Agents
+from overmesh.controller.watch import Agent
 from overmesh.errors import OvermeshError, RemovedError
 from overmesh.model import Digest, Endpoint
 from overmesh.proto import mesh_pb2
@@ -144,7 +137,7 @@ class Member:
 
     def __init__(self, world: "World", host: Host, token: JoinToken) -> None:
         self.world, self.host, self.token = world, host, token
-        self.admission = done(world.joins.join(host.application(token)))
+        self.admission = done(world.parts.joins.join(host.application(token)))
         self.backoff = Backoff(world.random.random)
         self.stream: Stream | None = None
         self.next_try = world.now
@@ -225,8 +218,8 @@ class World:
         self.streams: list[tuple[Member, Stream]] = []
         self.names = itertools.count()
         self.start_controller()
-        done(self.membership.ensure_network(("10.9.0.0/22", "fd00:9::/64")))
-        self.token = done(self.tokens.create("mesh", 10**6, 0, ()))[1]
+        done(self.parts.membership.ensure_network(("10.9.0.0/22", "fd00:9::/64")))
+        self.token = done(self.parts.tokens.create("mesh", 10**6, 0, ()))[1]
 
     def clock(self) -> float:
         return START + self.now
@@ -238,28 +231,9 @@ class World:
             if member.stream is stream:
                 member.hang_up()
         self.streams = []
-        self.ledger.mirror = self.mirror = Mirror(
-            self.ledger, ROOT.anchor, Audit(self.ledger, ROOT, self.clock, "c1"), self.clock
-        )
-        done(self.mirror.load())
-        signer = Signer(ROOT, self.clock)
-        self.membership = Membership(self.mirror, signer, self.random.getrandbits)
-        self.revocations = Revocations(self.mirror, self.membership, signer, self.clock)
-        self.tokens = Tokens(self.mirror, ROOT, self.clock)
-        self.agents = Agents(self.mirror, lambda identity, there: None, self.clock)
-        newcomers = Newcomers(self.mirror, self.membership, signer, self.clock)
-        clones = Clones(self.mirror, ROOT, self.agents.live_host, self.clock)
-        pending = Pendings(self.mirror, ROOT, self.clock)
-        self.joins = Joins(
-            self.mirror,
-            self.membership,
-            newcomers,
-            self.tokens,
-            pending,
-            ROOT,
-            clones,
-            self.clock,
-        )
+        self.parts = Parts.of(self.ledger, ROOT, self.clock, "c1", self.random.getrandbits)
+        self.ledger.mirror = self.parts.mirror
+        done(self.parts.mirror.load())
 
     # What people and hosts do.
 
@@ -270,11 +244,11 @@ class World:
 
     def remove(self, member: Member) -> int:
         del self.members[member.host.id]
-        return done(self.revocations.remove("mesh", member.host.id))
+        return done(self.parts.revocations.remove("mesh", member.host.id))
 
     def move(self, member: Member) -> None:
         place = Endpoint(ip_address(f"192.0.2.{self.random.randrange(1, 255)}"), 6081)
-        done(self.membership.report("mesh", member.host.id, [place]))
+        done(self.parts.membership.report("mesh", member.host.id, [place]))
 
     def forge(self) -> None:
         """Somebody writes to the store past the controller."""
@@ -288,7 +262,7 @@ class World:
         assert stream
         self.streams.append((member, stream))
         try:
-            stream.agent = self.agents.open(Identity("mesh", member.host.id), hello, self.now)
+            stream.agent = self.parts.agents.open(Identity("mesh", member.host.id), hello, self.now)
         except OvermeshError as error:
             stream.refusal = error
 
@@ -296,9 +270,9 @@ class World:
         agent = stream.agent
         assert agent
         for ack in stream.to_controller.arrived():
-            self.agents.ack(agent, ack)
+            self.parts.agents.ack(agent, ack)
         if agent.session.acked:
-            known = self.mirror.view("mesh").map.position(agent.session.acked)
+            known = self.parts.mirror.view("mesh").map.position(agent.session.acked)
             assert known is None or (known.revision, known.digest) in member.was_at
         try:
             if agent.end:
@@ -308,7 +282,7 @@ class World:
             agent.session.written(self.now)
         except OvermeshError as error:
             stream.refusal = error
-            self.agents.close(agent)
+            self.parts.agents.close(agent)
 
     # Time.
 
@@ -323,7 +297,7 @@ class World:
             # The controller notices a broken connection some time after the agent did.
             if stream.broken and self.now - stream.broken_since > self.random.random() * 5:
                 if stream.agent:
-                    self.agents.close(stream.agent)
+                    self.parts.agents.close(stream.agent)
                 stream.agent = None
                 stream.refusal = stream.refusal or OvermeshError("broken")
             elif not stream.refusal:
@@ -337,10 +311,10 @@ class World:
     @property
     def converged(self) -> bool:
         """Whether every agent is connected, known to be in step, and holds the very map."""
-        head = self.mirror.view("mesh").map.head
+        head = self.parts.mirror.view("mesh").map.head
         return (
-            self.agents.count("mesh") == len(self.members)
-            and not any(self.agents.behind("mesh", head.revision))
+            self.parts.agents.count("mesh") == len(self.members)
+            and not any(self.parts.agents.behind("mesh", head.revision))
             and all(member.position == head for member in self.members.values())
         )
 
@@ -354,10 +328,10 @@ class World:
 
     def story(self) -> str:
         """Say who is not where, for a test that fails."""
-        head = self.mirror.view("mesh").map.head
+        head = self.parts.mirror.view("mesh").map.head
         lines = [f"at {self.now:.2f} the head is {head.revision}"]
         for member in self.members.values():
             if member.position != head or member.stream is None:
-                sighting = self.agents.sighting("mesh", member.host.id)
+                sighting = self.parts.agents.sighting("mesh", member.host.id)
                 lines.append(f"{member.host.name}: at {member.replica.revision}, known as {sighting}")
         return "\n".join(lines)

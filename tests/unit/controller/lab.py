@@ -23,25 +23,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from overmesh import rpc
 from overmesh.config import ControllerConfig
-from overmesh.controller.audit import Audit
-from overmesh.controller.clones import Clones
 from overmesh.controller.daemon import Controller
-from overmesh.controller.join import Application, Joins
-from overmesh.controller.lease import Lease
-from overmesh.controller.membership import Membership, Signer, node_id
-from overmesh.controller.mirror import Mirror
-from overmesh.controller.newcomers import Newcomers
-from overmesh.controller.peers import Peers
-from overmesh.controller.pending import Pendings
-from overmesh.controller.presence import Presence
-from overmesh.controller.rekeying import Rekeying
-from overmesh.controller.renewal import Renewals
-from overmesh.controller.revocations import Revocations
+from overmesh.controller.join import Application
+from overmesh.controller.membership import node_id
+from overmesh.controller.parts import Parts
 from overmesh.controller.store import open_store
-from overmesh.controller.store.base import Store
-from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import MeshRoot
-from overmesh.controller.watch import Agents
 from overmesh.model import Endpoint, Suite
 from overmesh.proto import admin_pb2, admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from overmesh.token import JoinToken
@@ -115,25 +102,9 @@ class Host:
         )
 
 
-@dataclass
-class Mesh:
-    """A controller's parts without its servers."""
+class Mesh(Parts):
+    """A controller's parts without its servers, and what tests do with them."""
 
-    store: Store
-    audit: Audit
-    mirror: Mirror
-    membership: Membership
-    revocations: Revocations
-    tokens: Tokens
-    pending: Pendings
-    presence: Presence
-    lease: Lease
-    agents: Agents
-    clones: Clones
-    joins: Joins
-    renewals: Renewals
-    rekeying: Rekeying
-    peers: Peers
     clock: Clock
 
     async def token(self, *, network: str = "mesh", ttl: int = 3600, uses: int = 0) -> JoinToken:
@@ -151,49 +122,16 @@ class Mesh:
 @asynccontextmanager
 async def mesh(path: Path, ranges: tuple[str, ...] = RANGES) -> AsyncIterator[Mesh]:
     """Run those parts on a real embedded store, with the default network."""
-    store, clock = open_store(f"sqlite:{path / 'store.db'}"), Clock()
-    audit = Audit(store, ROOT, clock, "c1")
-    mirror = Mirror(store, ROOT.anchor, audit, clock)
-    await mirror.load()
-    following = asyncio.create_task(mirror.follow())
-    signer = Signer(ROOT, clock)
-    membership = Membership(mirror, signer)
-    revocations = Revocations(mirror, membership, signer, clock)
-    tokens = Tokens(mirror, ROOT, clock)
-    pending = Pendings(mirror, ROOT, clock)
-    lease = Lease(store)
-    presence = Presence(mirror, lease)
-    agents = Agents(mirror, presence.seen, clock)
-    clones = Clones(mirror, ROOT, agents.live_host, clock)
-    newcomers = Newcomers(mirror, membership, signer, clock)
-    renewals = Renewals(mirror, newcomers, ROOT, clock)
-    rekeying = Rekeying(mirror, newcomers, signer, ROOT)
-    peers = Peers(mirror, membership, newcomers)
-    joins = Joins(mirror, membership, newcomers, tokens, pending, ROOT, clones, clock)
+    here = Mesh.of(open_store(f"sqlite:{path / 'store.db'}"), ROOT, Clock(), "c1")
+    await here.mirror.load()
+    following = asyncio.create_task(here.mirror.follow())
     try:
-        await membership.ensure_network(ranges)
-        yield Mesh(
-            store,
-            audit,
-            mirror,
-            membership,
-            revocations,
-            tokens,
-            pending,
-            presence,
-            lease,
-            agents,
-            clones,
-            joins,
-            renewals,
-            rekeying,
-            peers,
-            clock,
-        )
+        await here.membership.ensure_network(ranges)
+        yield here
     finally:
         following.cancel()
         await asyncio.wait({following})
-        await store.close()
+        await here.store.close()
 
 
 def config(path: Path, **other: Any) -> ControllerConfig:
