@@ -82,7 +82,7 @@ class AdminService(Auditing, Approving, Rotating):
         """List the nodes of a network, or the one that is asked for."""
         view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         if request.node:
-            found: Sequence[str] = [self._parts.membership.find(view.name, request.node)]
+            found: Sequence[str] = [await self._parts.membership.find(view.name, request.node)]
         else:
             found = sorted(
                 self._parts.mirror.held("nodes", view.name), key=lambda node_id: _sorting(view, node_id)
@@ -102,7 +102,7 @@ class AdminService(Auditing, Approving, Rotating):
         """Take a node out of its network."""
         view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         try:
-            node_id = self._parts.membership.find(view.name, request.node)
+            node_id = await self._parts.membership.find(view.name, request.node)
         except NotFoundError:
             if done := await self._parts.audit.done():
                 return admin_pb2.RemoveNodeReply(node=removed_node(done), revision=done.revision)

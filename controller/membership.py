@@ -148,17 +148,18 @@ class Membership:
 
     # Nodes.
 
-    def find(self, network: str, node: str) -> str:
-        """Return the id of the node that goes by this id or name.
+    async def find(self, network: str, node: str) -> str:
+        """Return the id of the node that goes by this id or name, whichever controller let it in.
 
         Raises:
             NotFoundError: no such network or node.
+            StoreUnavailableError: it can't say.
 
         """
         self._mirror.view(network)
-        if node in self._mirror.held("nodes", network):
+        if await self._mirror.look_up(keys.node(network, node)):
             return node
-        named = self._mirror.held("names", network).get(node.lower())
+        named = await self._mirror.look_up(keys.name(network, node.lower()))
         if named:
             return named.value.decode(errors="replace")
         raise NotFoundError(f"network {network} has no node {node!r}", "see `meshctl node list`")

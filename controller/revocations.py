@@ -106,7 +106,7 @@ class Revocations:
         """
         if len(reason) > MAX_REASON or not reason.isprintable():
             raise InvalidError("that reason can't be kept", f"say it in a line of {MAX_REASON} characters")
-        node_id = self._find(network, node)
+        node_id = await self._find(network, node)
         was_member = node_id in self._mirror.held("nodes", network)
         result = await self._mirror.change(lambda: self._ban(network, node_id, reason))
         revocation = self._mirror.view(network).revocation(node_id)
@@ -147,9 +147,9 @@ class Revocations:
                 reason = f"a later key of {node.name} ({node_id})"
                 yield self._writing(self._revocation(view, alias, banned=True, reason=reason))
 
-    def _find(self, network: str, node: str) -> str:
+    async def _find(self, network: str, node: str) -> str:
         try:
-            return self._membership.find(network, node)
+            return await self._membership.find(network, node)
         except NotFoundError:
             named = {known.node_id for known in self.known(network) if known.name == node.lower()}
         if len(named) > 1:

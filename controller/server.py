@@ -36,7 +36,7 @@ from overmesh.controller.watch import Watch
 from overmesh.errors import InvalidError, RecordError
 from overmesh.model import Endpoint
 from overmesh.proto import admin_pb2, admin_pb2_grpc, controllers_pb2_grpc, mesh_pb2, mesh_pb2_grpc
-from overmesh.proto.codec import endpoint_value, lanes_value, mode_values, suite_values
+from overmesh.proto.codec import endpoint_value, lanes_value, mode_values, suite_values, text_value
 
 JOIN_SERVICE = mesh_pb2.DESCRIPTOR.services_by_name["Join"].full_name
 MESH_SERVICE = mesh_pb2.DESCRIPTOR.services_by_name["Mesh"].full_name
@@ -168,7 +168,9 @@ class MeshService:
         self._remembered.witnessed(caller, request.withheld)
         endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
         revision = await self._parts.membership.report(caller.network, caller.node_id, endpoints, lanes)
-        self._parts.presence.reported(caller, Health(request.backend, request.backend_reason, request.mtu))
+        self._parts.presence.reported(
+            caller, Health(text_value(request.backend), text_value(request.backend_reason), request.mtu)
+        )
         return mesh_pb2.ReportReply(revision=revision)
 
     async def _leave(self, request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:

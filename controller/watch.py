@@ -28,7 +28,7 @@ from overmesh.controller.view import Changes
 from overmesh.errors import CloneError, InvalidError, OvermeshError, RemovedError, UnreachableError
 from overmesh.model import Problem
 from overmesh.proto import mesh_pb2
-from overmesh.proto.codec import problem_values
+from overmesh.proto.codec import problem_values, text_value
 
 # Snapshots that are being written at once: each fills socket buffers of the kernel.
 SNAPSHOTS_AT_ONCE = 32
@@ -182,7 +182,7 @@ class Agents:
         live = self._live.setdefault(identity.network, {})
         self._replace(live.get(identity.node_id), hello.host_id)
         session = Session(view.map, Position(hello.revision, hello.digest), now)
-        agent = Agent(identity, hello.host_id, hello.version, session, last_seen=self._clock())
+        agent = Agent(identity, hello.host_id, text_value(hello.version), session, last_seen=self._clock())
         live[identity.node_id] = agent
         self._gone.pop(identity, None)
         self._on_presence(identity, True)

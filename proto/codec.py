@@ -3,6 +3,7 @@
 Everything that arrives is checked once, here: after `decode_*` returns, types and ranges hold.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -33,6 +34,9 @@ from overmesh.model import (
 from overmesh.proto import fastpath_pb2, mesh_pb2
 
 PUBLIC_KEY_LENGTH = 32
+# Of what an agent says of itself.
+MAX_TEXT = 500
+MAX_PROBLEMS = 100
 MAX_NETWORK_NUMBER = (1 << 24) - 1
 # Of ReportRequest.withheld.
 MAX_WITHHELD = 64
@@ -60,9 +64,15 @@ def problem_messages(problems: Iterable[Problem]) -> list[mesh_pb2.Problem]:
     return [mesh_pb2.Problem(subject=problem.subject, reason=problem.reason) for problem in problems]
 
 
+def text_value(text: str) -> str:
+    """Return what a stranger says as people may read it: no control characters, no novel."""
+    return "".join(char if char.isprintable() else "�" for char in text[:MAX_TEXT])
+
+
 def problem_values(messages: Iterable[mesh_pb2.Problem]) -> tuple[Problem, ...]:
     """Return the problems of messages."""
-    return tuple(Problem(message.subject, message.reason) for message in messages)
+    first = itertools.islice(messages, MAX_PROBLEMS)
+    return tuple(Problem(text_value(message.subject), text_value(message.reason)) for message in first)
 
 
 def encode_record(record: Record) -> bytes:

@@ -201,6 +201,18 @@ async def test_a_node_that_joined_elsewhere_is_a_member_at_once(controllers: Fle
     assert await receiving == "snapshot"
 
 
+async def test_a_node_that_joined_elsewhere_is_found_by_its_name_at_once(controllers: Fleet) -> None:
+    first, second = await controllers.start(), await controllers.start()
+    await until(lambda: len(second.known) == 2)
+    go = await paused(second)
+    await first.client.joined(Host("a"))
+    removing = second.client.admin.RemoveNode(admin_pb2.RemoveNodeRequest(node="a"))
+    await asyncio.sleep(0.5)  # longer than a controller waits before every command
+    assert not removing.done()
+    go.set()
+    assert (await removing).node.name == "a"
+
+
 async def test_who_has_seen_more_than_a_controller_waits_for_it_and_goes_on(controllers: Fleet) -> None:
     first, second = await controllers.start(), await controllers.start()
     await until(lambda: len(second.known) == 2)

@@ -287,7 +287,7 @@ async def test_a_full_pool_names_the_range(tmp_path: Path) -> None:
             await lab.joined(name, token)
         error = await refused(lab, Host("c"), token, PoolExhaustedError)
         assert "10.9.0.0/30" in error.cause
-        await lab.revocations.remove("mesh", lab.membership.find("mesh", "a"))
+        await lab.revocations.remove("mesh", await lab.membership.find("mesh", "a"))
         await lab.joined("c", token)
 
 

@@ -118,7 +118,7 @@ async def test_a_removed_node_leaves_nothing_but_a_revocation_behind(lab: Mesh) 
     before = {kv.key for kv in (await lab.store.range(keys.PREFIX)).kvs}
     token = await lab.token()
     host = await lab.joined("a", token)
-    revision = await lab.revocations.remove("mesh", lab.membership.find("mesh", "A"))
+    revision = await lab.revocations.remove("mesh", await lab.membership.find("mesh", "A"))
     assert lab.mirror.view("mesh").map.head.revision == revision
     assert {kv.key for kv in (await lab.store.range(keys.PREFIX)).kvs} == before | {
         keys.token(token.id),
@@ -132,10 +132,10 @@ async def test_nodes_are_found_by_id_before_name(lab: Mesh) -> None:
     first = await lab.joined("a")
     second = Host(first.id)  # named like the other's id
     await lab.joins.join(second.application(await lab.token()))
-    assert lab.membership.find("mesh", "a") == lab.membership.find("mesh", first.id) == first.id
+    assert await lab.membership.find("mesh", "a") == await lab.membership.find("mesh", first.id) == first.id
     for network, node in (("mesh", "b"), ("nowhere", "a")):
         with pytest.raises(NotFoundError):
-            lab.membership.find(network, node)
+            await lab.membership.find(network, node)
 
 
 async def test_leaving_twice_is_as_good_as_once(lab: Mesh) -> None:
@@ -157,7 +157,7 @@ async def test_two_hundred_joins_and_removals_in_a_small_pool(tmp_path: Path) ->
             if number % 10 == 9:
                 for back in range(10):
                     name = f"n{number - back}"
-                    await lab.revocations.remove("mesh", lab.membership.find("mesh", name))
+                    await lab.revocations.remove("mesh", await lab.membership.find("mesh", name))
         assert lab.addresses() == []
         view = lab.mirror.view("mesh")
         gone = {revoked_key(revocation.node_id) for revocation in lab.revocations.known("mesh")}

@@ -247,7 +247,7 @@ async def test_keys_are_checked_on_both_ways_in(lab: Mesh) -> None:
 async def test_removal_takes_all_of_it(lab: Mesh) -> None:
     before = await everything(lab)
     await add(lab, endpoints=WHERE)
-    assert lab.membership.find("mesh", "phone") == ID
+    assert await lab.membership.find("mesh", "phone") == ID
     await lab.revocations.remove("mesh", ID)
     after = await everything(lab)
     assert after.pop(keys.revoked("mesh", ID))

@@ -48,6 +48,13 @@ def test_problems_survive_the_way() -> None:
     assert codec.problem_values(codec.problem_messages(problems)) == problems
 
 
+def test_a_stranger_has_no_say_over_terminals_and_memory() -> None:
+    said = Problem("route", "\x1b]0;owned\x07 taken\n" + "x" * 1000)
+    (read, *_) = all_read = codec.problem_values(codec.problem_messages([said] * 1000))
+    assert read.reason.startswith("�]0;owned� taken�x")
+    assert (len(read.reason), len(all_read)) == (codec.MAX_TEXT, codec.MAX_PROBLEMS)
+
+
 def test_a_peer_that_stays_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     peers = [
         FastpathPeer(name, name, (), (Endpoint(ip_address("192.0.2.1"), 7),), Mode.SEALED, b"k" * 32)
