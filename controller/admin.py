@@ -6,6 +6,7 @@ from typing import Any
 import grpc.aio
 
 from overmesh.config import DEFAULT_NETWORK
+from overmesh.controller.agents import Sighting
 from overmesh.controller.approving import Approving
 from overmesh.controller.auditing import Auditing, removed_node
 from overmesh.controller.fleet import Fleet
@@ -15,7 +16,6 @@ from overmesh.controller.rotating import Rotating
 from overmesh.controller.tokens import Token
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import NetworkView
-from overmesh.controller.watch import Sighting
 from overmesh.errors import InvalidError, NotFoundError
 from overmesh.model import Mode, Problem, Revocation, endpoints_key, node_key, owner
 from overmesh.proto import admin_pb2, mesh_pb2

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import NoReturn
 
 from overmesh.controller import keys
+from overmesh.controller.agents import Agents
 from overmesh.controller.lease import TTL, Lease
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import MeshRoot
-from overmesh.controller.watch import Agents
 from overmesh.errors import LeaseNotFoundError, StoreUnavailableError, UnreachableError
 from overmesh.model import Controller, controller_key
 

@@ -2,9 +2,9 @@
 
 import asyncio
 
+from overmesh.controller.agents import Agents, Behind
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.view import NetworkView
-from overmesh.controller.watch import Agents, Behind
 from overmesh.proto import admin_pb2
 
 # Asking all agents every so often costs less than being told of every ack.

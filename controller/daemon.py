@@ -20,6 +20,7 @@ from overmesh import __version__, log, metrics, trace
 from overmesh.config import JOIN_PORT, ControllerConfig
 from overmesh.controller import keys, process
 from overmesh.controller.admin import AdminService
+from overmesh.controller.agents import Agents
 from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.controllers import Registration, known, reachable, shed_when_cut_off
 from overmesh.controller.fleet import ControllersService, Fleet, Here
@@ -38,7 +39,6 @@ from overmesh.controller.store.base import Put, Store, absent
 from overmesh.controller.store.history import trim_history
 from overmesh.controller.store.timed import TimedStore
 from overmesh.controller.trust import CERTIFICATE_LIFETIMES, MeshRoot
-from overmesh.controller.watch import Agents
 from overmesh.errors import (
     ConfigError,
     PermissionMissingError,

@@ -17,11 +17,11 @@ import grpc
 import grpc.aio
 
 from overmesh import __version__, rpc
+from overmesh.controller.agents import Agents, Sighting
 from overmesh.controller.controllers import known
 from overmesh.controller.convergence import Convergence
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.trust import MeshRoot, check_controller
-from overmesh.controller.watch import Agents, Sighting
 from overmesh.errors import OvermeshError, UnreachableError
 from overmesh.model import Controller
 from overmesh.proto import admin_pb2, controllers_pb2, controllers_pb2_grpc

@@ -9,10 +9,10 @@ from dataclasses import fields
 from prometheus_client import Counter, Histogram, Metric
 
 from overmesh import __version__, metrics
+from overmesh.controller.agents import Agents
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Tally
 from overmesh.controller.view import NetworkView
-from overmesh.controller.watch import Agents
 from overmesh.metrics import counter, gauge
 
 # From a store in memory to one that is in trouble.

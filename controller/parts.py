@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+from overmesh.controller.agents import Agents
 from overmesh.controller.audit import Audit
 from overmesh.controller.clones import Clones
 from overmesh.controller.join import Joins
@@ -24,7 +25,6 @@ from overmesh.controller.revocations import Revocations
 from overmesh.controller.store.base import Store
 from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import MeshRoot
-from overmesh.controller.watch import Agents
 
 
 @dataclass(frozen=True, slots=True)

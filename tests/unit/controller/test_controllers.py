@@ -15,6 +15,7 @@ from overmesh import rpc
 from overmesh.config import ControllerConfig
 from overmesh.controller import controllers as controllers_module
 from overmesh.controller import fleet, keys
+from overmesh.controller.agents import Agents
 from overmesh.controller.controllers import controller_id, known, shed_when_cut_off
 from overmesh.controller.daemon import Controller, running
 from overmesh.controller.lease import Lease
@@ -22,7 +23,6 @@ from overmesh.controller.store.base import Delete, Put
 from overmesh.controller.store.history import trim_history
 from overmesh.controller.tokens import KEPT_AFTER_EXPIRY, Tokens
 from overmesh.controller.trust import Identity
-from overmesh.controller.watch import Agents
 from overmesh.errors import InvalidError, OvermeshError, TokenError
 from overmesh.model import controller_key
 from overmesh.proto import admin_pb2, controllers_pb2, controllers_pb2_grpc, mesh_pb2

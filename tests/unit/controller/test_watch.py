@@ -13,12 +13,12 @@ import pytest
 
 from overmesh import rpc
 from overmesh.controller import keys, session, watch
+from overmesh.controller.agents import WOKEN_AT_ONCE, Agent, _wake
 from overmesh.controller.daemon import Controller, running
 from overmesh.controller.peermap import NetworkMap, Position
 from overmesh.controller.session import Session
 from overmesh.controller.store.base import Put
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
-from overmesh.controller.watch import Agent
 from overmesh.errors import CloneError, InvalidError, OvermeshError, RemovedError, UnreachableError
 from overmesh.model import Digest, node_key
 from overmesh.proto import admin_pb2, mesh_pb2
@@ -347,7 +347,7 @@ async def test_the_certificate_alone_says_who_leaves(world: World) -> None:
 
 
 async def test_a_crowd_is_woken_in_parts_and_nobody_is_left_out() -> None:
-    number = 2 * watch.WOKEN_AT_ONCE + 1
+    number = 2 * WOKEN_AT_ONCE + 1
     agents = [
         Agent(Identity("mesh", f"n{one}"), "", "", Session(NetworkMap(1, {}), Position(0, b""), 0))
         for one in range(number)
@@ -355,12 +355,12 @@ async def test_a_crowd_is_woken_in_parts_and_nobody_is_left_out() -> None:
     waiting = agents[5]
     waiting.session.poll(0)
     assert waiting.session.waits_for_ack
-    watch._wake(iter(agents))
+    _wake(iter(agents))
     woken = []
     for _ in range(3):
         woken.append(sum(agent.wake.is_set() for agent in agents))
         await asyncio.sleep(0)
-    assert woken == [watch.WOKEN_AT_ONCE - 1, 2 * watch.WOKEN_AT_ONCE - 1, number - 1]
+    assert woken == [WOKEN_AT_ONCE - 1, 2 * WOKEN_AT_ONCE - 1, number - 1]
     assert not waiting.wake.is_set()
 
 
