@@ -1,6 +1,5 @@
 """A change of this host's keys that is under way, as it is kept on disk between its steps."""
 
-import base64
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from overmesh.agent import keyfiles
+from overmesh.files import as_bytes, as_text
 
 
 class Stage(StrEnum):
@@ -60,7 +60,7 @@ class KeyChange:
             "grace": self.grace,
             "stage": self.stage,
             "until": self.until,
-            "certificate": base64.b64encode(der).decode(),
+            "certificate": as_text(der),
         }
         return json.dumps(fields).encode() + b"\n"
 
@@ -68,7 +68,7 @@ class KeyChange:
     def decode(cls, data: bytes) -> Self:
         """Read what `encode` wrote; ValueError, KeyError, TypeError or AttributeError when it did not."""
         fields = json.loads(data)
-        der = base64.b64decode(fields["certificate"], validate=True)
+        der = as_bytes(fields["certificate"])
         return cls(
             noise=keyfiles.noise_key(fields["noise"].encode()),
             tls=keyfiles.tls_key(fields["tls"].encode()),

@@ -9,7 +9,6 @@ it is written whole again: aside, synced, renamed. What a crash leaves is the ma
 that was synced: a torn line at the end is as if it had never been begun. Damage anywhere else is found.
 """
 
-import base64
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 from overmesh.agent.peermap import Held
 from overmesh.agent.records import Floor
-from overmesh.files import replace_file
+from overmesh.files import as_bytes, as_text, json_line, replace_file
 
 # Changes are let grow to the size of the map, and to this many bytes in any case.
 _ROOM = 64 << 10
@@ -127,8 +126,8 @@ def _take(change: Change, parts: Parts) -> None:
 
 def _line(kind: str, change: Change, before: str) -> tuple[bytes, str]:
     """Return a line, and its sum: over the sum of the line before, so that none can be missing."""
-    total = hashlib.sha256(before.encode() + _json(change)).hexdigest()
-    return _json({kind: change, "sha256": total}), total
+    total = hashlib.sha256(before.encode() + json_line(change)).hexdigest()
+    return json_line({kind: change, "sha256": total}), total
 
 
 def _read_line(kind: str, line: bytes, before: str) -> tuple[Change, str]:
@@ -139,25 +138,13 @@ def _read_line(kind: str, line: bytes, before: str) -> tuple[Change, str]:
     return change, whole["sha256"]
 
 
-def _json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
 _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
-    "items": _text,
-    "good": _text,
+    "items": as_text,
+    "good": as_text,
     "floors": lambda floor: [floor.serial, floor.until],
 }
 _DECODERS: Mapping[str, Callable[[Any], Any]] = {
-    "items": _bytes,
-    "good": _bytes,
+    "items": as_bytes,
+    "good": as_bytes,
     "floors": lambda pair: Floor(*map(int, pair)),
 }

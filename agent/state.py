@@ -15,7 +15,6 @@ All but the map are replaced whole: written aside, synced, renamed, the director
 is the old file or the new one.
 """
 
-import base64
 import fcntl
 import json
 import os
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -39,7 +38,7 @@ from overmesh.agent.keychange import KeyChange
 from overmesh.agent.mapfile import MapFile
 from overmesh.agent.peermap import Held
 from overmesh.errors import CorruptStateError, NotJoinedError, PermissionMissingError, StateError
-from overmesh.files import replace_file
+from overmesh.files import as_bytes, as_text, json_line, replace_file
 from overmesh.proto.roots import Roots
 
 T = TypeVar("T")
@@ -319,14 +318,14 @@ def issued(identity: Identity) -> bool:
 
 
 def _membership_text(membership: Membership) -> bytes:
-    return _json(
+    return json_line(
         {
             "node_id": membership.node_id,
             "name": membership.name,
             "network_name": membership.network_name,
             "controllers": list(membership.controllers),
-            "network": _text(membership.network),
-            "node": _text(membership.node),
+            "network": as_text(membership.network),
+            "node": as_text(membership.node),
             "host_id": membership.host_id,
             "join": list(membership.join),
             "keys_since": membership.keys_since,
@@ -341,21 +340,9 @@ def _membership(data: bytes) -> Membership:
         name=str(value["name"]),
         network_name=str(value["network_name"]),
         controllers=tuple(str(target) for target in value["controllers"]),
-        network=_bytes(value["network"]),
-        node=_bytes(value["node"]),
+        network=as_bytes(value["network"]),
+        node=as_bytes(value["node"]),
         host_id=str(value.get("host_id", "")),
         join=tuple(str(target) for target in value.get("join", ())),
         keys_since=int(value.get("keys_since", 0)),
     )
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)

@@ -216,9 +216,8 @@ class Sync:
         """
         network, node = self._replica.own
         mine = replace(identity.membership, network=network, node=node)
-        before, self.identity = self.identity, replace(identity, membership=mine)
         self._renewed.set()
-        await self._on_disk(self._state.change_identity, before, self.identity)
+        await self._become(replace(identity, membership=mine))
 
     async def _move_over(self) -> None:
         await self._renewed.wait()
@@ -266,8 +265,7 @@ class Sync:
         """Be the node on this machine from now on: the controller knows of no other."""
         self.contact.copied = False
         mine = replace(self.identity.membership, host_id=self.host_id)
-        before, self.identity = self.identity, replace(self.identity, membership=mine)
-        await self._save(before)
+        await self._become_at_least_for_now(replace(self.identity, membership=mine))
         await self._apply()
 
     async def _take_over(self) -> None:
@@ -304,9 +302,7 @@ class Sync:
         log.warning("other mesh roots are trusted", extra={"roots": list(self._replica.roots.fingerprints)})
         network, node = self._replica.own
         mine = replace(self.identity.membership, network=network, node=node)
-        before = self.identity
-        self.identity = replace(before, membership=mine, roots=self._replica.roots)
-        await self._on_disk(self._state.change_identity, before, self.identity)
+        await self._become(replace(self.identity, membership=mine, roots=self._replica.roots))
 
     async def _on_disk(self, work: Callable[..., None], *args: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._disk, work, *args)
@@ -347,12 +343,17 @@ class Sync:
         known = tuple(self.controllers[: controllers.REMEMBERED])
         mine = replace(self.identity.membership, controllers=known)
         if mine != self.identity.membership:
-            before, self.identity = self.identity, replace(self.identity, membership=mine)
-            await self._save(before)
+            await self._become_at_least_for_now(replace(self.identity, membership=mine))
 
-    async def _save(self, before: Identity) -> None:
+    async def _become(self, identity: Identity) -> None:
+        """Be this from now on, and after a restart."""
+        before, self.identity = self.identity, identity
+        await self._on_disk(self._state.change_identity, before, identity)
+
+    async def _become_at_least_for_now(self, identity: Identity) -> None:
+        """Do the same; when the disk does not take it, until a restart."""
         try:
-            await self._on_disk(self._state.change_identity, before, self.identity)
+            await self._become(identity)
         except StateError as error:
             log.warning("who this host is can't be kept", extra={"reason": error.cause})
 

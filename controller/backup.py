@@ -9,7 +9,6 @@ The new store is filled in several transactions, under a key that says so. While
 controller starts on that store, and the next import begins by clearing away what the last one left.
 """
 
-import base64
 import binascii
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from overmesh.controller import keys
 from overmesh.controller.mirror import MAX_OPS
 from overmesh.controller.store.base import Compare, Delete, KeyValue, Op, Put, Store, absent, unchanged
 from overmesh.errors import ExistsError, StateError, StoreCorruptError
+from overmesh.files import as_bytes, as_text
 
 FORMAT = "overmesh store 1"
 
@@ -95,7 +95,7 @@ def _parts(items: Iterable[T]) -> Iterator[list[T]]:
 
 def encode(content: Content) -> bytes:
     """Return content as a file holds it. It is secret: it has the hashes of tokens."""
-    values = {key: base64.b64encode(value).decode() for key, value in content.items()}
+    values = {key: as_text(value) for key, value in content.items()}
     return json.dumps({"format": FORMAT, "keys": values}, indent=1).encode() + b"\n"
 
 
@@ -113,7 +113,7 @@ def decode(data: bytes, name: str) -> Content:
     try:
         document = json.loads(data)
         known = document["format"] == FORMAT
-        content = {key: base64.b64decode(value, validate=True) for key, value in document["keys"].items()}
+        content = {key: as_bytes(value) for key, value in document["keys"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error):
         raise _not_ours(name, "it is not what `meshctl store export` writes, or not all of it") from None
     if not known:

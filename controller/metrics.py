@@ -96,13 +96,12 @@ def state(mirror: Mirror, agents: Agents) -> Iterable[Metric]:
     yield each("overmesh_nodes", "Members", lambda view: len(mirror.held("nodes", view.name)))
     yield each("overmesh_map_revision", "Of the map", lambda view: view.map.head.revision)
     yield each("overmesh_agents", "Agents connected here", lambda view: agents.count(view.name))
-    yield each(
-        "overmesh_agents_behind", "Those that do not hold the head", lambda view: len(_lags(view, agents))
-    )
+    lags = {view.name: _lags(view, agents) for view in mirror.networks}
+    yield each("overmesh_agents_behind", "Those that do not hold the head", lambda view: len(lags[view.name]))
     yield each(
         "overmesh_agent_lag_revisions",
         "Revisions that the last of them has still to get",
-        lambda view: max(_lags(view, agents), default=0),
+        lambda view: max(lags[view.name], default=0),
     )
 
 

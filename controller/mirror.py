@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -150,7 +150,7 @@ class Mirror:
 
         """
         if self.revision < revision:
-            if (await self._store.range(keys.PREFIX, limit=1)).revision < revision:
+            if await self._head() < revision:
                 return False
             await self._caught_up(revision)
         return True
@@ -162,7 +162,11 @@ class Mirror:
         """
         with suppress(TimeoutError, StoreUnavailableError):
             async with asyncio.timeout(_MOMENT):
-                await self.reached((await self._store.range(keys.PREFIX, limit=1)).revision)
+                await self.reached(await self._head())
+
+    async def _head(self) -> int:
+        """Return the store's revision, as it is now."""
+        return (await self._store.range(keys.PREFIX, limit=1)).revision
 
     # Changing.
 
@@ -197,7 +201,7 @@ class Mirror:
                 if not self._turns.free(change.keys):
                     await self._turns.until_free(change.keys)
                     continue
-                with self._turns.taking(change.written):
+                with self._turns.taking(change.written), self._tracing(change.written):
                     result = await self._txn(change, entry)
                     if result.succeeded:
                         await self._caught_up(result.revision)
@@ -208,10 +212,19 @@ class Mirror:
 
     async def _txn(self, change: Change, entry: str) -> TxnResult:
         compares, ops = self._audit.entry(entry, change.deed, change.ops)
-        if trace.on():
-            self._traced |= dict.fromkeys(change.written, trace.current())
         result = await self._store.txn([*change.compares, *compares], [*change.ops, *ops])
         return result if result.succeeded else await self._done(entry) or result
+
+    @contextmanager
+    def _tracing(self, written: Set[str]) -> Iterator[None]:
+        """Have what comes back under these keys meanwhile be part of the trace that this is part of."""
+        if trace.on():
+            self._traced |= dict.fromkeys(written, trace.current())
+        try:
+            yield
+        finally:
+            for key in written:
+                self._traced.pop(key, None)
 
     async def _done(self, key: str) -> TxnResult | None:
         """Return the result of an earlier attempt at the same request, whose answer was lost."""
@@ -282,9 +295,9 @@ class Mirror:
         if any(map(is_root_key, changes[EVERYWHERE])):
             self.roots = self._anchor.following(self.root_records)
         of_all = self._everywhere.take(revision, changes.pop(EVERYWHERE, {}))
-        parents = [self._traced.pop(key) for key in changed if key in self._traced]
+        parent = next((self._traced[key] for key in changed if key in self._traced), "")
         for network in changes.keys() | (self._views.keys() if of_all else set()):
-            self._change_map(network, revision, {**of_all, **changes[network]}, *parents[:1])
+            self._change_map(network, revision, {**of_all, **changes[network]}, parent)
         if self.roots != before:
             self._judge_again(revision)
         self.revision = revision

@@ -9,7 +9,6 @@ could take them away. So they are kept in state_dir too, as a cache: without it 
 """
 
 import asyncio
-import base64
 import binascii
 import json
 import logging
@@ -28,7 +27,7 @@ from overmesh.controller.store.base import Put, absent, unchanged
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import Changes, NetworkView
 from overmesh.errors import InvalidError, NotFoundError, RecordError, StoreUnavailableError
-from overmesh.files import replace_file
+from overmesh.files import as_bytes, as_text, replace_file
 from overmesh.model import Revocation, revoked_key
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import MAX_WITHHELD
@@ -223,7 +222,7 @@ def _revocations(view: NetworkView) -> dict[str, bytes]:
 
 def _encoded(kept: Kept) -> bytes:
     texts = {
-        network: {key: base64.b64encode(signed).decode() for key, signed in records.items()}
+        network: {key: as_text(signed) for key, signed in records.items()}
         for network, records in kept.items()
     }
     return json.dumps(texts, indent=0).encode() + b"\n"
@@ -234,7 +233,7 @@ def _read(file: Path) -> Kept:
     try:
         texts: dict[str, dict[str, str]] = json.loads(file.read_bytes())
         return {
-            network: {key: base64.b64decode(text, validate=True) for key, text in records.items()}
+            network: {key: as_bytes(text) for key, text in records.items()}
             for network, records in texts.items()
         }
     except FileNotFoundError:

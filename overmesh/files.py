@@ -1,7 +1,10 @@
-"""Files that survive a crash."""
+"""Files that survive a crash, and how bytes stand in JSON ones."""
 
+import base64
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -35,3 +38,23 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def json_line(value: Any) -> bytes:
+    """Return a value as one line of JSON: equal values, equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def as_text(data: bytes) -> str:
+    """Return bytes as they stand in JSON: in base64."""
+    return base64.b64encode(data).decode()
+
+
+def as_bytes(text: str) -> bytes:
+    """Return the bytes that a text in JSON stands for.
+
+    Raises:
+        ValueError: it is not base64.
+
+    """
+    return base64.b64decode(text, validate=True)

@@ -32,6 +32,7 @@ from overmesh.errors import (
 )
 from overmesh.proto import admin_pb2
 from overmesh.token import JoinToken
+from tests.etcd import free_port
 from tests.unit.controller.lab import Client, Host, client, config
 
 
@@ -200,12 +201,6 @@ path = Path(sys.argv[1])
 run(ControllerConfig(state_dir=path / "state", runtime_dir=path / "run", listen="127.0.0.1",
     join_port=int(sys.argv[2]), mesh_port=int(sys.argv[3]), advertise=("127.0.0.1",)))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import pytest
 
 from overmesh.controller.daemon import running
 from overmesh.proto import mesh_pb2
+from tests.etcd import free_port
 from tests.unit.controller.lab import Host, client, config
-from tests.unit.overmesh.test_metrics import free_port
 
 
 def scraped(port: int) -> dict[str, float]:

@@ -2,6 +2,9 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from overmesh import trace
 from overmesh.controller import keys
 from overmesh.controller.mirror import Change
 from overmesh.controller.store.base import Delete, Put, absent, unchanged
@@ -46,3 +49,10 @@ async def test_changes_run_side_by_side_and_those_of_one_key_take_turns(tmp_path
         assert held.version == 40
         # Nobody raced against itself: who had to wait planned twice, all others once.
         assert len(planned) == 80 + 39
+
+
+async def test_a_trace_ends_with_its_change_whatever_that_changed(tmp_path: Path) -> None:
+    async with lab.mesh(tmp_path) as mesh:
+        with trace.tracing("http://127.0.0.1:4318", "test", InMemorySpanExporter()), trace.span("forget"):
+            await mesh.mirror.change(lambda: Change([], [Delete(keys.token("nobody"))]))
+        assert not mesh.mirror._traced

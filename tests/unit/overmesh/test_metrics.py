@@ -9,13 +9,7 @@ from prometheus_client import Metric
 
 from overmesh.errors import ConfigError
 from overmesh.metrics import Gathered, gauge, registry, served
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.etcd import free_port
 
 
 def scrape(port: int) -> str:
