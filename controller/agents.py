@@ -13,11 +13,11 @@ from itertools import islice
 from operator import length_hint
 from typing import Any
 
-from overmesh.controller import keys
 from overmesh.controller.membership import removed, revoked
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
 from overmesh.controller.session import Session
+from overmesh.controller.store import keys
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import Changes
 from overmesh.errors import CloneError, OvermeshError, RemovedError, UnreachableError

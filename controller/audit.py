@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from overmesh import rpc
-from overmesh.controller import authentic, keys
-from overmesh.controller.caller import Caller, caller
+from overmesh.controller.serving.caller import Caller, caller
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Compare, Delete, KeyValue, Op, Put, Store, absent
-from overmesh.controller.trust import MeshRoot
+from overmesh.controller.trust import MeshRoot, authentic
 from overmesh.errors import StoreCorruptError
 
 KEPT_SECONDS = 90 * 86400

@@ -18,27 +18,27 @@ from typing import Any
 
 from overmesh import __version__, log, metrics, trace
 from overmesh.config import JOIN_PORT, ControllerConfig
-from overmesh.controller import keys, process
 from overmesh.controller.admin import AdminService
 from overmesh.controller.agents import Agents
-from overmesh.controller.certificates import ServerCertificates
-from overmesh.controller.controllers import Registration, known, reachable, shed_when_cut_off
 from overmesh.controller.fleet import ControllersService, Fleet, Here
-from overmesh.controller.metrics import Metrics
+from overmesh.controller.fleet.controllers import Registration, known, reachable, shed_when_cut_off
+from overmesh.controller.members.remembered import Remembered
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.parts import Parts
-from overmesh.controller.reachable import own_addresses
-from overmesh.controller.remembered import Remembered
-from overmesh.controller.resigning import Resigning
-from overmesh.controller.rootfiles import load_or_create
-from overmesh.controller.roots import Rotation
-from overmesh.controller.rootwatch import RootWatch
+from overmesh.controller.rotation.resigning import Resigning
+from overmesh.controller.rotation.roots import Rotation
+from overmesh.controller.rotation.rootwatch import RootWatch
 from overmesh.controller.server import JoinService, Listening, MeshService, Servers
-from overmesh.controller.store import open_store
+from overmesh.controller.serving import process
+from overmesh.controller.serving.metrics import Metrics
+from overmesh.controller.serving.reachable import own_addresses
+from overmesh.controller.store import keys, open_store
 from overmesh.controller.store.base import Put, Store, absent
 from overmesh.controller.store.history import trim_history
 from overmesh.controller.store.timed import TimedStore
 from overmesh.controller.trust import CERTIFICATE_LIFETIMES, MeshRoot
+from overmesh.controller.trust.certificates import ServerCertificates
+from overmesh.controller.trust.rootfiles import load_or_create
 from overmesh.errors import (
     ConfigError,
     PermissionMissingError,

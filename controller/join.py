@@ -5,8 +5,8 @@
               the host's port for this network is free, and fills in where an endpoint names none
 3. who        the node id follows from the X25519 key: a member already, or a new one?
 4a. new       the token lets one more in; name and addresses are free; records are signed
-              (newcomers.py); then one transaction takes token use, name, addresses and node, or nothing.
-              A token may ask for an operator's approval first (pending.py)
+              (members/newcomers.py); then one transaction takes token use, name, addresses and node, or nothing.
+              A token may ask for an operator's approval first (members/pending.py)
 4b. member    the same TLS key and name as before; it keeps its addresses and uses up nothing
 5. answer     a certificate for the TLS key, and the records as every member sees them
 
@@ -20,18 +20,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from overmesh.config import DEFAULT_PORTS
-from overmesh.controller import credentials, keys
 from overmesh.controller.audit import Deed
-from overmesh.controller.caller import caller
-from overmesh.controller.clones import Clones
+from overmesh.controller.members.clones import Clones
+from overmesh.controller.members.names import checked_host_id, checked_label
+from overmesh.controller.members.newcomers import Newcomers, checked_public_key
+from overmesh.controller.members.pending import Pending, Pendings
+from overmesh.controller.members.tokens import Token, Tokens
 from overmesh.controller.membership import Membership
 from overmesh.controller.mirror import Change, Mirror
-from overmesh.controller.names import checked_host_id, checked_label
-from overmesh.controller.newcomers import Newcomers, checked_public_key
-from overmesh.controller.pending import Pending, Pendings
+from overmesh.controller.serving.caller import caller
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import KeyValue, unchanged
-from overmesh.controller.tokens import Token, Tokens
-from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
+from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot, credentials
 from overmesh.controller.view import NetworkView
 from overmesh.errors import CloneError, InvalidError, PortInUseError, StoreCorruptError
 from overmesh.model import NETWORK_KEY, Endpoint, Kind, Mode, Node, Suite, node_key

@@ -1,6 +1,6 @@
 """Networks and their members: what there is, and how it changes while a node is in.
 
-join.py lets it in, revocations.py takes it out. Every change is one transaction. Records are signed where
+join.py lets it in, members/revocations.py takes it out. Every change is one transaction. Records are signed where
 they change, and only carried everywhere else.
 """
 
@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from overmesh.config import DEFAULT_IPV4_RANGE, DEFAULT_NETWORK
-from overmesh.controller import keys
 from overmesh.controller.audit import Deed
+from overmesh.controller.members.names import checked_label
 from overmesh.controller.mirror import Change, Mirror
-from overmesh.controller.names import checked_label
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Compare, Op, Put, Target, absent, as_read, unchanged
 from overmesh.controller.trust import MeshRoot
 from overmesh.controller.view import NetworkView

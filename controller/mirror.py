@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from overmesh import trace
-from overmesh.controller import keys
 from overmesh.controller.audit import Audit, Deed
 from overmesh.controller.notices import Notices
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
-from overmesh.controller.turns import Turns
+from overmesh.controller.store.turns import Turns
 from overmesh.controller.view import Changes, Judge, NetworkView
 from overmesh.errors import (
     CompactedError,
@@ -32,8 +32,6 @@ from overmesh.model import NETWORK_KEY, Record, root_key
 from overmesh.proto.roots import Roots, is_root_key
 from overmesh.proto.signed import verify
 
-# etcd's limit is 128 operations and comparisons in a transaction.
-MAX_OPS = 100
 _ATTEMPTS = 32
 # Further ones wait until there is room: they would only queue in the store's client.
 _CHANGES_AT_ONCE = 256

@@ -10,20 +10,20 @@ from typing import Self
 
 from overmesh.controller.agents import Agents
 from overmesh.controller.audit import Audit
-from overmesh.controller.clones import Clones
+from overmesh.controller.fleet.lease import Lease
+from overmesh.controller.fleet.presence import Presence
 from overmesh.controller.join import Joins
-from overmesh.controller.lease import Lease
+from overmesh.controller.members.clones import Clones
+from overmesh.controller.members.newcomers import Newcomers
+from overmesh.controller.members.peers import Peers
+from overmesh.controller.members.pending import Pendings
+from overmesh.controller.members.rekeying import Rekeying
+from overmesh.controller.members.renewal import Renewals
+from overmesh.controller.members.revocations import Revocations
+from overmesh.controller.members.tokens import Tokens
 from overmesh.controller.membership import Membership, RandomBits, Signer
 from overmesh.controller.mirror import Mirror
-from overmesh.controller.newcomers import Newcomers
-from overmesh.controller.peers import Peers
-from overmesh.controller.pending import Pendings
-from overmesh.controller.presence import Presence
-from overmesh.controller.rekeying import Rekeying
-from overmesh.controller.renewal import Renewals
-from overmesh.controller.revocations import Revocations
 from overmesh.controller.store.base import Store
-from overmesh.controller.tokens import Tokens
 from overmesh.controller.trust import MeshRoot
 
 

@@ -20,18 +20,18 @@ from grpc_reflection.v1alpha import reflection
 
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
-from overmesh.controller.boundary import Answered, Boundary, CaughtUp
-from overmesh.controller.credentials import of_caller
 from overmesh.controller.fleet import ControllersService
+from overmesh.controller.fleet.presence import Health
 from overmesh.controller.join import Admission, Application
+from overmesh.controller.members.pending import LONGEST_WAIT
+from overmesh.controller.members.rekeying import NewKeys
+from overmesh.controller.members.remembered import Remembered
 from overmesh.controller.membership import AGENT_ENDPOINTS
 from overmesh.controller.parts import Parts
-from overmesh.controller.pending import LONGEST_WAIT
-from overmesh.controller.ports import any_address, take_port, take_socket
-from overmesh.controller.presence import Health
-from overmesh.controller.rekeying import NewKeys
-from overmesh.controller.remembered import Remembered
+from overmesh.controller.serving.boundary import Answered, Boundary, CaughtUp
+from overmesh.controller.serving.ports import any_address, take_port, take_socket
 from overmesh.controller.trust import Identity
+from overmesh.controller.trust.credentials import of_caller
 from overmesh.controller.watch import Watch
 from overmesh.errors import InvalidError, RecordError
 from overmesh.model import Endpoint

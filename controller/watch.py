@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from overmesh import trace
 from overmesh.controller.agents import Agent, Agents
-from overmesh.controller.clones import Clones
+from overmesh.controller.members.clones import Clones
 from overmesh.controller.trust import Identity
 from overmesh.errors import InvalidError
 from overmesh.proto import mesh_pb2

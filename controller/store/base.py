@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+# How many operations a transaction may have. etcd's limit is 128, comparisons included.
+MAX_OPS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from overmesh import wgquick
 from overmesh.config import ControllerConfig
-from overmesh.controller.names import checked_label
+from overmesh.controller.members.names import checked_label
 from overmesh.errors import CorruptStateError, PermissionMissingError, StateError
 from overmesh.files import sync_directory
 

@@ -43,7 +43,7 @@ def export(
     etcd may be in use meanwhile; of SQLite the controller has to be stopped. The root's key is not in
     the store: save root.key too.
     """
-    from overmesh.controller import backup
+    from overmesh.controller.store import backup
 
     source = _target(store, state_dir, config)
 
@@ -77,7 +77,7 @@ def import_(
 
     If it breaks off, no controller starts on that store until the import was run again.
     """
-    from overmesh.controller import backup
+    from overmesh.controller.store import backup
 
     try:
         content = backup.decode(file.read_bytes(), str(file))
@@ -105,7 +105,7 @@ def migrate(
     as_json: options.Json = False,
 ) -> None:
     """Copy one store into another; stop the controllers first."""
-    from overmesh.controller import backup
+    from overmesh.controller.store import backup
 
     async def work() -> int:
         async with _opened(source, reading=True) as opened:

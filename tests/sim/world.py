@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 from overmesh.agent.pace import Backoff
 from overmesh.agent.peermap import Held, Outcome, Replica
 from overmesh.agent.sync import PATIENCE, SILENCE
-from overmesh.controller import keys
 from overmesh.controller.agents import Agent
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.parts import Parts
 from overmesh.controller.peermap import Position
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Compare, KeyValue, Op, Put, RangeResult, TxnResult, Watcher
 from overmesh.controller.trust import Identity
 from overmesh.errors import OvermeshError, RemovedError

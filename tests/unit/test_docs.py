@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Metric
 
 from overmesh.agent.metrics import numbers
-from overmesh.controller.metrics import Metrics, state, tallies
+from overmesh.controller.serving.metrics import Metrics, state, tallies
 from overmesh.proto import agent_pb2
 from tests.unit.controller.lab import mesh
 

@@ -16,11 +16,10 @@ import pytest
 
 from overmesh.agent import join as joins
 from overmesh.config import AgentConfig, ControllerConfig
-from overmesh.controller import keys
 from overmesh.controller.daemon import Controller as Running
 from overmesh.controller.daemon import running
-from overmesh.controller.remembered import FILE
-from overmesh.controller.store import open_store
+from overmesh.controller.members.remembered import FILE
+from overmesh.controller.store import keys, open_store
 from overmesh.controller.store.base import Delete, Op, Put, Store
 from overmesh.controller.trust import MeshRoot
 from overmesh.errors import CloneError, OvermeshError, RevokedError, StoreCorruptError

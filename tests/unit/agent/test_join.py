@@ -23,8 +23,8 @@ from overmesh.agent.join import join
 from overmesh.agent.joinport import Target
 from overmesh.agent.netlink import Netlink
 from overmesh.config import AgentConfig
-from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.trust import MeshRoot
+from overmesh.controller.trust.certificates import ServerCertificates
 from overmesh.errors import (
     ApprovalPendingError,
     MeshError,

@@ -12,12 +12,12 @@ import pytest
 
 from overmesh.agent import join as joins
 from overmesh.agent.renewal import Renewal
-from overmesh.controller import keys
 from overmesh.controller.daemon import running
 from overmesh.controller.mirror import Change
-from overmesh.controller.rootkey import RootKey
-from overmesh.controller.rootwatch import RootWatch
+from overmesh.controller.rotation.rootwatch import RootWatch
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Put
+from overmesh.controller.trust.rootkey import RootKey
 from overmesh.errors import PinMismatchError
 from overmesh.model import Root
 from overmesh.proto import admin_pb2, admin_pb2_grpc

@@ -20,8 +20,8 @@ from overmesh.agent.peermap import Held, Replica
 from overmesh.agent.state import Identity
 from overmesh.agent.sync import Facts, Sync
 from overmesh.config import AgentConfig
-from overmesh.controller.certificates import ServerCertificates
 from overmesh.controller.daemon import running
+from overmesh.controller.trust.certificates import ServerCertificates
 from overmesh.errors import StateError, UnreachableError
 from overmesh.model import Endpoint, Problem
 from overmesh.proto import admin_pb2, mesh_pb2, mesh_pb2_grpc

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overmesh import rpc
-from overmesh.controller import daemon, keys
+from overmesh.controller import daemon
 from overmesh.controller.daemon import running
-from overmesh.controller.store import open_store
+from overmesh.controller.store import keys, open_store
 from overmesh.controller.store.base import Compare, Op, Store, TxnResult
 from overmesh.errors import StoreUnavailableError
 from overmesh.proto import admin_pb2, mesh_pb2

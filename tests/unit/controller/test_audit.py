@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 
 from overmesh import rpc
 from overmesh.controller import audit as audit_module
-from overmesh.controller import keys
 from overmesh.controller.audit import Audit, Deed, Entry
-from overmesh.controller.caller import address
 from overmesh.controller.daemon import running
 from overmesh.controller.mirror import Change
+from overmesh.controller.serving.caller import address
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Put
 from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.token import JoinToken

@@ -18,8 +18,9 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from overmesh.config import ControllerConfig
-from overmesh.controller import daemon, reachable
+from overmesh.controller import daemon
 from overmesh.controller.daemon import running
+from overmesh.controller.serving import reachable
 from overmesh.controller.store import open_store
 from overmesh.errors import (
     ConfigError,

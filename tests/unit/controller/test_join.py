@@ -11,10 +11,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
-from overmesh.controller import keys
 from overmesh.controller.join import Admission
+from overmesh.controller.members.tokens import KEPT_AFTER_EXPIRY, Token
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Delete, Op, Put, TxnResult
-from overmesh.controller.tokens import KEPT_AFTER_EXPIRY, Token
 from overmesh.controller.trust import Identity, MeshRoot
 from overmesh.errors import (
     CloneError,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from overmesh.controller import keys
 from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.mirror import Mirror
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Put, TxnResult
 from overmesh.controller.trust import Identity
 from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError, StoreUnavailableError

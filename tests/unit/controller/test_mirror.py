@@ -5,8 +5,8 @@ from pathlib import Path
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from overmesh import trace
-from overmesh.controller import keys
 from overmesh.controller.mirror import Change
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Delete, Put, absent, unchanged
 from overmesh.model import Controller
 from tests.unit.controller import lab

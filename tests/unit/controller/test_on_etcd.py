@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from overmesh.config import ControllerConfig
-from overmesh.controller import keys
 from overmesh.controller import mirror as mirror_module
 from overmesh.controller.audit import Audit
 from overmesh.controller.daemon import Controller, running
 from overmesh.controller.mirror import Change, Mirror
-from overmesh.controller.store import open_store
+from overmesh.controller.store import keys, open_store
 from overmesh.controller.store.base import Delete, Put, Store, absent, unchanged
 from overmesh.errors import ConfigError, StateError, StoreUnavailableError
 from overmesh.proto import admin_pb2, mesh_pb2

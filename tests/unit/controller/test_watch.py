@@ -12,11 +12,12 @@ import grpc.aio
 import pytest
 
 from overmesh import rpc
-from overmesh.controller import keys, session, watch
+from overmesh.controller import session, watch
 from overmesh.controller.agents import WOKEN_AT_ONCE, Agent, _wake
 from overmesh.controller.daemon import Controller, running
 from overmesh.controller.peermap import NetworkMap, Position
 from overmesh.controller.session import Session
+from overmesh.controller.store import keys
 from overmesh.controller.store.base import Put
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.errors import CloneError, InvalidError, OvermeshError, RemovedError, UnreachableError
