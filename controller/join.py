@@ -5,8 +5,8 @@
               the host's port for this network is free, and fills in where an endpoint names none
 3. who        the node id follows from the X25519 key: a member already, or a new one?
 4a. new       the token lets one more in; name and addresses are free; records are signed
-              (members/newcomers.py); then one transaction takes token use, name, addresses and node, or nothing.
-              A token may ask for an operator's approval first (members/pending.py)
+              (members/newcomers.py); then one transaction takes token use, name, addresses and node,
+              or nothing. A token may ask for an operator's approval first (members/pending.py)
 4b. member    the same TLS key and name as before; it keeps its addresses and uses up nothing
 5. answer     a certificate for the TLS key, and the records as every member sees them
 

@@ -1,7 +1,7 @@
 """Networks and their members: what there is, and how it changes while a node is in.
 
-join.py lets it in, members/revocations.py takes it out. Every change is one transaction. Records are signed where
-they change, and only carried everywhere else.
+join.py lets it in, members/revocations.py takes it out. Every change is one transaction. Records are signed
+where they change, and only carried everywhere else.
 """
 
 import base64

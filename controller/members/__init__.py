@@ -1,1 +1,1 @@
-"""What may happen to a member, from the token that lets it in to the revocation that keeps it out: a file each."""
+"""What may happen to a member, from the token that lets it in to the revocation that keeps it out."""

@@ -108,7 +108,7 @@ class Resigning:
 
 
 def _is_marked_by_another(root: MeshRoot, kv: KeyValue) -> bool:
-    """Tell whether a value carries a MAC (trust/authentic.py) of a root that is held here but does not sign."""
+    """Tell whether a value carries a MAC (trust/authentic.py) of a root that is held but does not sign."""
     value, _, mac = kv.value.rpartition(b"\n")
     return root.is_mac(kv.key, value, mac) and mac != root.mac(kv.key, value)
 
