@@ -245,6 +245,14 @@ async def test_a_request_that_comes_again_gets_the_same_answer(world: World) -> 
             assert again == first
 
 
+async def test_two_controllers_that_carry_out_one_request_enter_it_once(lab: Mesh) -> None:
+    """The second finds the entry there, and with that its whole transaction comes to nothing."""
+    change = [Put(keys.node("mesh", "x"), b"?")]
+    compares, ops = lab.audit.entry(keys.audit(rpc.request_id()), Deed("node renewed", "mesh", "x"), change)
+    results = [await lab.store.txn(compares, [*change, *ops]) for _ in range(2)]
+    assert [result.succeeded for result in results] == [True, False]
+
+
 async def test_a_repeated_removal_spares_who_took_the_name_since(world: World) -> None:
     await world.client.joined(Host("a"))
     request, metadata = admin_pb2.RemoveNodeRequest(node="a"), ((rpc.REQUEST_ID, rpc.request_id()),)

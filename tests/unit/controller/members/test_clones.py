@@ -137,6 +137,20 @@ async def test_who_was_just_taken_is_there_before_its_presence_is_written(lab: M
     assert await comes(lab, node, loser)
 
 
+@pytest.mark.parametrize("between", [True, False])
+async def test_a_move_planned_before_another_does_not_hold(lab: Mesh, between: bool) -> None:
+    """As when another controller binds the node in between: the transaction itself has to find out."""
+    node = await lab.joined("a")
+    await comes(lab, node, "one")
+    lab.clock.now += TAKES_OVER_AFTER
+    planned = lab.clones._plan("mesh", node.id, "two")
+    assert planned
+    if between:
+        assert await comes(lab, node, "three") is None
+    result = await lab.store.txn(planned.compares, planned.ops)
+    assert result.succeeded is not between
+
+
 async def test_removal_forgets_the_host(lab: Mesh) -> None:
     node = await lab.joined("a")
     await lab.revocations.remove("mesh", node.id)

@@ -196,6 +196,19 @@ async def test_a_ban_and_a_join_at_once(lab: Mesh) -> None:
     assert lab.addresses() == []
 
 
+@pytest.mark.parametrize("banned", [True, False])
+async def test_an_admission_planned_before_a_revocation_does_not_hold(lab: Mesh, banned: bool) -> None:
+    """As when another controller revokes in between: the transaction itself has to find out."""
+    host = await lab.joined("a")
+    await lab.revocations.remove("mesh", host.id)
+    node = Node(host.id, "mesh", "a", host.public_key, addresses=())
+    planned = lab.newcomers.admit(lab.mirror.view("mesh"), node, ())
+    if banned:
+        await lab.revocations.revoke("mesh", host.id)
+    result = await lab.store.txn(planned.compares, planned.ops)
+    assert result.succeeded is not banned
+
+
 async def test_a_revoked_nodes_stream_ends_with_the_reason(lab: Mesh) -> None:
     host = await lab.joined("a")
     agent = lab.agents.open(Identity("mesh", host.id), mesh_pb2.Hello(host_id="one"), 0)
