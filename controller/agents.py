@@ -301,7 +301,7 @@ def _wake(agents: Iterator[Agent]) -> None:
     """Have all of them look for what to send; not at once, so that whoever calls is answered in between."""
     for agent in islice(agents, WOKEN_AT_ONCE):
         # Who owes an ack is sent nothing before that, and its ack wakes the stream.
-        if not agent.session.waits_for_ack:
+        if agent.session.in_flight_since is None:
             agent.wake.set()
     if length_hint(agents):
         asyncio.get_running_loop().call_soon(_wake, agents)

@@ -51,11 +51,6 @@ class Session:
         self.acked = held.revision if self.in_step or peers.position(held.revision) == held else 0
 
     @property
-    def waits_for_ack(self) -> bool:
-        """Whether a bundle is in flight."""
-        return self._in_flight is not None
-
-    @property
     def in_step(self) -> bool:
         """Whether the agent holds the head.
 

@@ -355,7 +355,7 @@ async def test_a_crowd_is_woken_in_parts_and_nobody_is_left_out() -> None:
     ]
     waiting = agents[5]
     waiting.session.poll(0)
-    assert waiting.session.waits_for_ack
+    assert waiting.session.in_flight_since is not None
     _wake(iter(agents))
     woken = []
     for _ in range(3):
