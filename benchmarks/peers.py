@@ -174,6 +174,13 @@ class Nebula(Contender):
     cipher = "aes"
     gate = True
 
+    def missing(self) -> str:
+        """Return why it cannot be measured at its best."""
+        reason = super().missing()
+        if not reason and re.match(r"1\.(\d|1[01])\.", self.version()):
+            return f"{self.version()} is older than its offloads: build 1.12 or later (Go 1.27.3)"
+        return reason
+
     def version(self) -> str:
         """Return what it says of itself."""
         return _output(self.program, "-version").removeprefix("Version: ")
@@ -201,11 +208,11 @@ class Nebula(Contender):
             f"pki: {{ca: {folder}/ca.crt, cert: {folder}/h{index}.crt, key: {folder}/h{index}.key}}\n"
             f"static_host_map: {{{at}}}\n"
             "lighthouse: {am_lighthouse: false, interval: 60, hosts: []}\n"
-            f"listen: {{host: 0.0.0.0, port: {self.port}}}\n"
+            f"listen: {{host: 0.0.0.0, port: {self.port}, udp_offloads: true}}\n"
             f"cipher: {self.cipher}\n"
             "routines: 2\n"
             "punchy: {punch: false}\n"
-            f"tun: {{dev: {self.devices[index]}, mtu: {self.mtu}}}\n"
+            f"tun: {{dev: {self.devices[index]}, mtu: {self.mtu}, use_offloads: true}}\n"
             "logging: {level: error, format: text}\n"
             "firewall:\n"
             "  outbound: [{port: any, proto: any, host: any}]\n"

@@ -40,3 +40,20 @@ def test_what_could_not_be_built_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     assert contender.missing() == f"no {tmp_path}/gotatun"
     (tmp_path / "gotatun.failed").write_text("not built in 600 s\n")
     assert contender.missing() == "not built in 600 s"
+
+
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [("1.9.7", False), ("1.11.1", False), ("1.12.0", True), ("9c5d7016-2026-08-21", True)],
+)
+def test_a_nebula_without_offloads_is_not_measured(
+    version: str, good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against that one the gates would be met for nothing."""
+    program = tmp_path / "nebula"
+    program.write_text(f"#!/bin/sh\necho Version: {version}\n")
+    program.chmod(0o755)
+    contender = peers.Nebula(1, tmp_path)
+    contender.program = str(program)
+    assert bool(contender.missing()) is not good
+    assert ("older than its offloads" in contender.missing()) is not good
