@@ -3,7 +3,8 @@
     python -m tests.interop.lossy --repetitions 7
 
 Each pair of hosts speaks through a relay, which spoils what it forwards. Repetitions take turns; the
-result is the ratio of the medians.
+result is the ratio of the medians, by congestion control: cubic takes loss for congestion, bbr does not.
+The wireguard-go is the one that `make bench` built, or Debian's.
 """
 
 import argparse
@@ -13,9 +14,13 @@ import random
 import select
 import socket
 import statistics
+import subprocess
 import threading
 import time
+from collections import defaultdict
 from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
 
 from tests.interop.sealed import PORT, End, Ours, Remote, WireguardGo
 from tests.interop.wireguard import socket_in
@@ -25,6 +30,15 @@ LOSS = 0.05
 REORDERED = 0.1
 DELAY = 0.002  # seconds, one way
 DETOUR = 0.003  # more, for what is reordered
+CURRENT = Path(__file__).parents[2] / ".cache/bench/bin/wireguard"
+CONGESTION = "cubic", "bbr"
+KINDS = "wireguard-go", "overmesh-chacha", "overmesh-aes"
+
+
+class CurrentWireguardGo(WireguardGo):
+    """The newest that this machine has."""
+
+    program = str(CURRENT) if CURRENT.exists() else WireguardGo.program
 
 
 class Relay:
@@ -77,7 +91,7 @@ def pair(stack: ExitStack, kind: str, seed: int) -> tuple[End, End]:
     lab = stack.enter_context(Lab("a", "b", "relay"))
     relay = Relay(lab, seed)
     stack.callback(relay.stop)
-    make = WireguardGo if kind == "wireguard-go" else Ours
+    make = CurrentWireguardGo if kind == "wireguard-go" else Ours
     ends = make(lab["a"], 1, lab.directory), make(lab["b"], 2, lab.directory)
     for end, far in (ends, ends[::-1]):
         end.start([Remote(far, Relay.endpoint(end.number), suite=kind.removeprefix("overmesh-"))])
@@ -87,33 +101,41 @@ def pair(stack: ExitStack, kind: str, seed: int) -> tuple[End, End]:
     return ends
 
 
-def throughput(source: End, target: End, seconds: float) -> float:
+def throughput(source: End, target: End, seconds: float, congestion: str = "cubic") -> float:
     """Return Mbit/s of one TCP stream."""
     server = target.host.start(f"iperf3 -s -1 -B {target.addresses[0]} --forceflush")
     until(lambda: "listening" in server.output, "iperf3")
-    done = source.host.run(f"iperf3 -J -c {target.addresses[0]} -t {seconds:g}", timeout=seconds + 30)
+    done = source.host.run(
+        f"iperf3 -J -C {congestion} -c {target.addresses[0]} -t {seconds:g}", timeout=seconds + 30
+    )
     server.wait()
     return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e6
 
 
 def main() -> None:
-    """Measure by turns and print the ratio."""
+    """Measure by turns and print the ratios."""
     parser = argparse.ArgumentParser(description="TCP over a lossy path, side by side.")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=8)
     options = parser.parse_args()
-    kinds = "wireguard-go", "overmesh-chacha", "overmesh-aes"
-    results: dict[str, list[float]] = {kind: [] for kind in kinds}
+    results: dict[tuple[str, str], list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        pairs = {kind: pair(stack, kind, seed) for seed, kind in enumerate(kinds)}
+        pairs = {kind: pair(stack, kind, seed) for seed, kind in enumerate(KINDS)}
         for _ in range(options.repetitions):
-            for kind, (a, b) in pairs.items():
-                results[kind].append(throughput(a, b, options.seconds))
-    base = statistics.median(results["wireguard-go"])
-    for kind, rates in results.items():
-        median = statistics.median(rates)
+            for congestion, kind in product(CONGESTION, KINDS):
+                results[congestion, kind].append(throughput(*pairs[kind], options.seconds, congestion))
+    print(f"{CurrentWireguardGo.program}: {_version(CurrentWireguardGo.program)}")
+    for (congestion, kind), rates in results.items():
+        median, base = (statistics.median(results[congestion, one]) for one in (kind, KINDS[0]))
         shown = " ".join(f"{rate:.1f}" for rate in rates)
-        print(f"{kind:16} {median:6.1f} Mbit/s, ratio {median / base:.2f}   ({shown})", flush=True)
+        print(
+            f"{congestion} {kind:16} {median:6.1f} Mbit/s, ratio {median / base:.2f}   ({shown})", flush=True
+        )
+
+
+def _version(program: str) -> str:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return said.partition("\n")[0]
 
 
 if __name__ == "__main__":

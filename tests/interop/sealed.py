@@ -121,12 +121,14 @@ class Ours(End):
 class WireguardGo(End):
     """wireguard-go, the reference in user space."""
 
+    program = "wireguard-go"
+
     def start(self, peers: Sequence[Remote]) -> None:
         """Run it with these peers."""
         # A folder of its own for the socket by which `wg` speaks to it: the machine has one for all.
         self.host.run(f"mkdir -p {CONTROL}")
         self.host.run(f"mount -t tmpfs none {CONTROL}")
-        self.process = self.host.start("wireguard-go -f wg0")
+        self.process = self.host.start(f"{self.program} -f wg0")
         until(lambda: "wg0" in self.host.run("ip -o link show").stdout, "wireguard-go")
         self.host.run(f"wg set wg0 private-key {self.key_file} listen-port {PORT}")
         for peer in peers:
