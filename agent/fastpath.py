@@ -93,23 +93,31 @@ class Fastpath:
             self.restarts += 1
 
     async def _one_life(self) -> None:
-        """Find or start the process, then follow its events until it dies."""
+        """Find or start the process, then follow its events until it dies.
+
+        What a process does without is settled when it starts: one that was found with other offloads ends.
+        """
         started = not answers(self._config.fastpath_socket)
         if started:
             await self._start()
         async with self._connected():
             stats = await self.stats()
             self._pid = stats.pid
-            verb = "started" if started else "adopted"
-            log.info(
-                "fastpath %s",
-                verb,
-                extra={"pid": stats.pid, "version": stats.version, "backend": stats.backend},
-            )
-            self._changed()
-            await self._follow()
+            outdated = not started and _unwanted(stats) != set(self._config.no_offload)
+            if outdated:
+                await self._call("Shutdown", fastpath_pb2.ShutdownRequest())
+            else:
+                verb = "started" if started else "adopted"
+                log.info(
+                    "fastpath %s",
+                    verb,
+                    extra={"pid": stats.pid, "version": stats.version, "backend": stats.backend},
+                )
+                self._changed()
+                await self._follow()
         await _gone(self._pid)
-        self.error = f"it ended ({self._ended() or 'it closed its socket'})"
+        why = "for another no_offload" if outdated else self._ended() or "it closed its socket"
+        self.error = f"it ended ({why})"
 
     async def _start(self) -> None:
         binary = find_binary(self._config.fastpath)
@@ -144,6 +152,7 @@ class Fastpath:
                 str(self._config.fastpath_socket.absolute()),
                 "--log-format",
                 self._config.log_format,
+                *(["--no-offload", ",".join(unwanted)] if (unwanted := self._config.no_offload) else []),
             ],
             os.environ,
             file_actions=[
@@ -280,6 +289,11 @@ def find_binary(configured: str) -> Path:
     raise FastpathError(
         f"{BINARY} is not installed", "pip install 'overmesh[fastpath]', or `make setup` in a checkout"
     )
+
+
+def _unwanted(stats: fastpath_pb2.StatsReply) -> set[str]:
+    """Return the offloads that a fastpath was told to do without."""
+    return {entry.name for entry in stats.offloads if entry.unwanted}
 
 
 async def _gone(pid: int) -> None:

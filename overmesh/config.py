@@ -31,6 +31,7 @@ DEFAULT_NETWORK = "mesh"
 DEFAULT_IPV4_RANGE = "10.77.0.0/16"
 
 LogFormat = Literal["text", "json"]
+Offload = Literal["tso", "uso", "gso", "gro"]  # fastpath/io/src/offloads.rs
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class AgentConfig:
     mtu: int = 0
     endpoints: tuple[str, ...] = ()
     fastpath: str = ""
+    no_offload: tuple[Offload, ...] = ()
     host_id: str = ""
     metrics: str = f"127.0.0.1:{AGENT_METRICS_PORT}"
     trace: str = ""
@@ -156,21 +158,37 @@ def _checked(cls: type[Config], key: str, value: Any, where: str) -> Any:
     hint = hints[key]
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint == tuple[str, ...] and isinstance(value, list) and all(isinstance(part, str) for part in value):
+    if _is_list(hint) and isinstance(value, list) and all(_is_one(part, _item(hint)) for part in value):
         return tuple(value)
-    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    if value in choices or (hint in (str, int) and type(value) is hint):
+    if _is_one(value, hint):
         return value
-    wanted = " or ".join(map(repr, choices)) or _WANTED[hint]
-    raise ConfigError(f"{where}: {key} = {value!r} is not right", f"it takes {wanted}")
+    raise ConfigError(f"{where}: {key} = {value!r} is not right", f"it takes {_wanted(hint)}")
 
 
-_WANTED: dict[Any, str] = {
-    Path: "a path",
-    str: "a string",
-    int: "a whole number",
-    tuple[str, ...]: "a list of strings",
-}
+def _is_one(value: Any, hint: Any) -> bool:
+    """Tell whether a value from TOML is what a hint for a single one says."""
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    return hint in (str, int) and type(value) is hint
+
+
+def _wanted(hint: Any) -> str:
+    if _is_list(hint):
+        item = _item(hint)
+        return "a list of strings" if item is str else f"a list of {_wanted(item)}"
+    return " or ".join(map(repr, typing.get_args(hint))) or _WANTED[hint]
+
+
+_WANTED: dict[Any, str] = {Path: "a path", str: "a string", int: "a whole number"}
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
+
+
+def _item(hint: Any) -> Any:
+    """Return what a list is of."""
+    return typing.get_args(hint)[0]
 
 
 def _parsed(cls: type[Config], key: str, text: str) -> Any:
@@ -178,7 +196,7 @@ def _parsed(cls: type[Config], key: str, text: str) -> Any:
     hint = _hints(cls)[key]
     if hint is int and text.isdecimal():
         return int(text)
-    if hint == tuple[str, ...]:
+    if _is_list(hint):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 

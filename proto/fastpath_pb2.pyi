@@ -129,16 +129,18 @@ class StatsReply(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ..., lanes: _Optional[int] = ..., handed_over: _Optional[int] = ...) -> None: ...
 
 class Offload(_message.Message):
-    __slots__ = ("name", "on", "reason", "failures")
+    __slots__ = ("name", "on", "reason", "failures", "unwanted")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ON_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    UNWANTED_FIELD_NUMBER: _ClassVar[int]
     name: str
     on: bool
     reason: str
     failures: int
-    def __init__(self, name: _Optional[str] = ..., on: _Optional[bool] = ..., reason: _Optional[str] = ..., failures: _Optional[int] = ...) -> None: ...
+    unwanted: bool
+    def __init__(self, name: _Optional[str] = ..., on: _Optional[bool] = ..., reason: _Optional[str] = ..., failures: _Optional[int] = ..., unwanted: _Optional[bool] = ...) -> None: ...
 
 class PeerStats(_message.Message):
     __slots__ = ("id", "endpoint", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "last_heard_ms_ago", "drops", "mode", "suite", "last_handshake_ms_ago", "path_mtu", "path_mtu_probed")

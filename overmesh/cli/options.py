@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.markup import escape
@@ -18,6 +18,7 @@ from overmesh.config import (
     PLAIN_PORT,
     SEALED_PORT,
     LogFormat,
+    Offload,
 )
 from overmesh.errors import UsageError
 
@@ -101,6 +102,14 @@ _AGENT_SETTINGS: dict[str, Any] = {
             metavar="FILE", help="The fastpath binary. Default: overmesh-fastpath, beside Python or in PATH."
         ),
     ],
+    "no_offload": Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="uso,gro",
+            help="Do without these offloads of the kernel: tso, uso (super-packets of the TUN), "
+            "gso, gro (runs of datagrams).",
+        ),
+    ],
     "host_id": Annotated[
         str | None,
         typer.Option(metavar="ID", help="Tells this machine from a copy of it. Default: /etc/machine-id."),
@@ -126,6 +135,7 @@ def with_agent_settings(verb: Callable[..., None]) -> Callable[..., None]:
     def command(**arguments: Any) -> None:
         given = {name: arguments.pop(name) for name in _AGENT_SETTINGS}
         given["endpoints"] = several(given["endpoints"])
+        given["no_offload"] = _offloads(given["no_offload"])
         verb(**arguments, given=given)
 
     option = inspect.Parameter.KEYWORD_ONLY
@@ -139,6 +149,20 @@ def with_agent_settings(verb: Callable[..., None]) -> Callable[..., None]:
     # What typer goes by, instead of the parameters that `command` has.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
+
+
+def _offloads(values: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return the names in lists such as "uso,gro"; not given stays None.
+
+    Raises:
+        UsageError: there is no such offload.
+
+    """
+    names = several(name.strip() for value in values or () for name in value.split(","))
+    for name in names or ():
+        if name not in get_args(Offload):
+            raise UsageError(f"{name!r} is no offload", f"choose from {', '.join(get_args(Offload))}")
+    return names
 
 
 def examples(*commands: str) -> str:

@@ -83,8 +83,8 @@ fn peer_stats(running: &Running, index: PeerIndex, peer: &Peer, now: Duration) -
 }
 
 fn offload(report: Report) -> Offload {
-    let Report { offload, on, reason, failures } = report;
-    Offload { name: offload.name().into(), on, reason, failures }
+    let Report { offload, on, reason, failures, unwanted } = report;
+    Offload { name: offload.name().into(), on, reason, failures, unwanted }
 }
 
 fn by_name<'a>(lanes: impl Iterator<Item = &'a Drops>) -> BTreeMap<String, u64> {

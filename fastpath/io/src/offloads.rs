@@ -79,6 +79,8 @@ pub struct Report {
     pub reason: String,
     /// How often the kernel refused it while packets flowed.
     pub failures: u64,
+    /// Whether the user does without it.
+    pub unwanted: bool,
 }
 
 impl Default for Offloads {
@@ -161,6 +163,7 @@ impl Offloads {
                     on: state.on.load(Relaxed),
                     reason: state.reason.lock().map(|reason| reason.clone()).unwrap_or_default(),
                     failures: state.failures.load(Relaxed),
+                    unwanted: state.unwanted,
                 }
             })
             .into()
@@ -196,6 +199,8 @@ mod tests {
         }
         assert!(!offloads.is_wanted(Offload::Uso) && !offloads.is_on(Offload::Uso));
         assert_eq!(report(&offloads, Offload::Uso), (false, "switched off".into(), 0));
+        let unwanted = offloads.report().into_iter().filter(|report| report.unwanted);
+        assert_eq!(unwanted.map(|report| report.offload).collect::<Vec<_>>(), [Offload::Uso]);
         assert_eq!(report(&offloads, Offload::Tso), (true, "the kernel has it".into(), 0));
     }
 

@@ -15,7 +15,10 @@ from overmesh.proto import fastpath_pb2, fastpath_pb2_grpc
 
 
 class Fake(fastpath_pb2_grpc.FastpathServicer):
-    def __init__(self) -> None:
+    def __init__(self, no_offload: str) -> None:
+        self.offloads = [
+            fastpath_pb2.Offload(name=name, unwanted=name in no_offload.split(",")) for name in ("tso", "uso")
+        ]
         self.applied = fastpath_pb2.ApplyRequest()
         self.ended = asyncio.Event()
 
@@ -31,6 +34,7 @@ class Fake(fastpath_pb2_grpc.FastpathServicer):
             backend="fake",
             pid=os.getpid(),
             version="0",
+            offloads=self.offloads,
             table_digest=hashlib.sha256(self.applied.SerializeToString(deterministic=True)).digest(),
         )
 
@@ -51,8 +55,8 @@ class Fake(fastpath_pb2_grpc.FastpathServicer):
         return fastpath_pb2.ShutdownReply()
 
 
-async def serve(socket: str) -> None:
-    fake, server = Fake(), grpc.aio.server()
+async def serve(socket: str, no_offload: str) -> None:
+    fake, server = Fake(no_offload), grpc.aio.server()
     fastpath_pb2_grpc.add_FastpathServicer_to_server(fake, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
@@ -64,9 +68,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", required=True)
     parser.add_argument("--log-format", required=True)
-    socket = parser.parse_args().socket
-    Path(socket).unlink(missing_ok=True)
-    asyncio.run(serve(socket))
+    parser.add_argument("--no-offload", default="")
+    given = parser.parse_args()
+    Path(given.socket).unlink(missing_ok=True)
+    asyncio.run(serve(given.socket, given.no_offload))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,24 @@ async def test_an_agent_that_ends_leaves_it_and_the_next_adopts_it(tmp_path: Pat
     assert fastpath.restarts == 0
 
 
+async def test_one_that_was_found_with_other_offloads_is_started_anew(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    without = replace(config, no_offload=("uso",))
+    pids = []
+    for wanted, restarts in ((config, 0), (without, 1), (without, 0), (config, 1)):
+        async with supervised(wanted, tmp_path / "log") as fastpath:
+            await until(lambda: fastpath.running and fastpath.restarts == restarts)  # noqa: B023
+            stats = await fastpath.stats()
+            assert [entry.name for entry in stats.offloads if entry.unwanted] == list(wanted.no_offload)
+            assert fastpath.error == ("it ended (for another no_offload)" if restarts else "")
+            pids.append(stats.pid)
+    assert len(set(pids)) == 3
+    assert pids[1] == pids[2]
+    async with supervised(config, tmp_path / "log") as fastpath:
+        await until(lambda: fastpath.running)
+        await fastpath.shutdown()
+
+
 async def test_a_question_that_it_dies_under_is_an_error_not_the_end_of_the_asker(tmp_path: Path) -> None:
     async with started(tmp_path) as fastpath:
         pid = (await fastpath.stats()).pid
@@ -160,7 +178,7 @@ async def test_its_log_does_not_grow_for_ever(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL.exists(), reason="the fastpath is not built")
 async def test_the_real_one_answers_is_killed_and_answers_again(tmp_path: Path) -> None:
-    config = AgentConfig(runtime_dir=tmp_path / "run", fastpath=str(REAL))
+    config = AgentConfig(runtime_dir=tmp_path / "run", fastpath=str(REAL), no_offload=("uso", "gro"))
     async with supervised(config, tmp_path / "log") as fastpath:
         await until(lambda: fastpath.running)
         pid = (await fastpath.stats()).pid
@@ -168,7 +186,9 @@ async def test_the_real_one_answers_is_killed_and_answers_again(tmp_path: Path) 
         began = time.monotonic()
         await until(lambda: fastpath.restarts == 1 and fastpath.running)
         assert time.monotonic() - began < 1
-        assert (await fastpath.stats()).pid != pid
+        stats = await fastpath.stats()
+        assert stats.pid != pid
+        assert {entry.name for entry in stats.offloads if entry.reason == "switched off"} == {"uso", "gro"}
         await fastpath.shutdown()
 
 

@@ -1,9 +1,12 @@
 import shlex
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from overmesh.cli import output
-from overmesh.cli.options import as_flags, seconds
+from overmesh.cli.options import Given, as_flags, seconds, with_agent_settings
 from overmesh.errors import UsageError
 
 
@@ -24,6 +27,26 @@ def test_what_is_no_duration(text: str) -> None:
 def test_settings_as_they_would_be_typed() -> None:
     given = {"port": 7000, "lanes": 2, "endpoints": ("a", "b"), "state_dir": None, "log_format": "json"}
     assert shlex.join(as_flags(given)) == "--port 7000 --lanes 2 --endpoint a --endpoint b --log-format json"
+
+
+def test_offloads_are_named_in_one_list_or_several() -> None:
+    taken: dict[str, Any] = {}
+
+    def verb(*, given: Given) -> None:
+        taken.update(given)
+
+    app = typer.Typer()
+    app.command()(with_agent_settings(verb))
+
+    def run(typed: list[str]) -> Any:
+        return CliRunner().invoke(app, typed)
+
+    assert run(["--no-offload", "uso, gro", "--no-offload", "tso"]).exit_code == 0
+    assert taken["no_offload"] == ("uso", "gro", "tso")
+    assert as_flags({"no_offload": taken["no_offload"]})[:2] == ["--no-offload", "uso"]
+    wrong = run(["--no-offload", "uso,lro"]).exception
+    assert isinstance(wrong, UsageError)
+    assert (wrong.cause, wrong.fix) == ("'lro' is no offload", "choose from tso, uso, gso, gro")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ def test_every_type_can_be_set_from_both_sides(tmp_path: Path) -> None:
     assert from_file == from_environ == expected
 
 
+def test_offloads_to_do_without(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('no_offload = ["uso", "gro"]\n')
+    assert load(AgentConfig, {}, file=file, environ={}).no_offload == ("uso", "gro")
+    assert load(AgentConfig, {}, environ={"OVERMESH_NO_OFFLOAD": "gso"}).no_offload == ("gso",)
+
+
 @pytest.mark.parametrize(
     ("text", "cause", "fix"),
     [
@@ -44,6 +51,8 @@ def test_every_type_can_be_set_from_both_sides(tmp_path: Path) -> None:
         ("port = 'x'", "port = 'x' is not right", "it takes a whole number"),
         ("port = true", "port = True is not right", "it takes a whole number"),
         ("endpoints = [1]", "endpoints", "it takes a list of strings"),
+        ("no_offload = 'gso'", "no_offload", "it takes a list of 'tso' or 'uso' or 'gso' or 'gro'"),
+        ("no_offload = ['lro']", "no_offload = ['lro'] is not right", "it takes a list of 'tso'"),
         ("log_format = 'xml'", "log_format", "it takes 'text' or 'json'"),
         ("port =", "is not TOML", "correct that line"),
     ],

@@ -127,6 +127,9 @@ pub struct Offload {
     /// how often the kernel refused it while packets flowed
     #[prost(uint64, tag = "4")]
     pub failures: u64,
+    /// the user does without it
+    #[prost(bool, tag = "5")]
+    pub unwanted: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerStats {
