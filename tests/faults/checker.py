@@ -8,7 +8,8 @@
     gone         a removed node is in no map from the removal's revision on, and at the end
     reads        a controller that has confirmed a removal does not know the node any more
     words        a refusal says why, in words of ours
-    converged    within LIMIT seconds of the end of all harm every agent holds the same map
+    converged    within LIMIT seconds of the end of the last fault, or of the last change if that was answered
+                 later, every agent holds the same map
 
 A call without an answer may have happened at any time since, or not: it proves nothing and excuses what
 only it could have done. Pure: a history in, violations out.
@@ -25,6 +26,7 @@ from tests.faults.history import REFUSED, Call, Held, History
 
 LIMIT = 5.0
 HEALED = "healed"
+CHANGES = "join", "remove", "report"
 _UNKNOWN_TOKEN = "this mesh has no token"
 # How a call ends that our code did not expect to end.
 _UNEXPECTED = ("unexpected error", " failed: INTERNAL", " failed: UNKNOWN")
@@ -310,19 +312,21 @@ def converged(history: History, _lives: Lives) -> Iterator[Violation]:
 
 
 def convergence(history: History) -> float:
-    """Return the seconds from the end of all harm until all agents held the same map; inf: never."""
-    healed = max((mark.at for mark in history.marks if mark.what == HEALED), default=math.inf)
+    """Return the seconds until all agents held the same map for good; inf: never.
+
+    They count from the end of the last fault; when a change was answered only after that, from then.
+    """
+    changes = (call for what in CHANGES for call in history.of(what) if call.ok)
+    over = max((mark.at for mark in history.marks if mark.what == HEALED), default=math.inf)
+    over = max((over, *(call.ended for call in changes)))
     holding: dict[str, Held] = {}
     everybody = {held.who for held in history.maps}
     settled = math.inf
     for held in history.maps:
         holding[held.who] = held
         together = len({(one.revision, one.digest) for one in holding.values()}) == 1
-        if holding.keys() == everybody and together:
-            settled = min(settled, held.at)
-        elif held.at <= healed:
-            settled = math.inf
-    return max(0.0, settled - healed) if healed < math.inf else math.inf
+        settled = held.at if holding.keys() == everybody and together else math.inf
+    return max(0.0, settled - over) if over < math.inf else math.inf
 
 
 # Maps, put together again.

@@ -89,7 +89,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that was done to the mesh, or the end of it: "healed", once no more harm is done."""
+    """Something that was done to the mesh, or the end of it: "healed", at the end of the last fault."""
 
     at: float
     what: str

@@ -90,13 +90,12 @@ class Run:
             clients = self._clients(cluster)
             kinds = self._harm(cluster, recorder, clients)
             until(lambda: "quiet" in clients.output, "clients have their answers", 120)
-            recorder.mark(HEALED)
             time.sleep(LIMIT)
             losses = [stream.stop() for stream in streams]
             clients.kill(signal.SIGTERM)
             clients.wait()
             history = History.read(self._file("clients"), self._file("faults"))
-            found = [*violations(history), *_behind(hosts, history), *_tracebacks(cluster)]
+            found = [*violations(history), *_behind(hosts, history), *_tracebacks(lab)]
             if found or any(loss.lost for loss in losses):
                 _keep_logs(lab, self.seed)
             return Result(history, found, losses, kinds)
@@ -155,6 +154,7 @@ class Run:
                 time.sleep(step.seconds)
             recorder.mark(f"end: {what}")
             if step is steps[-1]:
+                recorder.mark(HEALED)
                 clients.kill(signal.SIGUSR1)
             took = cluster.until_ready()
             done[step.kind] += 1
@@ -197,13 +197,12 @@ def _behind(hosts: Sequence[Member], history: History) -> Iterator[Violation]:
             yield Violation("converged", what, (last, status.get("controller"), member.agent.log[-500:]))
 
 
-def _tracebacks(cluster: Cluster) -> Iterator[Violation]:
-    """Find what controllers did not expect."""
-    for controller in cluster.controllers:
-        for file in sorted(cluster.lab.directory.glob(f"{controller.name}-*.err")):
-            lines = [line for line in file.read_text(errors="replace").splitlines() if "Traceback" in line]
-            if lines:
-                yield Violation("words", f"{controller.name} was surprised", (lines[0][-1500:],))
+def _tracebacks(lab: Lab) -> Iterator[Violation]:
+    """Find what controllers, agents and clients did not expect."""
+    for file in sorted(lab.directory.glob("*.err")):
+        lines = [line for line in file.read_text(errors="replace").splitlines() if "Traceback" in line]
+        if lines:
+            yield Violation("words", f"{file.stem} was surprised", (lines[0][-1500:],))
 
 
 def _some(found: Sequence[Violation]) -> Iterator[Violation]:
@@ -225,7 +224,7 @@ def _table(result: Result) -> str:
         "faults": ", ".join(f"{count} {kind}" for kind, count in sorted(result.kinds.items())),
         "longest time without a join": f"{max(pauses, default=0):.1f} s",
         "packets": f"{sent} sent, {lost} lost, longest gap {gap:.2f} s",
-        "all agents in step after": f"{convergence(history):.1f} s",
+        "all agents in step after": f"{convergence(history):.2f} s",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())

@@ -116,6 +116,10 @@ def never(history: History) -> None:
     del history.maps[5]
 
 
+def apart_again(history: History) -> None:
+    history.maps.append(Held(13.0, "y", 15, "d15"))
+
+
 @pytest.mark.parametrize(
     ("plant", "rule"),
     [
@@ -136,6 +140,7 @@ def never(history: History) -> None:
         (surprised, "words"),
         (late, "converged"),
         (never, "converged"),
+        (apart_again, "converged"),
     ],
 )
 def test_what_is_planted_is_found(plant: Callable[[History], None], rule: str) -> None:
@@ -144,6 +149,14 @@ def test_what_is_planted_is_found(plant: Callable[[History], None], rule: str) -
     found = violations(history)
     assert rule in {violation.rule for violation in found}
     assert all(violation.proof and str(violation) for violation in found)
+
+
+def test_a_change_that_is_answered_after_the_last_fault_has_its_own_time() -> None:
+    history = good()
+    history.calls[6].ended = 12 + LIMIT
+    history.maps[5] = replace(history.maps[5], at=12 + LIMIT + 0.25)
+    assert convergence(history) == 0.25
+    assert violations(history) == []
 
 
 def test_what_may_have_happened_is_no_violation() -> None:
