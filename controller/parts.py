@@ -25,6 +25,7 @@ from overmesh.controller.membership import Membership, RandomBits, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.store.base import Store
 from overmesh.controller.trust import MeshRoot
+from overmesh.controller.trust.fresh import FreshSignatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,9 @@ class Parts:
 
         """
         audit = Audit(store, root, clock, name)
-        mirror = Mirror(store, root.anchor, audit, clock)
-        signer = Signer(root, clock)
+        fresh = FreshSignatures()
+        mirror = Mirror(store, root.anchor, audit, clock, fresh)
+        signer = Signer(root, clock, fresh)
         membership = Membership(mirror, signer, random_bits)
         tokens = Tokens(mirror, root, clock)
         pending = Pendings(mirror, root, clock)

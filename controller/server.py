@@ -189,8 +189,9 @@ class MeshService:
         )
 
     def _caller(self, context: Context) -> Identity:
-        caller = Identity.of_caller(context.auth_context())
-        self._parts.rekeying.check_current(caller, of_caller(context.auth_context()))
+        shown = context.auth_context()
+        caller = Identity.of_caller(shown)
+        self._parts.rekeying.check_current(caller, of_caller(shown))
         return caller
 
 

@@ -18,7 +18,8 @@ from overmesh.controller.store.base import MAX_OPS, Delete, KeyValue, Op, Put, u
 from overmesh.controller.trust import Identity
 from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
 
-_PAUSE = 0.2
+# Seconds between two rounds of writing, and before another try when the store is gone.
+PAUSE = 0.2
 _STORE_PAUSE = 2.0
 
 _log = logging.getLogger("overmesh.controller")
@@ -80,14 +81,15 @@ class Presence:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._changed:
-                batch = [self._changed.pop() for _ in range(min(MAX_OPS, len(self._changed)))]
+            changed, self._changed = self._changed, set()
+            while changed:
+                batch = [changed.pop() for _ in range(min(MAX_OPS, len(changed)))]
                 try:
                     await self._write(batch)
                 except StoreUnavailableError as error:
-                    self._changed |= set(batch)
+                    changed |= set(batch)
                     await self._wait_for_store(error)
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(PAUSE)
 
     async def _wait_for_store(self, error: StoreUnavailableError) -> None:
         _log.warning("presence has to wait", extra={"reason": error.cause})

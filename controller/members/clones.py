@@ -83,10 +83,12 @@ class Clones:
         mirror.on_kind("hosts", self._changed)
 
     def on_move(self, listener: Callable[[str, str, str], None]) -> None:
-        """Have `listener(network, node id, host id)` called when a node is bound to a host."""
+        """Have `listener(network, node id, host id)` called when a node that is here is bound to a host."""
         self._movers.append(listener)
 
     def _changed(self, network: str, node_id: str) -> None:
+        if not self._live_host(network, node_id):
+            return
         _, host = self._host(network, node_id)
         if host:
             for listener in self._movers:
