@@ -89,7 +89,14 @@ impl Peers {
         let keys = keys.into();
         Self {
             locals: Local::all(&keys),
-            shared: Shared { keys, random, mtu: 0, indexes: HashMap::default(), outputs: VecDeque::new() },
+            shared: Shared {
+                keys,
+                random,
+                lane: 0,
+                mtu: 0,
+                indexes: HashMap::default(),
+                outputs: VecDeque::new(),
+            },
             states: Vec::new(),
             by_key: HashMap::default(),
             suites: Vec::new(),
@@ -97,6 +104,13 @@ impl Peers {
             limiter: Limiter::default(),
             wakes: BinaryHeap::new(),
         }
+    }
+
+    /// The same, for one of several lanes of the host, which share its keys; it is lane 0 if not said.
+    #[must_use]
+    pub fn on_lane(mut self, lane: u8) -> Self {
+        self.shared.lane = lane;
+        self
     }
 
     /// Goes on under other keys of this host. Sessions stay, whichever key they were made with: none lives
@@ -357,6 +371,8 @@ impl Local {
 pub(super) struct Shared {
     keys: HostKeys,
     random: Random,
+    /// Which lane of the host this is; handshakes are with that lane of a peer.
+    pub(super) lane: u8,
     /// Padding does not go beyond.
     pub(super) mtu: usize,
     /// Whom the index in a message means.
