@@ -72,8 +72,8 @@ def run(args: Sequence[str]) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
-    # Else gRPC's C core writes lines of its own to stderr.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Else gRPC's C core writes lines of its own to stderr: what matters of them is in our errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         return app(args, prog_name="meshctl", standalone_mode=False) or 0
     except OvermeshError as error:
