@@ -1,14 +1,14 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from overmesh.controller import mirror
 from overmesh.controller.store import keys
 from overmesh.controller.store.base import Put
 from overmesh.controller.trust import MeshRoot
 from overmesh.controller.trust.fresh import FreshSignatures
+from overmesh.model import Record
 from overmesh.proto.roots import Roots
+from overmesh.proto.signed import Verifier, verify
 from tests.unit.controller import lab
 
 OURS = Roots((lab.ROOT.certificate,))
@@ -37,16 +37,15 @@ def test_what_never_comes_back_is_forgotten() -> None:
 
 
 @pytest.fixture
-def verified(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of records whose signature was looked at."""
     seen: list[str] = []
-    verify = mirror.verify
 
-    def watched(key: str, signed: bytes, roots: Roots) -> object:
+    def watched(key: str, signed: bytes, roots: Verifier) -> Record:
         seen.append(key)
         return verify(key, signed, roots)
 
-    monkeypatch.setattr(mirror, "verify", watched)
+    monkeypatch.setattr("overmesh.controller.mirror.verify", watched)
     return seen
 
 
