@@ -24,6 +24,7 @@
     │   └── LeaseNotFoundError
     └── MeshError                    the controller says no, or can't be reached
         ├── UnreachableError
+        │   └── ReplacedError        another agent has come as this node
         ├── PinMismatchError
         ├── TokenError
         ├── NameTakenError
@@ -156,6 +157,10 @@ class MeshError(OvermeshError):
 
 class UnreachableError(MeshError):
     """No controller answers."""
+
+
+class ReplacedError(UnreachableError):
+    """The stream ends, for another one of this node has come: this agent's next run, or a copy of its host."""
 
 
 class PinMismatchError(MeshError):
