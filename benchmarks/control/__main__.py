@@ -1,6 +1,6 @@
 """Runs the scenario and keeps what it found.
 
-    python -m benchmarks.control [--agents N] [--controllers 1-3] [--spread] [--store etcd|sqlite] [--phases …]
+    python -m benchmarks.control [--agents N] [--controllers N] [--spread] [--store etcd|sqlite] [--phases …]
 
 Without --agents: 100, 1,000 and 10,000 at one of two controllers, 10,000 spread over three, 1,000 on SQLite.
 What was found before of phases that are left out stays. The machine should have nothing else to do.
