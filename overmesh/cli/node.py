@@ -10,9 +10,7 @@ from overmesh.cli import options, output, rekeying, revoked
 from overmesh.config import ControllerConfig, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from overmesh.proto import admin_pb2, mesh_pb2
+    from overmesh.proto import admin_pb2
 
 app = typer.Typer(help="List, show, remove and revoke the members of a network.")
 
@@ -46,13 +44,12 @@ def list_(
             {
                 "revision": reply.revision,
                 "nodes": [to_json(node) for node in reply.nodes],
-                "problems": _problems_json(reply.problems),
+                "problems": output.problems_json(reply.problems),
             }
         )
         return
     columns = ("name", "addresses", "endpoint", "state", "map", "fastpath", "version")
-    store = (Text(f"! {problem.subject}: {problem.reason}", output.BAD) for problem in reply.problems)
-    output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply.nodes), *store)
+    output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply))
     output.show(Text(f"{output.counted(len(reply.nodes), 'node')} at revision {reply.revision}", output.DIM))
 
 
@@ -70,9 +67,9 @@ def show(
     reply = found(settings, network, node)
     one = reply.nodes[0]
     if as_json:
-        output.show_json(to_json(one))
+        output.show_json(to_json(one) | {"problems": output.problems_json([*one.problems, *reply.problems])})
     else:
-        output.show(output.facts(_facts(one, reply.revision)), *_problems([one]))
+        output.show(output.facts(_facts(one, reply.revision)), *_problems(reply))
 
 
 @app.command(
@@ -180,7 +177,7 @@ def to_json(node: "admin_pb2.Node") -> dict[str, object]:
             }
             for copy in node.copies
         ],
-        "problems": _problems_json(node.problems),
+        "problems": output.problems_json(node.problems),
     }
 
 
@@ -266,13 +263,6 @@ def _record(node: "admin_pb2.Node") -> str:
     return f"serial {node.serial}{until}"
 
 
-def _problems_json(problems: "Iterable[mesh_pb2.Problem]") -> list[dict[str, str]]:
-    return [{"subject": problem.subject, "reason": problem.reason} for problem in problems]
-
-
-def _problems(nodes: "Iterable[admin_pb2.Node]") -> list[Text]:
-    return [
-        Text(f"! {node.name}: {problem.subject}: {problem.reason}", output.BAD)
-        for node in nodes
-        for problem in node.problems
-    ]
+def _problems(reply: "admin_pb2.ListNodesReply") -> list[Text]:
+    of_nodes = (line for node in reply.nodes for line in output.problems(node.problems, node.name))
+    return [*of_nodes, *output.problems(reply.problems)]

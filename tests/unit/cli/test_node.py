@@ -149,3 +149,16 @@ def test_a_wireguard_peer_is_not_shown_as_an_agent_that_is_away(controller: Fake
     assert "state       WireGuard peer\n" in shown
     assert "map" not in shown
     assert json.loads(meshctl("node", "show", "phone", "--json").out)["kind"] == "wireguard"
+
+
+def test_what_the_controller_does_not_know_is_said_in_both_outputs(
+    controller: Fake, meshctl: Meshctl
+) -> None:
+    unheard = mesh_pb2.Problem(subject="store", reason="not heard for 24 s: it can't be reached")
+    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(
+        revision=9, nodes=[node(problems=[BAD])], problems=[unheard]
+    )
+    for verb in (("list",), ("show", "web1")):
+        assert "! store: not heard for 24 s: it can't be reached\n" in meshctl("node", *verb).out
+        problems = json.loads(meshctl("node", *verb, "--json").out)["problems"]
+        assert problems[-1] == {"subject": "store", "reason": unheard.reason}
