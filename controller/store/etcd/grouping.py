@@ -64,8 +64,9 @@ class Grouping:
         seen = written | {compare.key for compare in compares}
         part = _Part(request, written, seen, asyncio.get_running_loop().create_future())
         self._waiting.append(part)
-        if not self._under_way:
-            self._leave()
+        if not self._under_way and len(self._waiting) == 1:
+            # Whoever is about to run may have one too.
+            asyncio.get_running_loop().call_soon(self._leave)
         answer = await part.answer
         return await self._send(request) if answer is None else answer
 
