@@ -16,11 +16,12 @@ from typing import Any
 from overmesh.controller.membership import removed, revoked
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
+from overmesh.controller.serving.caller import caller
 from overmesh.controller.session import Session
 from overmesh.controller.store import keys
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import Changes
-from overmesh.errors import CloneError, OvermeshError, RemovedError, UnreachableError
+from overmesh.errors import CloneError, OvermeshError, RemovedError, ReplacedError, UnreachableError
 from overmesh.model import Problem
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import problem_values, text_value
@@ -33,12 +34,14 @@ _log = logging.getLogger("overmesh.controller")
 
 @dataclass(slots=True)
 class Agent:
-    """One connected agent. `end` says why its stream has to end."""
+    """One connected agent. `end` says why its stream has to end; origin: the address that it calls from."""
 
     identity: Identity
     host_id: str
     version: str
     session: Session
+    instance: str = ""
+    origin: str = ""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     end: OvermeshError | None = None
     last_seen: float = 0
@@ -110,7 +113,7 @@ class Agents:
 
     Args:
         mirror: whose maps they follow.
-        on_presence: called with (identity, whether it is there) when a node comes or goes.
+        on_presence: called with (identity, whether it is there, its instance) when a node comes or goes.
         clock: unix seconds.
 
     """
@@ -118,7 +121,7 @@ class Agents:
     def __init__(
         self,
         mirror: Mirror,
-        on_presence: Callable[[Identity, bool], None],
+        on_presence: Callable[[Identity, bool, str], None],
         clock: Callable[[], float],
     ) -> None:
         self._mirror = mirror
@@ -164,10 +167,18 @@ class Agents:
         live = self._live.setdefault(identity.network, {})
         self._replace(live.get(identity.node_id), hello.host_id)
         session = Session(view.map, Position(hello.revision, hello.digest), now)
-        agent = Agent(identity, hello.host_id, text_value(hello.version), session, last_seen=self._clock())
+        agent = Agent(
+            identity,
+            hello.host_id,
+            text_value(hello.version),
+            session,
+            hello.instance,
+            caller().origin,
+            last_seen=self._clock(),
+        )
         live[identity.node_id] = agent
         self._gone.pop(identity, None)
-        self._on_presence(identity, True)
+        self._on_presence(identity, True, agent.instance)
         _log.info("agent connected", extra=self._named(identity) | {"revision": hello.revision})
         return agent
 
@@ -194,17 +205,20 @@ class Agents:
                 extra=self._named(older.identity) | {"host": host_id},
             )
             raise _clone(older.identity)
-        older.finish(UnreachableError("a newer stream of this host has taken over"))
+        older.finish(_replaced())
 
-    def moved(self, network: str, node_id: str, host_id: str) -> None:
-        """End the stream of any other host: this one is the node from now on."""
-        agent = self._live.get(network, {}).get(node_id)
-        if agent and agent.host_id != host_id:
+    def replaced(self, identity: Identity) -> None:
+        """End the stream of a node: another of its instances speaks to another controller now."""
+        if agent := self.live(identity.network, identity.node_id):
+            agent.finish(_replaced())
+
+    def quarantined(self, network: str, node_id: str, error: CloneError) -> None:
+        """End the stream of a node: who has it open is a copy."""
+        if agent := self.live(network, node_id):
             _log.warning(
-                "another host is this node now, by another controller",
-                extra=self._named(agent.identity) | {"host": host_id, "before": agent.host_id},
+                "the stream of a copy ends", extra=self._named(agent.identity) | {"reason": error.cause}
             )
-            agent.finish(_clone(agent.identity))
+            agent.finish(error)
 
     def close(self, agent: Agent) -> None:
         """Forget a stream that has ended."""
@@ -213,7 +227,7 @@ class Agents:
         if live.get(identity.node_id) is not agent:
             return
         del live[identity.node_id]
-        self._on_presence(identity, False)
+        self._on_presence(identity, False, agent.instance)
         _log.info("agent disconnected", extra=self._named(identity))
         if identity.node_id in self._mirror.held("nodes", identity.network):
             self._gone[identity] = agent.sighting(online=False)
@@ -247,26 +261,30 @@ class Agents:
 
     # Asking.
 
-    def live_host(self, network: str, node_id: str) -> str:
-        """Return the host id of the agent that is connected as a node, or an empty string."""
-        agent = self._live.get(network, {}).get(node_id)
-        return agent.host_id if agent else ""
+    def live(self, network: str, node_id: str) -> Agent | None:
+        """Return the agent that is connected as a node, if there is one."""
+        return self._live.get(network, {}).get(node_id)
 
-    def check_connected(self, identity: Identity, host_id: str) -> None:
-        """Raise unless a stream of this very host is open as this node.
+    def check_connected(self, identity: Identity, host_id: str, instance: str = "") -> None:
+        """Raise unless a stream of this very agent is open as this node.
 
         Raises:
             RemovedError: the node is no member.
             CloneError: the stream is another host's.
-            UnreachableError: there is none.
+            ReplacedError: the stream is another instance's.
+            UnreachableError: there is none, or it is about to end.
 
         """
         self._check_member(identity)
-        agent = self._live.get(identity.network, {}).get(identity.node_id)
+        agent = self.live(identity.network, identity.node_id)
         if agent is None:
             raise UnreachableError("no stream of this node is open here", "open one first")
         if agent.host_id != host_id:
             raise _clone(identity)
+        if agent.instance != instance:
+            raise _replaced()
+        if agent.end:
+            raise agent.end
 
     def sighting(self, network: str, node_id: str) -> Sighting:
         """Return what is known of a node's agent."""
@@ -305,6 +323,10 @@ def _wake(agents: Iterator[Agent]) -> None:
             agent.wake.set()
     if length_hint(agents):
         asyncio.get_running_loop().call_soon(_wake, agents)
+
+
+def _replaced() -> ReplacedError:
+    return ReplacedError("a newer stream of this host has taken over")
 
 
 def _clone(identity: Identity) -> CloneError:

@@ -81,7 +81,8 @@ class Parts:
         lease = Lease(store)
         presence = Presence(mirror, lease)
         agents = Agents(mirror, presence.seen, clock)
-        clones = Clones(mirror, root, agents.live_host, clock)
+        presence.on_elsewhere(agents.replaced)
+        clones = Clones(mirror, root, agents.live, presence.instance, clock)
         newcomers = Newcomers(mirror, membership, signer, clock)
         return cls(
             store=store,

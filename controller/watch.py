@@ -53,7 +53,7 @@ class Watch:
     ) -> None:
         self._agents = agents
         self._clones = clones
-        clones.on_move(agents.moved)
+        clones.on_quarantine(agents.quarantined)
         self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
@@ -69,7 +69,7 @@ class Watch:
         """
         hello = await _hello(stream)
         await self._agents.catch_up(identity, hello)
-        await self._clones.check(identity, hello.host_id)
+        await self._clones.check(identity, hello.host_id, hello.instance, replaced=hello.replaced)
         agent = self._agents.open(identity, hello, self._clock())
         reader = asyncio.create_task(self._read(agent, stream))
         reader.add_done_callback(partial(_reading_ended, agent))
