@@ -505,6 +505,7 @@ impl Peer {
         }
     }
 
+    #[cfg(feature = "testing")]
     pub(super) fn wear(&mut self, counter: u64) {
         if let Some(session) = &mut self.current {
             session.wear(counter);

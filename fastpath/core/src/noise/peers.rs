@@ -327,11 +327,13 @@ impl Peers {
 
     /// Lets the session with a peer go on as if so many packets had been sealed, so that a test need not
     /// wait for what happens late in its life. Counters never go back.
+    #[cfg(feature = "testing")]
     pub fn wear(&mut self, peer: PeerIndex, counter: u64) {
         self.states[peer.0].wear(counter);
     }
 
     /// How many sessions and handshakes there are.
+    #[cfg(feature = "testing")]
     pub(super) fn index_count(&self) -> usize {
         self.shared.indexes.len()
     }

@@ -11,7 +11,7 @@ pub const LEN: usize = 12;
 pub type Tai64n = [u8; LEN];
 
 /// What stamps are rounded down to, so that they tell nobody how this host's clock runs: 2^24 ns.
-pub const GRAIN: Duration = Duration::from_nanos(FREE as u64 + 1);
+pub const GRAIN: Duration = Duration::from_nanos(1 << 24);
 
 /// The bits that this leaves free in the nanoseconds. They say for which lane an initiation is.
 const FREE: u32 = (1 << 24) - 1;
@@ -29,8 +29,8 @@ pub fn stamp(unix: Duration, lane: u8) -> Tai64n {
     stamp
 }
 
-/// For which lane the initiation with this stamp is. Other WireGuards know of none: whatever they leave in
-/// the free bits, it is the first.
+/// For which lane the initiation with this stamp is. WireGuard itself has none: whatever it leaves in the
+/// free bits, it is for the first.
 #[must_use]
 pub fn lane(stamp: &Tai64n) -> u8 {
     let nanos: u32 = u32::from_be_bytes(field(stamp, 8..LEN));
