@@ -83,6 +83,7 @@ class Parts:
         agents = Agents(mirror, presence.seen, clock)
         presence.on_elsewhere(agents.replaced)
         clones = Clones(mirror, root, agents.live, presence.instance, clock)
+        clones.on_quarantine(agents.quarantined)
         newcomers = Newcomers(mirror, membership, signer, clock)
         return cls(
             store=store,

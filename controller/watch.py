@@ -53,7 +53,6 @@ class Watch:
     ) -> None:
         self._agents = agents
         self._clones = clones
-        clones.on_quarantine(agents.quarantined)
         self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)

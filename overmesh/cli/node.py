@@ -102,7 +102,7 @@ def removed(settings: ControllerConfig, network: str, node: str) -> "admin_pb2.R
 
     request = admin_pb2.RemoveNodeRequest(network=network, node=node)
     reply: admin_pb2.RemoveNodeReply = client.ask_controller(
-        settings, lambda admin: admin.RemoveNode(request)
+        settings, lambda admin: admin.RemoveNode(request), shown_by="meshctl node list"
     )
     return reply
 
@@ -171,6 +171,7 @@ def to_json(node: "admin_pb2.Node") -> dict[str, object]:
         "copies": [
             {
                 "host_id": copy.host_id,
+                "instance": copy.instance,
                 "from": getattr(copy, "from"),
                 "since": copy.since,
                 "last_seen": copy.last_seen,
@@ -245,8 +246,10 @@ def _host(node: "admin_pb2.Node") -> str:
 
 def _copy(copy: "admin_pb2.Copy") -> Text:
     first, last = (output.ago(time.time() - moment) for moment in (copy.since, copy.last_seen))
-    origin = getattr(copy, "from")
-    return Text(f"{copy.host_id[:12]} from {origin}, first {first}, last {last}: quarantined", output.BAD)
+    origin = getattr(copy, "from") or "elsewhere"
+    twin = " with the same machine id" if copy.instance else ""
+    said = f"{copy.host_id[:12]} from {origin}{twin}, first {first}, last {last}: quarantined"
+    return Text(said, output.BAD)
 
 
 def _presence(node: "admin_pb2.Node") -> Text:

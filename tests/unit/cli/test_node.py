@@ -97,7 +97,8 @@ def test_json_is_the_same_for_list_and_show(controller: Fake, meshctl: Meshctl) 
 
 def test_show(controller: Fake, meshctl: Meshctl) -> None:
     copy = admin_pb2.Copy(host_id="fedcba9876543210", since=NOW - 60, last_seen=NOW, **{"from": "192.0.2.9"})
-    shown = node(tags=["rack:7"], copies=[copy])
+    twin = admin_pb2.Copy(host_id="0123456789abcdef", instance="5e", since=NOW - 60, last_seen=NOW)
+    shown = node(tags=["rack:7"], copies=[copy, twin])
     controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9, nodes=[shown])
     assert meshctl("node", "show", "web1", "--network", "lab").out == (
         "name        web1\n"
@@ -119,6 +120,8 @@ def test_show(controller: Fake, meshctl: Meshctl) -> None:
         "version     0.1.0\n"
         "host        0123456789ab, bound 1h ago from 192.0.2.7\n"
         "copy        fedcba987654 from 192.0.2.9, first 1m ago, last now: quarantined\n"
+        "copy        0123456789ab from elsewhere with the same machine id, first 1m ago, last now: "
+        "quarantined\n"
     )
     assert controller.requests == [admin_pb2.ListNodesRequest(network="lab", node="web1")]
 
