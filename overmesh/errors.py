@@ -17,6 +17,7 @@
     ├── RecordError                  a signed record that must not be used
     ├── StoreError
     │   ├── StoreUnavailableError
+    │   │   └── UnconfirmedError     a change that may or may not have happened
     │   ├── StoreCorruptError
     │   ├── StoreBusyError           another controller has the file
     │   ├── CompactedError           the asked-for revision is no longer kept
@@ -125,6 +126,10 @@ class StoreError(OvermeshError):
 
 class StoreUnavailableError(StoreError):
     """The store can't be reached or has been closed."""
+
+
+class UnconfirmedError(StoreUnavailableError):
+    """A change was sent, and its answer never came: it may or may not have happened."""
 
 
 class StoreCorruptError(StoreError):

@@ -81,7 +81,7 @@ def _decide(method: str, settings: ControllerConfig, network: str, node: str, *,
 
     request = admin_pb2.DecideRequest(network=network, node=node)
     reply: admin_pb2.DecideReply = client.ask_controller(
-        settings, lambda admin: getattr(admin, method)(request)
+        settings, lambda admin: getattr(admin, method)(request), shown_by="meshctl node pending"
     )
     host = reply.pending
     if as_json:

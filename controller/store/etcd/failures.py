@@ -11,6 +11,7 @@ from overmesh.errors import (
     LeaseNotFoundError,
     StoreError,
     StoreUnavailableError,
+    UnconfirmedError,
 )
 
 _Code = grpc.StatusCode
@@ -96,10 +97,10 @@ def unreachable(where: str, details: str) -> StoreUnavailableError:
     return StoreUnavailableError(f"{where} can't be reached: {_plain(details)}", fix)
 
 
-def unconfirmed(where: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreUnavailableError:
+def unconfirmed(where: str, endpoint: str, error: grpc.aio.AioRpcError) -> UnconfirmedError:
     """Return the error for a change that was sent, and not answered."""
     cause = f"{where} did not confirm a change ({endpoint}: {_plain(error.details() or '')})"
-    return StoreUnavailableError(f"{cause}; it may or may not have happened", "look, then try again")
+    return UnconfirmedError(f"{cause}; it may or may not have happened", "look, then try again")
 
 
 def unanswered(where: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreUnavailableError:
