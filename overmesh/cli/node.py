@@ -8,6 +8,7 @@ from rich.text import Text
 
 from overmesh.cli import options, output, rekeying, revoked
 from overmesh.config import ControllerConfig, load
+from overmesh.wgquick import key_text
 
 if TYPE_CHECKING:
     from overmesh.proto import admin_pb2
@@ -146,7 +147,7 @@ def to_json(node: "admin_pb2.Node") -> dict[str, object]:
         "name": node.name,
         "network": node.network,
         "kind": output.kind(node.kind),
-        "public_key": node.public_key.hex(),
+        "public_key": key_text(node.public_key),
         "addresses": list(node.addresses),
         "routes": list(node.routes),
         "tags": list(node.tags),
@@ -216,7 +217,7 @@ def _record_facts(node: "admin_pb2.Node") -> list[tuple[str, output.Cell]]:
         ("tags", ", ".join(node.tags) or "none"),
         ("endpoints", "\n".join(map(output.endpoint, node.endpoints)) or "none"),
         ("seals with", ", ".join(map(output.suite, node.suites)) or "not known"),
-        ("public key", node.public_key.hex()),
+        ("public key", key_text(node.public_key)),
         ("record", _record(node)),
     ]
 

@@ -72,7 +72,7 @@ def test_json_is_the_same_for_list_and_show(controller: Fake, meshctl: Meshctl) 
         "name": "web1",
         "network": "mesh",
         "kind": "agent",
-        "public_key": bytes(range(32)).hex(),
+        "public_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
         "addresses": ["10.77.0.2", "fd00::2"],
         "routes": [],
         "tags": [],
@@ -111,7 +111,7 @@ def test_show(controller: Fake, meshctl: Meshctl) -> None:
         "tags        rack:7\n"
         "endpoints   [2001:db8::2]:6081\n"
         "seals with  chacha, aes\n"
-        "public key  000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
+        "public key  AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n"
         "record      serial 3, valid for 7d\n"
         "map         in step at 9\n"
         "fastpath    tun: the only one\n"
