@@ -93,7 +93,9 @@ def run(args: Sequence[str]) -> int:
 def _usage(error: typer.TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "meshctl"
-    return UsageError(error.format_message().rstrip("."), f"see {command} --help")
+    # What typer says of a word that is none of an option's choices begins with the type of Python's error.
+    cause = error.format_message().replace(": Value error, ", ": ").rstrip(".")
+    return UsageError(cause, f"see {command} --help")
 
 
 def _first(error: BaseException) -> OvermeshError | None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -37,6 +37,7 @@ def made(path: Path) -> Iterator[bytes]:
 
     """
     pair = X25519PrivateKey.generate()
+    first_of_network = not path.parent.exists()
     descriptor = _new_file(path)
     try:
         _write(descriptor, path, wgquick.key_text(pair.private_bytes_raw()) + "\n")
@@ -45,6 +46,9 @@ def made(path: Path) -> Iterator[bytes]:
         raise
     except BaseException:
         path.unlink(missing_ok=True)
+        if first_of_network:
+            with suppress(OSError):  # it is not empty: another peer came meanwhile
+                path.parent.rmdir()
         raise
 
 

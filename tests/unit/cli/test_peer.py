@@ -125,7 +125,10 @@ def test_a_refusal_leaves_no_key(mesh: Fake, home: Path, meshctl: Meshctl) -> No
     mesh.answers["AddPeer"] = NameTakenError("the name phone is taken", "take another name")
     ran = meshctl("peer", "add", "phone", "--generate")
     assert (ran.code, ran.err) == (1, "meshctl: the name phone is taken. Take another name.\n")
-    assert not list(home.iterdir())
+    assert not home.exists()
+    keep(home / "printer.key")
+    assert meshctl("peer", "add", "phone", "--generate").code == 1
+    assert [file.name for file in home.iterdir()] == ["printer.key"]
 
 
 def test_a_peer_that_may_be_there_keeps_its_key(
