@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import length_hint
-from typing import Any
 
 from overmesh.controller.membership import removed, revoked
 from overmesh.controller.mirror import Mirror
@@ -149,7 +148,7 @@ class Agents:
 
     def _alarm(self, identity: Identity, what: str) -> None:
         """Say aloud what an agent is witness to."""
-        named = self._named(identity)
+        named = self.named(identity)
         who = named.get("node", identity.node_id)
         self._mirror.notices.note(identity.network, "store", f"{what} (seen by {who})")
         _log.error("the store is not what an agent has seen", extra=named | {"what": f"the store {what}"})
@@ -179,7 +178,7 @@ class Agents:
         live[identity.node_id] = agent
         self._gone.pop(identity, None)
         self._on_presence(identity, True, agent.instance)
-        _log.info("agent connected", extra=self._named(identity) | {"revision": hello.revision})
+        _log.info("agent connected", extra=self.named(identity) | {"revision": hello.revision})
         return agent
 
     def _check_member(self, identity: Identity) -> None:
@@ -202,7 +201,7 @@ class Agents:
         if older.host_id != host_id:
             _log.warning(
                 "two hosts with one identity: the second is refused",
-                extra=self._named(older.identity) | {"host": host_id},
+                extra=self.named(older.identity) | {"host": host_id},
             )
             raise _clone(older.identity)
         older.finish(_replaced())
@@ -216,7 +215,7 @@ class Agents:
         """End the stream of a node: who has it open is a copy."""
         if agent := self.live(network, node_id):
             _log.warning(
-                "the stream of a copy ends", extra=self._named(agent.identity) | {"reason": error.cause}
+                "the stream of a copy ends", extra=self.named(agent.identity) | {"reason": error.cause}
             )
             agent.finish(error)
 
@@ -228,7 +227,7 @@ class Agents:
             return
         del live[identity.node_id]
         self._on_presence(identity, False, agent.instance)
-        _log.info("agent disconnected", extra=self._named(identity))
+        _log.info("agent disconnected", extra=self.named(identity))
         if identity.node_id in self._mirror.held("nodes", identity.network):
             self._gone[identity] = agent.sighting(online=False)
 
@@ -242,14 +241,8 @@ class Agents:
         if agent.session.misses > misses:
             _log.warning(
                 "an agent holds a map with a wrong digest: it gets a snapshot",
-                extra=self._named(agent.identity) | {"revision": ack.revision, "times": agent.session.misses},
+                extra=self.named(agent.identity) | {"revision": ack.revision, "times": agent.session.misses},
             )
-
-    def _named(self, identity: Identity) -> dict[str, Any]:
-        """Return the log fields that say which node."""
-        node = self._mirror.view(identity.network).node(identity.node_id)
-        name = {"node": node.name} if node else {}
-        return {"network": identity.network, **name, "id": identity.node_id}
 
     def _changed(self, network: str, changes: Changes) -> None:
         live = self._live.get(network, {})
@@ -260,6 +253,10 @@ class Agents:
                 live[node_id].finish(self._why_out(network, node_id))
 
     # Asking.
+
+    def named(self, identity: Identity) -> dict[str, str]:
+        """Return the log fields that say which node."""
+        return self._mirror.view(identity.network).log_fields(identity.node_id)
 
     def live(self, network: str, node_id: str) -> Agent | None:
         """Return the agent that is connected as a node, if there is one."""

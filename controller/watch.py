@@ -84,7 +84,7 @@ class Watch:
             if request.WhichOneof("body") != "ack":
                 raise InvalidError("after Hello only Ack is expected")
             sent = agent.session.in_flight_since
-            with trace.span("ack", request.ack.traceparent, node=agent.identity.node_id):
+            with trace.span("ack", request.ack.traceparent, **self._agents.named(agent.identity)):
                 self._agents.ack(agent, request.ack)
             if sent is not None and agent.session.in_flight_since is None:
                 self._acked(self._clock() - sent)

@@ -161,7 +161,8 @@ class Clones:
         raise error
 
     def _log(self, network: str, node_id: str, host_id: str, error: CloneError) -> None:
-        extra = {"network": network, "id": node_id, "host": host_id, "reason": error.cause}
+        named = self._mirror.view(network).log_fields(node_id)
+        extra = named | {"host": host_id, "reason": error.cause}
         _log.warning("a copy of a node is quarantined", extra=extra)
 
     def _is_node(self, network: str, node_id: str, host_id: str, instance: str) -> bool:

@@ -96,12 +96,13 @@ class Rekeying:
         request = CertificateRequest.parse(wanted.csr)
         await self._mirror.look_up(keys.credential(member.network, member.node_id))
         result = await self._mirror.change(lambda: self._plan(member, tls, wanted, request))
-        items = self._mirror.view(member.network).map.items
+        view = self._mirror.view(member.network)
+        items = view.map.items
         if node_key(member.node_id) not in items:
             raise removed(member.network)
         step = "are changing" if wanted.previous_public_key else "were changed"
         if result.succeeded:
-            _log.info(f"keys of a node {step}", extra={"network": member.network, "id": member.node_id})
+            _log.info(f"keys of a node {step}", extra=view.log_fields(member.node_id))
         return Rotated(
             self._root.issue_node(request, member), items[node_key(member.node_id)], result.revision
         )

@@ -73,7 +73,8 @@ class Revocations:
 
         """
         result = await self._mirror.change(lambda: self._removal(network, node_id))
-        _log.info("node removed", extra={"network": network, "id": node_id, "revision": result.revision})
+        named = self._mirror.view(network).log_fields(node_id)
+        _log.info("node removed", extra=named | {"revision": result.revision})
         return result.revision
 
     def _removal(self, network: str, node_id: str) -> Change:
@@ -109,13 +110,11 @@ class Revocations:
         node_id = await self._find(network, node)
         was_member = node_id in self._mirror.held("nodes", network)
         result = await self._mirror.change(lambda: self._ban(network, node_id, reason))
-        revocation = self._mirror.view(network).revocation(node_id)
+        view = self._mirror.view(network)
+        revocation = view.revocation(node_id)
         if revocation is None:
             raise StoreCorruptError("the revocation was tampered with as it was written", "revoke it again")
-        _log.info(
-            "node revoked",
-            extra={"network": network, "node": revocation.name, "id": node_id, "revision": result.revision},
-        )
+        _log.info("node revoked", extra=view.log_fields(node_id) | {"revision": result.revision})
         return Revoked(revocation, result.revision, was_member)
 
     def _ban(self, network: str, node_id: str, reason: str) -> Change | None:
@@ -247,7 +246,7 @@ class Revocations:
             return None
         _log.error(
             "somebody has put the record of a revoked node back into the store: it is deleted again",
-            extra={"network": view.name, "node": known.name, "id": node_id},
+            extra=view.log_fields(node_id),
         )
         deed = Deed("record of a revoked node deleted", view.name, node_id, known.name)
         return Change([unchanged(kv)], list(self._deletes(known)), deed)

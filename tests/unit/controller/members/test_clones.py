@@ -86,6 +86,7 @@ async def test_a_copy_that_keeps_coming_writes_rarely(lab: Mesh, caplog: pytest.
     assert lab.mirror.revision == before + 2
     (first, _) = [record for record in caplog.records if "quarantined" in record.getMessage()]
     assert "one from elsewhere; this one, two from 192.0.2.9" in vars(first)["reason"]
+    assert (vars(first)["node"], vars(first)["id"]) == ("a", node.id)
 
 
 async def test_a_copy_does_not_take_over_while_the_node_is_away_for_a_moment(lab: Mesh) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,28 @@ async def test_removal_is_signed_in_its_own_transaction(lab: Mesh, own_wish: boo
     assert kv
     assert kv.mod_revision == revision
     assert not (await lab.store.range(keys.node("mesh", ""))).kvs
+
+
+async def test_the_log_has_the_name_and_the_id_of_who_is_taken_out(
+    lab: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "overmesh.controller")
+    a, b = await lab.joined("a"), await lab.joined("b")
+    lab.agents.open(Identity("mesh", a.id), mesh_pb2.Hello(), START)
+    agent = lab.agents.live("mesh", a.id)
+    assert agent
+    caplog.clear()
+    await lab.revocations.remove("mesh", a.id)
+    lab.agents.close(agent)
+    await lab.revocations.revoke("mesh", "b")
+    await lab.revocations.revoke("mesh", NEVER_SEEN)
+    said = [(record.message, vars(record).get("node"), vars(record)["id"]) for record in caplog.records]
+    assert said == [
+        ("node removed", "a", a.id),
+        ("agent disconnected", "a", a.id),
+        ("node revoked", "b", b.id),
+        ("node revoked", None, NEVER_SEEN),
+    ]
 
 
 async def test_who_joins_again_has_records_above_the_revocation_whatever_the_clock_says(lab: Mesh) -> None:
