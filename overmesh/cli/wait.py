@@ -44,7 +44,7 @@ def wait(
 
     An agent counts as live while it is connected. On a host without a controller it waits for this
     host's agent alone: that it applied the revision, or that a controller confirmed its map. Exit code 3
-    when time is up, with who is behind and why.
+    when time is up, with who is behind and why, or why the controller can't know.
     """
     if converged == (revision is not None):
         raise UsageError("say what to wait for", "either --revision R or --converged")
