@@ -9,10 +9,11 @@ that would have expired by itself; a ban for ever.
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, Signer
@@ -23,7 +24,7 @@ from overmesh.controller.store.base import Compare, Delete, KeyValue, Op, Put, a
 from overmesh.controller.trust import MEMBERSHIP_DAYS
 from overmesh.controller.view import NetworkView
 from overmesh.errors import InvalidError, NotFoundError, StoreCorruptError
-from overmesh.model import Revocation
+from overmesh.model import Node, Revocation
 
 MAX_REASON = 200
 # By so much an expired revocation outlives what it voids: no clock is further off for long.
@@ -141,7 +142,7 @@ class Revocations:
         node = view.node(node_id)
         if node is None:
             return
-        for key in filter(None, (node.public_key, node.previous_public_key)):
+        for key in node.public_keys:
             if (alias := id_from(key)) != node_id:
                 reason = f"a later key of {node.name} ({node_id})"
                 yield self._writing(self._revocation(view, alias, banned=True, reason=reason))
@@ -187,22 +188,39 @@ class Revocations:
         details = {"addresses": " ".join(map(str, node.addresses))} if node else {}
         details |= {"reason": revocation.reason} if revocation.reason else {}
         deed = Deed(what, view.name, revocation.node_id, revocation.name, details=details)
-        return Change([unchanged(kv), guard], [*self._deletes(revocation), put], deed)
+        return Change([unchanged(kv), guard], [*self._deletes(view, revocation), put], deed)
 
     def _writing(self, revocation: Revocation) -> tuple[Compare, Op]:
         key = keys.revoked(revocation.network, revocation.node_id)
         kv = self._mirror.key(key)
         return unchanged(kv) if kv else absent(key), Put(key, self._signer.sign(revocation))
 
-    def _deletes(self, revocation: Revocation) -> Iterator[Op]:
-        network, node_id = revocation.network, revocation.node_id
+    def _deletes(self, view: NetworkView, revocation: Revocation) -> Iterator[Op]:
+        node_id = revocation.node_id
         for of in (keys.node, keys.endpoints, keys.credential, keys.presence, keys.host, keys.issuer):
-            yield Delete(of(network, node_id))
+            yield Delete(of(view.name, node_id))
         # The aliases of a banned node stay: its later keys are not to come back either.
-        for kind in ("names", "addresses", *([] if revocation.banned else ["aliases"])):
-            for held in self._mirror.held(kind, network).values():
-                if held.value == node_id.encode():
-                    yield Delete(held.key)
+        kinds = ("names", "addresses") if revocation.banned else ("names", "addresses", "aliases")
+        node = view.node(node_id)
+        for held in self._claims(node, kinds) if node else self._all(view.name, kinds):
+            if held.value == node_id.encode():
+                yield Delete(held.key)
+
+    def _claims(self, node: Node, kinds: Sequence[str]) -> Iterator[KeyValue]:
+        """Yield the entries of these kinds that follow from a node's record."""
+        claims = {
+            "names": [keys.name(node.network, node.name)],
+            "addresses": [keys.address(node.network, address) for address in node.addresses],
+            "aliases": [keys.alias(node.network, id_from(key)) for key in node.public_keys],
+        }
+        for key in chain.from_iterable(claims[kind] for kind in kinds):
+            if kv := self._mirror.key(key):
+                yield kv
+
+    def _all(self, network: str, kinds: Sequence[str]) -> Iterator[KeyValue]:
+        """Yield every entry of these kinds: which are a node's own can't be told without its record."""
+        for kind in kinds:
+            yield from self._mirror.held(kind, network).values()
 
     # What has been revoked.
 
@@ -249,4 +267,4 @@ class Revocations:
             extra=view.log_fields(node_id),
         )
         deed = Deed("record of a revoked node deleted", view.name, node_id, known.name)
-        return Change([unchanged(kv)], list(self._deletes(known)), deed)
+        return Change([unchanged(kv)], list(self._deletes(view, known)), deed)
