@@ -105,6 +105,7 @@ class Sync:
         # Of this run of the agent: a machine id may be one that a copy of this machine has too.
         self.instance = secrets.token_hex(8)
         self._replaced = False
+        # Longer each time: two that are alike do not storm.
         self._quarrel = Backoff()
         self._replica = replica
         self._state = state
@@ -161,7 +162,9 @@ class Sync:
         if self.contact.removed:
             return REMOVED_DELAY
         if isinstance(lost, ReplacedError):
-            return self._quarrel.delay()
+            delay = self._quarrel.delay()
+            self._quarrel.grow()
+            return delay
         if self._served and isinstance(lost, UnreachableError):
             # It served others too, and all of them are looking for another one now.
             return _RANDOM.random() * controllers.spread(self._replica.members)
@@ -202,7 +205,9 @@ class Sync:
             self.contact.rejected = self.contact.rejected + 1 if rejected else 0
             if isinstance(error, RemovedError):
                 await self.removed()
-            if isinstance(error, CloneError):
+            # Who was replaced keeps quiet too: taken again, it makes its sessions anew, and so gets back what
+            # its copy has drawn to itself.
+            if isinstance(error, CloneError | ReplacedError):
                 self.contact.copied, self.contact.advice = True, error.fix
                 await self._apply()
         if _is_cancelled():
@@ -211,10 +216,9 @@ class Sync:
         return error
 
     def _note_replaced(self) -> None:
-        """Come back as another instance and say why; later each time, so that two alike do not storm."""
+        """Come back as another instance, and say why."""
         if self.contact.connected and time.monotonic() - self.contact.since > UNDISPUTED:
             self._quarrel.reset()
-        self._quarrel.grow()
         self._replaced = True
         self.instance = secrets.token_hex(8)
 

@@ -113,10 +113,10 @@ async def test_each_takeover_makes_the_next_pause_longer_until_there_was_peace(
         sync._note_replaced()
         runs.add(sync.instance)
         pauses.append(sync._pause(ReplacedError("taken over")))
-    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30]
     assert len(runs) == 8, "each time it is another instance"
     assert sync._pause(UnreachableError("the controller was silent")) == 0
     sync.contact.turn(connected=True)
     sync.contact.since -= UNDISPUTED + 1
     sync._note_replaced()
-    assert sync._pause(ReplacedError("taken over")) == 1
+    assert sync._pause(ReplacedError("taken over")) == 0.5
