@@ -19,8 +19,9 @@ use crate::wire::geneve;
 pub const MIN_MTU: u32 = 576;
 /// Largest MTU: what IPv4 and UDP leave beside the Geneve header.
 pub const MAX_MTU: u32 = 65_507 - 8;
-/// Most lanes of a host: as many queues as the kernel gives a TUN interface.
-pub const MAX_LANES: u32 = 256;
+/// Most lanes of a host, here and to the agents (`overmesh/config.py`). The kernel would give a TUN interface
+/// 256 queues; each takes a port, and records say no more than this.
+pub const MAX_LANES: u32 = 64;
 
 /// Position of a peer in one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,6 +150,8 @@ pub enum TableError {
     SharedKey { first: String, second: String },
     #[error("peer {0} has this host's own public key. give every host a key of its own")]
     OwnKey(String),
+    #[error("peer {0} is stock, and suite aes is Overmesh's only. give it suite chacha")]
+    StockSuite(String),
 }
 
 fn parse_prefix(peer: &str, text: &str) -> Result<IpNet, TableError> {
@@ -355,7 +358,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// All peers have keys, each its own, or none has.
+/// All peers have keys, each its own, for a suite that they have; or none has.
 fn check_keys(own: Option<&HostKeys>, peers: &[Peer]) -> Result<(), TableError> {
     let mine: Vec<_> = own.into_iter().flat_map(HostKeys::iter).map(PrivateKey::public).collect();
     let mut owners: HashMap<PublicKey, &Peer, FixedState> = HashMap::default();
@@ -366,6 +369,9 @@ fn check_keys(own: Option<&HostKeys>, peers: &[Peer]) -> Result<(), TableError> 
             (Some(_), None) => return Err(TableError::NoKey(peer.id.clone())),
             (Some(_), Some(keys)) => keys,
         };
+        if peer.stock && keys.suite != Suite::default() {
+            return Err(TableError::StockSuite(peer.id.clone()));
+        }
         for name in keys.names() {
             if mine.contains(&name) {
                 return Err(TableError::OwnKey(peer.id.clone()));
@@ -524,6 +530,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_stock_peer_has_the_suite_of_every_wireguard() {
+        let keys = |suite| Some(PeerKeys { suite, ..PeerKeys::new([9; 32].into()) });
+        let table = |suite| {
+            let spec = PeerSpec { keys: keys(suite), stock: true, ..peer("a") };
+            Table::new(42, 1420, Some(host_keys(1)), &[spec])
+        };
+        assert!(table(Suite::ChaChaPoly).is_ok());
+        assert_eq!(table(Suite::AesGcm).unwrap_err(), TableError::StockSuite("a".into()));
+    }
+
+    #[test]
     fn one_peer_may_nest_in_another() {
         let table = table(&[with("wide", &["10.0.0.0/8"], &[]), with("host", &["10.0.0.1/32"], &[])]);
         let owner = |text: &str| table.owner_of(text.parse().unwrap()).map(|at| table.peer(at).id.as_str());
@@ -566,7 +583,7 @@ pub(crate) mod tests {
     #[test]
     fn lanes_are_bounded_by_queues_and_ports() {
         let lanes = |lanes| refused(&[PeerSpec { lanes, ..with("a", &[], &["192.0.2.1:65534"]) }]);
-        assert!(lanes(257).starts_with("peer a: 257 lanes are too many."));
+        assert_eq!(lanes(65), "peer a: 65 lanes are too many. give at most 64");
         assert_eq!(
             lanes(3),
             "peer a: 3 lanes from port 65534 on go beyond port 65535. give a lower port or fewer lanes"
