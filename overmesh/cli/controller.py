@@ -47,7 +47,8 @@ def run(
         typer.Option(
             metavar="TARGET",
             help="Where the truth is kept: sqlite:FILE, or for several controllers "
-            "etcd://HOST:PORT[,…]/PREFIX[?ca=FILE&cert=FILE&key=FILE]. Default: sqlite:STATE_DIR/store.db.",
+            "etcd://HOST[,HOST…]/PREFIX, with ?ca=FILE&cert=FILE&key=FILE for TLS. "
+            "Default: sqlite:STATE_DIR/store.db.",
         ),
     ] = None,
     state_dir: options.StateDir = None,
