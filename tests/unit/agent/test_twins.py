@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from overmesh.agent.calls import leave
 from overmesh.agent.pace import Backoff
 from overmesh.agent.sync import UNDISPUTED, Sync
 from overmesh.config import AgentConfig
 from overmesh.controller.members.clones import Clones
-from overmesh.errors import ReplacedError, UnreachableError
+from overmesh.errors import CloneError, ReplacedError, UnreachableError
 from overmesh.model import Endpoint
 from tests.unit.agent.conftest import Mesh, host, joined
 from tests.unit.agent.test_failover import Two, address, two  # noqa: F401
@@ -60,6 +61,27 @@ async def test_one_stays_and_the_other_is_told_what_to_do(
             assert [copy.instance for copy in node.copies] == [second.sync.instance]
     assert connects(caplog) == 3
     assert mesh.controller.mirror.revision - before < 12
+
+
+async def test_a_copy_that_is_restarted_disturbs_nobody(
+    mesh: Mesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first, second = await twins(mesh, tmp_path)
+    async with following(first):
+        await until(lambda: first.sync.contact.connected)
+        async with following(second):
+            await until(lambda: second.state.identity().membership.quarantined != "")
+            await until(lambda: first.sync.contact.connected)
+        before = connects(caplog)
+        again = Member(second.config)
+        assert again.sync.contact.copied, "before it has asked"
+        async with following(again):
+            await until(lambda: bool(again.sync.contact.advice))
+        with pytest.raises(CloneError):
+            await leave(again.identity, first.sync.host_id, again.identity.membership.quarantined)
+        assert first.sync.contact.connected
+    assert connects(caplog) == before
 
 
 async def test_two_of_one_snapshot_that_are_even_the_same_run(mesh: Mesh, tmp_path: Path) -> None:
