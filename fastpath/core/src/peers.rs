@@ -150,8 +150,6 @@ pub enum TableError {
     SharedKey { first: String, second: String },
     #[error("peer {0} has this host's own public key. give every host a key of its own")]
     OwnKey(String),
-    #[error("peer {0} is stock, and suite aes is Overmesh's only. give it suite chacha")]
-    StockSuite(String),
 }
 
 fn parse_prefix(peer: &str, text: &str) -> Result<IpNet, TableError> {
@@ -358,7 +356,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// All peers have keys, each its own, for a suite that they have; or none has.
+/// All peers have keys, each its own, or none has.
 fn check_keys(own: Option<&HostKeys>, peers: &[Peer]) -> Result<(), TableError> {
     let mine: Vec<_> = own.into_iter().flat_map(HostKeys::iter).map(PrivateKey::public).collect();
     let mut owners: HashMap<PublicKey, &Peer, FixedState> = HashMap::default();
@@ -369,9 +367,6 @@ fn check_keys(own: Option<&HostKeys>, peers: &[Peer]) -> Result<(), TableError> 
             (Some(_), None) => return Err(TableError::NoKey(peer.id.clone())),
             (Some(_), Some(keys)) => keys,
         };
-        if peer.stock && keys.suite != Suite::default() {
-            return Err(TableError::StockSuite(peer.id.clone()));
-        }
         for name in keys.names() {
             if mine.contains(&name) {
                 return Err(TableError::OwnKey(peer.id.clone()));
@@ -527,17 +522,6 @@ pub(crate) mod tests {
         assert_eq!(table(both, Some(public(2))).unwrap_err(), TableError::OwnKey("a".into()));
         let twice = TableError::SharedKey { first: "a".into(), second: "a".into() };
         assert_eq!(table(host_keys(1), Some(public(9))).unwrap_err(), twice);
-    }
-
-    #[test]
-    fn a_stock_peer_has_the_suite_of_every_wireguard() {
-        let keys = |suite| Some(PeerKeys { suite, ..PeerKeys::new([9; 32].into()) });
-        let table = |suite| {
-            let spec = PeerSpec { keys: keys(suite), stock: true, ..peer("a") };
-            Table::new(42, 1420, Some(host_keys(1)), &[spec])
-        };
-        assert!(table(Suite::ChaChaPoly).is_ok());
-        assert_eq!(table(Suite::AesGcm).unwrap_err(), TableError::StockSuite("a".into()));
     }
 
     #[test]
