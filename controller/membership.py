@@ -25,6 +25,7 @@ from overmesh.controller.view import NetworkView
 from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError, RevokedError
 from overmesh.model import Endpoint, Mode, Network, NodeEndpoints, Range, Record, Revocation
 from overmesh.proto.codec import MAX_NETWORK_NUMBER
+from overmesh.proto.signed import map_key
 
 MAX_ENDPOINTS = 16
 # What IPv6 needs at least (RFC 8200, 5), and what an IP packet can be.
@@ -67,7 +68,7 @@ class Signer:
         """
         self._last = max(self._last + 1, record.serial + 1, int(self._clock() * 1000))
         signed = self._root.sign(replace(record, serial=self._last))
-        self._fresh.add(signed, self._root.fingerprint)
+        self._fresh.add(map_key(record), signed, self._root.fingerprint)
         return signed
 
 

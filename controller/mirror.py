@@ -334,7 +334,7 @@ class Mirror:
                 listener(network, changes)
 
     def _verified(self, key: str, signed: bytes) -> Record:
-        if self._fresh.take(signed, self.roots):
+        if self._fresh.take(key, signed, self.roots):
             return read(key, signed)
         return verify(key, signed, self.roots)
 

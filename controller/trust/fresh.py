@@ -7,17 +7,21 @@ _LIMIT = 1000
 
 
 class FreshSignatures:
-    """Encoded Signed, byte for byte as they were made here, each until it has come back once."""
+    """Encoded Signed, byte for byte as they were made here, each until it has come back once.
+
+    Known only at the peer map key for which they were made: a signature covers the kind of its record, so
+    the same bytes elsewhere are a forgery.
+    """
 
     def __init__(self) -> None:
-        self._signers: dict[bytes, str] = {}
+        self._signers: dict[tuple[str, bytes], str] = {}
 
-    def add(self, signed: bytes, signer: str) -> None:
-        """Remember what the root with this fingerprint has signed."""
-        self._signers[signed] = signer
+    def add(self, key: str, signed: bytes, signer: str) -> None:
+        """Remember what the root with this fingerprint has signed for a key."""
+        self._signers[key, signed] = signer
         if len(self._signers) > _LIMIT:
             del self._signers[next(iter(self._signers))]
 
-    def take(self, signed: bytes, trusted: Roots) -> bool:
+    def take(self, key: str, signed: bytes, trusted: Roots) -> bool:
         """Tell whether it was signed here, by a root that is trusted; the next time it is not known."""
-        return self._signers.pop(signed, None) in trusted.fingerprints
+        return self._signers.pop((key, signed), None) in trusted.fingerprints

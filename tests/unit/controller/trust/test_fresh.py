@@ -6,7 +6,7 @@ from overmesh.controller.store import keys
 from overmesh.controller.store.base import Put
 from overmesh.controller.trust import MeshRoot
 from overmesh.controller.trust.fresh import FreshSignatures
-from overmesh.model import Record
+from overmesh.model import Node, Record
 from overmesh.proto.roots import Roots
 from overmesh.proto.signed import Verifier, verify
 from tests.unit.controller import lab
@@ -14,26 +14,27 @@ from tests.unit.controller import lab
 OURS = Roots((lab.ROOT.certificate,))
 
 
-def test_only_the_very_bytes_are_known_and_only_once() -> None:
+def test_only_the_very_bytes_are_known_at_their_key_and_only_once() -> None:
     fresh = FreshSignatures()
-    fresh.add(b"signed", lab.ROOT.fingerprint)
-    assert not fresh.take(b"Signed", OURS)
-    assert fresh.take(b"signed", OURS)
-    assert not fresh.take(b"signed", OURS)
+    fresh.add("node/a", b"signed", lab.ROOT.fingerprint)
+    assert not fresh.take("node/a", b"Signed", OURS)
+    assert not fresh.take("revoked/a", b"signed", OURS)
+    assert fresh.take("node/a", b"signed", OURS)
+    assert not fresh.take("node/a", b"signed", OURS)
 
 
 def test_a_root_that_is_no_longer_trusted_counts_for_nothing() -> None:
     fresh = FreshSignatures()
-    fresh.add(b"signed", lab.ROOT.fingerprint)
-    assert not fresh.take(b"signed", Roots((MeshRoot.new().certificate,)))
+    fresh.add("node/a", b"signed", lab.ROOT.fingerprint)
+    assert not fresh.take("node/a", b"signed", Roots((MeshRoot.new().certificate,)))
 
 
 def test_what_never_comes_back_is_forgotten() -> None:
     fresh = FreshSignatures()
     for number in range(2000):
-        fresh.add(b"%d" % number, lab.ROOT.fingerprint)
-    assert not fresh.take(b"999", OURS)
-    assert fresh.take(b"1000", OURS)
+        fresh.add("node/a", b"%d" % number, lab.ROOT.fingerprint)
+    assert not fresh.take("node/a", b"999", OURS)
+    assert fresh.take("node/a", b"1000", OURS)
 
 
 @pytest.fixture
@@ -69,3 +70,14 @@ async def test_what_comes_back_is_verified_unless_it_was_signed_here(
         assert verified == [f"node/{host.id}"]
         assert view.refused == {f"node/{host.id}": "not signed by this mesh's root"}
         assert view.map.items[f"node/{host.id}"] == before
+
+
+async def test_what_was_signed_here_as_one_kind_of_record_is_no_other(tmp_path: Path) -> None:
+    async with lab.mesh(tmp_path) as mesh:
+        view, host = mesh.mirror.view("mesh"), lab.Host("a")
+        signed = mesh.membership._signer.sign(Node(host.id, "mesh", "a", host.public_key, ()))
+        # Read as a revocation, a node's record is one of that node.
+        result = await mesh.store.txn([], [Put(keys.revoked("mesh", host.id), signed)])
+        await mesh.mirror.reached(result.revision)
+        assert view.refused == {f"revoked/{host.id}": "not signed by this mesh's root"}
+        assert view.revocation(host.id) is None
