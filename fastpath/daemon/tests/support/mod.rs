@@ -108,6 +108,7 @@ pub fn desired(peers: &[PeerSpec]) -> Desired {
         lanes: 1,
         host_keys: None,
         peers: peers.to_vec(),
+        base: None,
     }
 }
 
