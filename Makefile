@@ -5,7 +5,7 @@ BIN := .venv/bin
 FASTPATH := fastpath/target/release/overmesh-fastpath
 RUST := --manifest-path fastpath/Cargo.toml
 
-.PHONY: help setup demo test test-guest test-faults soak fuzz check bench bench-micro bench-control wheels clean
+.PHONY: help setup demo test test-guest test-faults soak fuzz check bench bench-micro bench-control bench-host wheels clean
 
 help:
 	@echo "make demo    three hosts, one mesh, on this machine, in a minute (HOLD=1 leaves it up)"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   side by side with its peers (QUICK=1: the gates alone, in 10 minutes)"
 	@echo "make bench-micro  sealing, opening, lookup, cutting, merging: each by itself"
 	@echo "make bench-control  simulated agents on real controllers and etcd: N=100, 1000, 10000 (or N=…)"
+	@echo "make bench-host  what 10,000 peers cost a host"
 	@echo "make wheels  what installs on a host, in dist/"
 	@echo "make setup   what the others need, by itself"
 	@echo "make clean   back to a fresh clone"
@@ -65,6 +66,9 @@ bench-micro:
 bench-control: .venv/ready
 	@scripts/setup test
 	$(BIN)/python -m benchmarks.control $(if $(N),--agents $(N))
+
+bench-host: .venv/ready $(FASTPATH)
+	$(BIN)/python -m benchmarks.host
 
 wheels: .venv/ready
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .

@@ -19,23 +19,25 @@ CONNECT_TIMEOUT = 5.0
 T = TypeVar("T")
 
 
-async def leave(identity: Identity, host_id: str) -> None:
+async def leave(identity: Identity, host_id: str, instance: str = "") -> None:
     """Tell a controller that this node leaves.
 
     Args:
         identity: who leaves.
         host_id: of this machine.
+        instance: of the agent that runs on it; empty: none does.
 
     Raises:
         CloneError: this is only a copy of the host that is the node.
         MeshError: none could be told.
 
     """
+    request = mesh_pb2.LeaveRequest(host_id=host_id, instance=instance)
     with suppress(RemovedError):
         await ask_controllers(
             identity,
             identity.membership.controllers,
-            lambda stub: stub.Leave(mesh_pb2.LeaveRequest(host_id=host_id), timeout=CALL_TIMEOUT),
+            lambda stub: stub.Leave(request, timeout=CALL_TIMEOUT),
         )
 
 

@@ -12,8 +12,8 @@ class Contact:
     """How this host stands with its controllers. since: monotonic; confirmed: unix seconds, 0 never.
 
     copied: another machine is, or was, this node: this one must not draw the node's packets to itself
-    before a controller has taken it for the node. rejected: how many attempts in a row ended where
-    certificates are looked at.
+    before a controller has taken it for the node. advice: what a controller says can be done about that.
+    rejected: how many attempts in a row ended where certificates are looked at.
     """
 
     address: str = ""
@@ -23,6 +23,7 @@ class Contact:
     confirmed: float = 0.0
     removed: bool = False
     copied: bool = False
+    advice: str = ""
     rejected: int = 0
 
     @property

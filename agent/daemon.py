@@ -14,7 +14,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -48,10 +48,7 @@ RECHECK = 10.0
 # Changes come in groups; one look after the last of them is enough.
 SETTLE = 0.1
 
-_COPIED = Problem(
-    "identity",
-    "another machine has this host's keys; no packets until a controller takes this one for the node",
-)
+_COPIED = "another machine has this host's keys; no packets until a controller takes this one for the node"
 
 log = logging.getLogger("overmesh.agent")
 
@@ -184,8 +181,12 @@ class Agent:
         damaged = () if self.replica.revision else self._damaged
         host = self.current.problems if self.current else ()
         keys = self.rekeying.problems(self.current.view.map.me) if self.current else ()
-        copied = (_COPIED,) if self.sync.contact.copied else ()
-        return (*damaged, *copied, *keys, *host, *self.sync.problems, *self.renewal.problems)
+        return (*damaged, *self._copied(), *keys, *host, *self.sync.problems, *self.renewal.problems)
+
+    def _copied(self) -> Iterator[Problem]:
+        contact = self.sync.contact
+        if contact.copied:
+            yield Problem("identity", f"{_COPIED}: {contact.advice}" if contact.advice else _COPIED)
 
     async def _endpoints(self, underlay: Underlay) -> tuple[Endpoint, ...]:
         port = self.config.port_in(self.replica.network.mode)
@@ -254,7 +255,7 @@ class Agent:
         """
         told = True
         try:
-            await leave(self.sync.identity, host_id(self.config))
+            await leave(self.sync.identity, self.sync.host_id, self.sync.instance)
         except OvermeshError as error:
             if not force:
                 raise type(error)(error.cause, "try again later, or leave without telling: --force") from None

@@ -188,7 +188,7 @@ class Fastpath:
                         self._given = None
                         self._changed()
                     case "peer_heard":
-                        log.info("first packet from peer", extra={"node": event.peer_heard.id})
+                        log.info("first packet from peer", extra={"id": event.peer_heard.id})
 
     def _ended(self) -> str:
         """Return how the process that this agent started has ended; empty while it lives."""

@@ -207,6 +207,7 @@ class Rekeying:
             previous_public_key=previous,
             csr=certificate_request(change.tls, mine.membership.name),
             host_id=self._sync.host_id,
+            instance=self._sync.instance,
         )
 
         async def rotate(stub: Any) -> mesh_pb2.RotateReply:

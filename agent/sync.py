@@ -11,6 +11,7 @@ goes on from its revision. When none answers the agent waits, longer each time (
 import asyncio
 import logging
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ from overmesh.errors import (
     MeshError,
     OvermeshError,
     RemovedError,
+    ReplacedError,
     StateError,
     UnreachableError,
 )
@@ -53,6 +55,8 @@ REMOVED_DELAY = 60.0
 # A controller that is new in the map has no agents: they look so often whether there is a better one.
 LOOK_EVERY = 60.0
 SETTLED = 10.0
+# A stream that was not taken over for so long ends a quarrel with a copy of this host.
+UNDISPUTED = 60.0
 
 _HANDSHAKE = re.compile("[Hh]andshake|Socket closed|certificate")
 
@@ -98,6 +102,11 @@ class Sync:
     ) -> None:
         self.identity = identity
         self.host_id = host_id
+        # Of this run of the agent: a machine id may be one that a copy of this machine has too.
+        self.instance = secrets.token_hex(8)
+        self._replaced = False
+        # Longer each time: two that are alike do not storm.
+        self._quarrel = Backoff()
         self._replica = replica
         self._state = state
         self._apply = apply
@@ -137,7 +146,8 @@ class Sync:
             await self._rest(self._pause(lost))
             if self._served:
                 tried.clear()
-            if lost:
+            # Who was replaced can say so there.
+            if lost and not isinstance(lost, ReplacedError):
                 tried.add(address)
 
     async def _rest(self, seconds: float) -> None:
@@ -151,6 +161,10 @@ class Sync:
         """Return how long to wait before the next controller is asked."""
         if self.contact.removed:
             return REMOVED_DELAY
+        if isinstance(lost, ReplacedError):
+            delay = self._quarrel.delay()
+            self._quarrel.grow()
+            return delay
         if self._served and isinstance(lost, UnreachableError):
             # It served others too, and all of them are looking for another one now.
             return _RANDOM.random() * controllers.spread(self._replica.members)
@@ -182,6 +196,8 @@ class Sync:
             log.info("the stream moves over", extra={"controller": address})
         except* OvermeshError as group:
             error = _first(group)
+            if isinstance(error, ReplacedError):
+                self._note_replaced()
             if self.contact.connected or error.cause != self.contact.error:
                 log.warning("controller lost", extra={"controller": address, "reason": error.cause})
             self.contact.turn(connected=False, error=error.cause)
@@ -189,13 +205,22 @@ class Sync:
             self.contact.rejected = self.contact.rejected + 1 if rejected else 0
             if isinstance(error, RemovedError):
                 await self.removed()
-            if isinstance(error, CloneError):
-                self.contact.copied = True
+            # Who was replaced keeps quiet too: taken again, it makes its sessions anew, and so gets back what
+            # its copy has drawn to itself.
+            if isinstance(error, CloneError | ReplacedError):
+                self.contact.copied, self.contact.advice = True, error.fix
                 await self._apply()
         if _is_cancelled():
             raise asyncio.CancelledError
         await self._remember()
         return error
+
+    def _note_replaced(self) -> None:
+        """Come back as another instance, and say why."""
+        if self.contact.connected and time.monotonic() - self.contact.since > UNDISPUTED:
+            self._quarrel.reset()
+        self._replaced = True
+        self.instance = secrets.token_hex(8)
 
     async def _follow(self, address: str) -> None:
         async with self._channel(address) as open_channel, asyncio.TaskGroup() as tasks:
@@ -231,7 +256,14 @@ class Sync:
 
     async def _receive(self, stream: Any) -> None:
         revision, digest = self._replica.begin()
-        hello = mesh_pb2.Hello(revision=revision, digest=digest, host_id=self.host_id, version=__version__)
+        hello = mesh_pb2.Hello(
+            revision=revision,
+            digest=digest,
+            host_id=self.host_id,
+            version=__version__,
+            instance=self.instance,
+            replaced=self._replaced,
+        )
         await stream.write(mesh_pb2.WatchRequest(hello=hello))
         behind = 0
         while True:
@@ -252,6 +284,7 @@ class Sync:
                 self.contact.confirmed = time.time()
                 self._backoff.reset()
                 self._served = True
+                self._replaced = False
 
     def _alive(self) -> None:
         if not self.contact.connected:
@@ -263,7 +296,7 @@ class Sync:
 
     async def _taken(self) -> None:
         """Be the node on this machine from now on: the controller knows of no other."""
-        self.contact.copied = False
+        self.contact.copied, self.contact.advice = False, ""
         mine = replace(self.identity.membership, host_id=self.host_id)
         await self._become_at_least_for_now(replace(self.identity, membership=mine))
         await self._apply()
@@ -377,6 +410,7 @@ class Sync:
             mtu=facts.mtu,
             lanes=facts.lanes,
             host_id=self.host_id,
+            instance=self.instance,
             withheld=[mesh_pb2.Item(key=key, signed=signed) for key, signed in withheld],
         )
         try:
@@ -402,6 +436,9 @@ def _is_cancelled() -> bool:
 
 
 def _first(group: BaseExceptionGroup[OvermeshError]) -> OvermeshError:
-    """Return what matters most of several errors: that this node was removed, else any."""
+    """Return what matters most of several errors: that this node was removed or has a copy, else any."""
     errors = [error for error in group.exceptions if isinstance(error, OvermeshError)]
-    return next((error for error in errors if isinstance(error, RemovedError)), errors[0])
+    for kind in (RemovedError, CloneError, ReplacedError):
+        if telling := next((error for error in errors if isinstance(error, kind)), None):
+            return telling
+    return errors[0]

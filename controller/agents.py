@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import length_hint
-from typing import Any
 
 from overmesh.controller.membership import removed, revoked
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Position
+from overmesh.controller.serving.caller import caller
 from overmesh.controller.session import Session
 from overmesh.controller.store import keys
 from overmesh.controller.trust import Identity
 from overmesh.controller.view import Changes
-from overmesh.errors import CloneError, OvermeshError, RemovedError, UnreachableError
+from overmesh.errors import CloneError, OvermeshError, RemovedError, ReplacedError, UnreachableError
 from overmesh.model import Problem
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import problem_values, text_value
@@ -33,12 +33,14 @@ _log = logging.getLogger("overmesh.controller")
 
 @dataclass(slots=True)
 class Agent:
-    """One connected agent. `end` says why its stream has to end."""
+    """One connected agent. `end` says why its stream has to end; origin: the address that it calls from."""
 
     identity: Identity
     host_id: str
     version: str
     session: Session
+    instance: str = ""
+    origin: str = ""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     end: OvermeshError | None = None
     last_seen: float = 0
@@ -110,7 +112,7 @@ class Agents:
 
     Args:
         mirror: whose maps they follow.
-        on_presence: called with (identity, whether it is there) when a node comes or goes.
+        on_presence: called with (identity, whether it is there, its instance) when a node comes or goes.
         clock: unix seconds.
 
     """
@@ -118,7 +120,7 @@ class Agents:
     def __init__(
         self,
         mirror: Mirror,
-        on_presence: Callable[[Identity, bool], None],
+        on_presence: Callable[[Identity, bool, str], None],
         clock: Callable[[], float],
     ) -> None:
         self._mirror = mirror
@@ -146,7 +148,7 @@ class Agents:
 
     def _alarm(self, identity: Identity, what: str) -> None:
         """Say aloud what an agent is witness to."""
-        named = self._named(identity)
+        named = self.named(identity)
         who = named.get("node", identity.node_id)
         self._mirror.notices.note(identity.network, "store", f"{what} (seen by {who})")
         _log.error("the store is not what an agent has seen", extra=named | {"what": f"the store {what}"})
@@ -164,11 +166,19 @@ class Agents:
         live = self._live.setdefault(identity.network, {})
         self._replace(live.get(identity.node_id), hello.host_id)
         session = Session(view.map, Position(hello.revision, hello.digest), now)
-        agent = Agent(identity, hello.host_id, text_value(hello.version), session, last_seen=self._clock())
+        agent = Agent(
+            identity,
+            hello.host_id,
+            text_value(hello.version),
+            session,
+            hello.instance,
+            caller().origin,
+            last_seen=self._clock(),
+        )
         live[identity.node_id] = agent
         self._gone.pop(identity, None)
-        self._on_presence(identity, True)
-        _log.info("agent connected", extra=self._named(identity) | {"revision": hello.revision})
+        self._on_presence(identity, True, agent.instance)
+        _log.info("agent connected", extra=self.named(identity) | {"revision": hello.revision})
         return agent
 
     def _check_member(self, identity: Identity) -> None:
@@ -191,20 +201,23 @@ class Agents:
         if older.host_id != host_id:
             _log.warning(
                 "two hosts with one identity: the second is refused",
-                extra=self._named(older.identity) | {"host": host_id},
+                extra=self.named(older.identity) | {"host": host_id},
             )
             raise _clone(older.identity)
-        older.finish(UnreachableError("a newer stream of this host has taken over"))
+        older.finish(_replaced())
 
-    def moved(self, network: str, node_id: str, host_id: str) -> None:
-        """End the stream of any other host: this one is the node from now on."""
-        agent = self._live.get(network, {}).get(node_id)
-        if agent and agent.host_id != host_id:
+    def replaced(self, identity: Identity) -> None:
+        """End the stream of a node: another of its instances speaks to another controller now."""
+        if agent := self.live(identity.network, identity.node_id):
+            agent.finish(_replaced())
+
+    def quarantined(self, network: str, node_id: str, error: CloneError) -> None:
+        """End the stream of a node: who has it open is a copy."""
+        if agent := self.live(network, node_id):
             _log.warning(
-                "another host is this node now, by another controller",
-                extra=self._named(agent.identity) | {"host": host_id, "before": agent.host_id},
+                "the stream of a copy ends", extra=self.named(agent.identity) | {"reason": error.cause}
             )
-            agent.finish(_clone(agent.identity))
+            agent.finish(error)
 
     def close(self, agent: Agent) -> None:
         """Forget a stream that has ended."""
@@ -213,8 +226,8 @@ class Agents:
         if live.get(identity.node_id) is not agent:
             return
         del live[identity.node_id]
-        self._on_presence(identity, False)
-        _log.info("agent disconnected", extra=self._named(identity))
+        self._on_presence(identity, False, agent.instance)
+        _log.info("agent disconnected", extra=self.named(identity))
         if identity.node_id in self._mirror.held("nodes", identity.network):
             self._gone[identity] = agent.sighting(online=False)
 
@@ -228,14 +241,8 @@ class Agents:
         if agent.session.misses > misses:
             _log.warning(
                 "an agent holds a map with a wrong digest: it gets a snapshot",
-                extra=self._named(agent.identity) | {"revision": ack.revision, "times": agent.session.misses},
+                extra=self.named(agent.identity) | {"revision": ack.revision, "times": agent.session.misses},
             )
-
-    def _named(self, identity: Identity) -> dict[str, Any]:
-        """Return the log fields that say which node."""
-        node = self._mirror.view(identity.network).node(identity.node_id)
-        name = {"node": node.name} if node else {}
-        return {"network": identity.network, **name, "id": identity.node_id}
 
     def _changed(self, network: str, changes: Changes) -> None:
         live = self._live.get(network, {})
@@ -247,26 +254,34 @@ class Agents:
 
     # Asking.
 
-    def live_host(self, network: str, node_id: str) -> str:
-        """Return the host id of the agent that is connected as a node, or an empty string."""
-        agent = self._live.get(network, {}).get(node_id)
-        return agent.host_id if agent else ""
+    def named(self, identity: Identity) -> dict[str, str]:
+        """Return the log fields that say which node."""
+        return self._mirror.view(identity.network).log_fields(identity.node_id)
 
-    def check_connected(self, identity: Identity, host_id: str) -> None:
-        """Raise unless a stream of this very host is open as this node.
+    def live(self, network: str, node_id: str) -> Agent | None:
+        """Return the agent that is connected as a node, if there is one."""
+        return self._live.get(network, {}).get(node_id)
+
+    def check_connected(self, identity: Identity, host_id: str, instance: str = "") -> None:
+        """Raise unless a stream of this very agent is open as this node.
 
         Raises:
             RemovedError: the node is no member.
             CloneError: the stream is another host's.
-            UnreachableError: there is none.
+            ReplacedError: the stream is another instance's.
+            UnreachableError: there is none, or it is about to end.
 
         """
         self._check_member(identity)
-        agent = self._live.get(identity.network, {}).get(identity.node_id)
+        agent = self.live(identity.network, identity.node_id)
         if agent is None:
             raise UnreachableError("no stream of this node is open here", "open one first")
         if agent.host_id != host_id:
             raise _clone(identity)
+        if agent.instance != instance:
+            raise _replaced()
+        if agent.end:
+            raise agent.end
 
     def sighting(self, network: str, node_id: str) -> Sighting:
         """Return what is known of a node's agent."""
@@ -305,6 +320,10 @@ def _wake(agents: Iterator[Agent]) -> None:
             agent.wake.set()
     if length_hint(agents):
         asyncio.get_running_loop().call_soon(_wake, agents)
+
+
+def _replaced() -> ReplacedError:
+    return ReplacedError("a newer stream of this host has taken over")
 
 
 def _clone(identity: Identity) -> CloneError:

@@ -21,7 +21,8 @@ from overmesh.config import JOIN_PORT, ControllerConfig
 from overmesh.controller.admin import AdminService
 from overmesh.controller.agents import Agents
 from overmesh.controller.fleet import ControllersService, Fleet, Here
-from overmesh.controller.fleet.controllers import Registration, known, reachable, shed_when_cut_off
+from overmesh.controller.fleet.contact import Contact
+from overmesh.controller.fleet.controllers import Registration, called, known, reachable, shed_when_cut_off
 from overmesh.controller.members.remembered import Remembered
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.parts import Parts
@@ -140,7 +141,8 @@ async def running(
             lambda mutual: certificates.credentials(mutual=mutual),
         )
         registration = await _in_the_map(parts, hosts, listening)
-        here = Here(parts.mirror, parts.agents, clock)
+        contact = Contact(store, parts.mirror, parts.lease)
+        here = Here(parts.mirror, parts.agents, contact, called(registration.record), clock)
         fleet = Fleet(parts.mirror, root, registration.record, here)
         resigning = Resigning(store, parts.mirror, root, parts.signer)
         watch = RootWatch(parts.mirror, root, resigning, config.state_dir, registration.enter)
@@ -151,14 +153,14 @@ async def running(
             JoinService(parts, lambda: reachable(parts.mirror, registration.record), numbers.joined),
             MeshService(parts, remembered, numbers.acked),
             ControllersService(here),
-            AdminService(parts, fleet, rotation, _join_target(hosts, listening)),
+            AdminService(parts, fleet, rotation, contact, _join_target(hosts, listening)),
         )
         stopping = UnreachableError("the controller is stopping", "try again")
         undo.callback(parts.agents.finish_all, stopping)
         undo.push_async_callback(servers.drain)
         own = (certificates.keep_fresh(), watch.follow(), registration.keep(), remembered.keep())
         duties = {following, *(_duty(undo, duty) for duty in (*own, *_chores(parts)))}
-        numbers.watch(parts.mirror, parts.agents)
+        numbers.watch(parts.mirror, parts.agents, parts.lease)
         undo.enter_context(metrics.served(config.metrics, numbers.registry))
         undo.enter_context(trace.tracing(config.trace, "controller"))
         _log.info("controller ready", extra=_event(listening, root, parts.mirror))

@@ -20,6 +20,7 @@ from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.store import keys
 from overmesh.controller.store.base import Compare, Op, Put, Target, absent, as_read, unchanged
 from overmesh.controller.trust import MeshRoot
+from overmesh.controller.trust.fresh import FreshSignatures
 from overmesh.controller.view import NetworkView
 from overmesh.errors import ExistsError, InvalidError, NotFoundError, RemovedError, RevokedError
 from overmesh.model import Endpoint, Mode, Network, NodeEndpoints, Range, Record, Revocation
@@ -47,12 +48,16 @@ class Signer:
     Args:
         root: the mesh root.
         clock: unix seconds; serials are unix milliseconds as far as they grow.
+        fresh: is told what is signed.
 
     """
 
-    def __init__(self, root: MeshRoot, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, root: MeshRoot, clock: Callable[[], float], fresh: FreshSignatures | None = None
+    ) -> None:
         self._root = root
         self._clock = clock
+        self._fresh = fresh or FreshSignatures()
         self._last = 0
 
     def sign(self, record: Record) -> bytes:
@@ -61,7 +66,9 @@ class Signer:
         Its own serial is that of the version before; agents never go back.
         """
         self._last = max(self._last + 1, record.serial + 1, int(self._clock() * 1000))
-        return self._root.sign(replace(record, serial=self._last))
+        signed = self._root.sign(replace(record, serial=self._last))
+        self._fresh.add(signed, self._root.fingerprint)
+        return signed
 
 
 class Membership:

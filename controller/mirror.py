@@ -21,6 +21,7 @@ from overmesh.controller.notices import Notices
 from overmesh.controller.store import keys
 from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
 from overmesh.controller.store.turns import Turns
+from overmesh.controller.trust.fresh import FreshSignatures
 from overmesh.controller.view import Changes, Judge, NetworkView
 from overmesh.errors import (
     CompactedError,
@@ -30,7 +31,7 @@ from overmesh.errors import (
 )
 from overmesh.model import NETWORK_KEY, Record, root_key
 from overmesh.proto.roots import Roots, is_root_key
-from overmesh.proto.signed import verify
+from overmesh.proto.signed import read, verify
 
 _ATTEMPTS = 32
 # Further ones wait until there is room: they would only queue in the store's client.
@@ -73,8 +74,10 @@ class Mirror:
         anchor: Roots,
         audit: Audit,
         clock: Callable[[], float] = time.time,
+        fresh: FreshSignatures | None = None,
     ) -> None:
         self._store = store
+        self._fresh = fresh or FreshSignatures()
         self._audit = audit
         self._anchor = self.roots = anchor
         self.notices = Notices(clock)
@@ -331,6 +334,8 @@ class Mirror:
                 listener(network, changes)
 
     def _verified(self, key: str, signed: bytes) -> Record:
+        if self._fresh.take(signed, self.roots):
+            return read(key, signed)
         return verify(key, signed, self.roots)
 
     # The mesh root.

@@ -25,6 +25,7 @@ from overmesh.controller.membership import Membership, RandomBits, Signer
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.store.base import Store
 from overmesh.controller.trust import MeshRoot
+from overmesh.controller.trust.fresh import FreshSignatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +72,18 @@ class Parts:
 
         """
         audit = Audit(store, root, clock, name)
-        mirror = Mirror(store, root.anchor, audit, clock)
-        signer = Signer(root, clock)
+        fresh = FreshSignatures()
+        mirror = Mirror(store, root.anchor, audit, clock, fresh)
+        signer = Signer(root, clock, fresh)
         membership = Membership(mirror, signer, random_bits)
         tokens = Tokens(mirror, root, clock)
         pending = Pendings(mirror, root, clock)
         lease = Lease(store)
         presence = Presence(mirror, lease)
         agents = Agents(mirror, presence.seen, clock)
-        clones = Clones(mirror, root, agents.live_host, clock)
+        presence.on_elsewhere(agents.replaced)
+        clones = Clones(mirror, root, agents.live, presence.instance, clock)
+        clones.on_quarantine(agents.quarantined)
         newcomers = Newcomers(mirror, membership, signer, clock)
         return cls(
             store=store,

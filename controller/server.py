@@ -164,7 +164,7 @@ class MeshService:
 
     async def _report(self, request: mesh_pb2.ReportRequest, context: Context) -> mesh_pb2.ReportReply:
         caller = self._caller(context)
-        self._parts.agents.check_connected(caller, request.host_id)
+        self._parts.agents.check_connected(caller, request.host_id, request.instance)
         self._remembered.witnessed(caller, request.withheld)
         endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
         revision = await self._parts.membership.report(caller.network, caller.node_id, endpoints, lanes)
@@ -175,13 +175,13 @@ class MeshService:
 
     async def _leave(self, request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
         caller = self._caller(context)
-        self._parts.clones.check_own(caller, request.host_id)
+        self._parts.clones.check_own(caller, request.host_id, request.instance)
         revision = await self._parts.revocations.leave(caller.network, caller.node_id)
         return mesh_pb2.LeaveReply(revision=revision)
 
     async def _rotate(self, request: mesh_pb2.RotateRequest, context: Context) -> mesh_pb2.RotateReply:
         caller, tls = self._caller(context), of_caller(context.auth_context())
-        self._parts.clones.check_own(caller, request.host_id)
+        self._parts.clones.check_own(caller, request.host_id, request.instance)
         wanted = NewKeys(request.public_key, request.previous_public_key, request.csr)
         rotated = await self._parts.rekeying.rotate(caller, tls, wanted)
         return mesh_pb2.RotateReply(
@@ -189,8 +189,9 @@ class MeshService:
         )
 
     def _caller(self, context: Context) -> Identity:
-        caller = Identity.of_caller(context.auth_context())
-        self._parts.rekeying.check_current(caller, of_caller(context.auth_context()))
+        shown = context.auth_context()
+        caller = Identity.of_caller(shown)
+        self._parts.rekeying.check_current(caller, of_caller(shown))
         return caller
 
 

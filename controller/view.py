@@ -122,6 +122,12 @@ class NetworkView:
         seen += [self.records[key].serial for key in keys if key in self.records]
         return max(*seen, self.revoked_serial(node_id))
 
+    def log_fields(self, node_id: str) -> dict[str, str]:
+        """Return the log fields that say which node: its name too, as far as it is or was known."""
+        known = self.node(node_id) or self.revocation(node_id)
+        name = {"node": known.name} if known and known.name else {}
+        return {"network": self.name, **name, "id": node_id}
+
     @property
     def void(self) -> Iterator[str]:
         """The ids of nodes whose record the store has, though it was revoked."""

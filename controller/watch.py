@@ -53,7 +53,6 @@ class Watch:
     ) -> None:
         self._agents = agents
         self._clones = clones
-        clones.on_move(agents.moved)
         self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
@@ -69,7 +68,7 @@ class Watch:
         """
         hello = await _hello(stream)
         await self._agents.catch_up(identity, hello)
-        await self._clones.check(identity, hello.host_id)
+        await self._clones.check(identity, hello.host_id, hello.instance, replaced=hello.replaced)
         agent = self._agents.open(identity, hello, self._clock())
         reader = asyncio.create_task(self._read(agent, stream))
         reader.add_done_callback(partial(_reading_ended, agent))
@@ -85,7 +84,7 @@ class Watch:
             if request.WhichOneof("body") != "ack":
                 raise InvalidError("after Hello only Ack is expected")
             sent = agent.session.in_flight_since
-            with trace.span("ack", request.ack.traceparent, node=agent.identity.node_id):
+            with trace.span("ack", request.ack.traceparent, **self._agents.named(agent.identity)):
                 self._agents.ack(agent, request.ack)
             if sent is not None and agent.session.in_flight_since is None:
                 self._acked(self._clock() - sent)

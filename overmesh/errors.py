@@ -17,6 +17,7 @@
     ├── RecordError                  a signed record that must not be used
     ├── StoreError
     │   ├── StoreUnavailableError
+    │   │   └── UnconfirmedError     a change that may or may not have happened
     │   ├── StoreCorruptError
     │   ├── StoreBusyError           another controller has the file
     │   ├── CompactedError           the asked-for revision is no longer kept
@@ -24,6 +25,7 @@
     │   └── LeaseNotFoundError
     └── MeshError                    the controller says no, or can't be reached
         ├── UnreachableError
+        │   └── ReplacedError        another agent has come as this node
         ├── PinMismatchError
         ├── TokenError
         ├── NameTakenError
@@ -126,6 +128,10 @@ class StoreUnavailableError(StoreError):
     """The store can't be reached or has been closed."""
 
 
+class UnconfirmedError(StoreUnavailableError):
+    """A change was sent, and its answer never came: it may or may not have happened."""
+
+
 class StoreCorruptError(StoreError):
     """The store's content is not what it must be."""
 
@@ -156,6 +162,10 @@ class MeshError(OvermeshError):
 
 class UnreachableError(MeshError):
     """No controller answers."""
+
+
+class ReplacedError(UnreachableError):
+    """The stream ends, for another one of this node has come: this agent's next run, or a copy of its host."""
 
 
 class PinMismatchError(MeshError):

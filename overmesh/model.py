@@ -80,6 +80,11 @@ class Node:
     # While it changes its key: the one before, still good.
     previous_public_key: bytes = b""
 
+    @property
+    def public_keys(self) -> tuple[bytes, ...]:
+        """The X25519 keys that are good for it."""
+        return tuple(filter(None, (self.public_key, self.previous_public_key)))
+
 
 @dataclass(frozen=True, slots=True)
 class NodeEndpoints:

@@ -134,15 +134,17 @@ class Node(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., network: _Optional[str] = ..., public_key: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., serial: _Optional[int] = ..., not_after: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., online: _Optional[bool] = ..., last_seen: _Optional[int] = ..., acked_revision: _Optional[int] = ..., in_step: _Optional[bool] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., kind: _Optional[_Union[_mesh_pb2.Kind, str]] = ..., suites: _Optional[_Iterable[_Union[_mesh_pb2.Suite, str]]] = ..., lanes: _Optional[int] = ..., connected_from: _Optional[str] = ..., connected_since: _Optional[int] = ..., host_id: _Optional[str] = ..., copies: _Optional[_Iterable[_Union[Copy, _Mapping]]] = ...) -> None: ...
 
 class Copy(_message.Message):
-    __slots__ = ("host_id", "since", "last_seen")
+    __slots__ = ("host_id", "since", "last_seen", "instance")
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
     LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     host_id: str
     since: int
     last_seen: int
-    def __init__(self, host_id: _Optional[str] = ..., since: _Optional[int] = ..., last_seen: _Optional[int] = ..., **kwargs) -> None: ...
+    instance: str
+    def __init__(self, host_id: _Optional[str] = ..., since: _Optional[int] = ..., last_seen: _Optional[int] = ..., instance: _Optional[str] = ..., **kwargs) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("network", "node")
@@ -503,7 +505,7 @@ class ListControllersReply(_message.Message):
     def __init__(self, controllers: _Optional[_Iterable[_Union[Controller, _Mapping]]] = ...) -> None: ...
 
 class Controller(_message.Message):
-    __slots__ = ("id", "mesh", "join", "here", "unanswered", "agents", "revision", "since", "version")
+    __slots__ = ("id", "mesh", "join", "here", "unanswered", "agents", "revision", "since", "version", "problems")
     ID_FIELD_NUMBER: _ClassVar[int]
     MESH_FIELD_NUMBER: _ClassVar[int]
     JOIN_FIELD_NUMBER: _ClassVar[int]
@@ -513,6 +515,7 @@ class Controller(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     id: str
     mesh: _containers.RepeatedScalarFieldContainer[str]
     join: _containers.RepeatedScalarFieldContainer[str]
@@ -522,4 +525,5 @@ class Controller(_message.Message):
     revision: int
     since: int
     version: str
-    def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., here: _Optional[bool] = ..., unanswered: _Optional[str] = ..., agents: _Optional[int] = ..., revision: _Optional[int] = ..., since: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    problems: _containers.RepeatedCompositeFieldContainer[_mesh_pb2.Problem]
+    def __init__(self, id: _Optional[str] = ..., mesh: _Optional[_Iterable[str]] = ..., join: _Optional[_Iterable[str]] = ..., here: _Optional[bool] = ..., unanswered: _Optional[str] = ..., agents: _Optional[int] = ..., revision: _Optional[int] = ..., since: _Optional[int] = ..., version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ...) -> None: ...

@@ -26,7 +26,7 @@ from overmesh.proto import admin_pb2 as overmesh_dot_proto_dot_admin__pb2
 from overmesh.proto import mesh_pb2 as overmesh_dot_proto_dot_mesh__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n overmesh/proto/controllers.proto\x12\x17overmesh.controllers.v1\x1a\x1aovermesh/proto/admin.proto\x1a\x19overmesh/proto/mesh.proto\"\x11\n\x0f\x44\x65scribeRequest\"Q\n\rDescribeReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x03 \x01(\r\x12\r\n\x05since\x18\x04 \x01(\x03\"4\n\x10SightingsRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\"F\n\x0eSightingsReply\x12\x34\n\tsightings\x18\x01 \x03(\x0b\x32!.overmesh.controllers.v1.Sighting\"\xb6\x01\n\x08Sighting\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12\x11\n\tlast_seen\x18\x03 \x01(\x01\x12\x16\n\x0e\x61\x63ked_revision\x18\x04 \x01(\x04\x12\x0f\n\x07in_step\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x0f\n\x07host_id\x18\x07 \x01(\t\x12+\n\x08problems\x18\x08 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem2\x92\x02\n\x0b\x43ontrollers\x12\\\n\x08\x44\x65scribe\x12(.overmesh.controllers.v1.DescribeRequest\x1a&.overmesh.controllers.v1.DescribeReply\x12_\n\tSightings\x12).overmesh.controllers.v1.SightingsRequest\x1a\'.overmesh.controllers.v1.SightingsReply\x12\x44\n\x04Wait\x12\x1e.overmesh.admin.v1.WaitRequest\x1a\x1c.overmesh.admin.v1.WaitReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n overmesh/proto/controllers.proto\x12\x17overmesh.controllers.v1\x1a\x1aovermesh/proto/admin.proto\x1a\x19overmesh/proto/mesh.proto\"\x11\n\x0f\x44\x65scribeRequest\"~\n\rDescribeReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x03 \x01(\r\x12\r\n\x05since\x18\x04 \x01(\x03\x12+\n\x08problems\x18\x05 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\"4\n\x10SightingsRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\"F\n\x0eSightingsReply\x12\x34\n\tsightings\x18\x01 \x03(\x0b\x32!.overmesh.controllers.v1.Sighting\"\xb6\x01\n\x08Sighting\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12\x11\n\tlast_seen\x18\x03 \x01(\x01\x12\x16\n\x0e\x61\x63ked_revision\x18\x04 \x01(\x04\x12\x0f\n\x07in_step\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x0f\n\x07host_id\x18\x07 \x01(\t\x12+\n\x08problems\x18\x08 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem2\x92\x02\n\x0b\x43ontrollers\x12\\\n\x08\x44\x65scribe\x12(.overmesh.controllers.v1.DescribeRequest\x1a&.overmesh.controllers.v1.DescribeReply\x12_\n\tSightings\x12).overmesh.controllers.v1.SightingsRequest\x1a\'.overmesh.controllers.v1.SightingsReply\x12\x44\n\x04Wait\x12\x1e.overmesh.admin.v1.WaitRequest\x1a\x1c.overmesh.admin.v1.WaitReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=116
   _globals['_DESCRIBEREQUEST']._serialized_end=133
   _globals['_DESCRIBEREPLY']._serialized_start=135
-  _globals['_DESCRIBEREPLY']._serialized_end=216
-  _globals['_SIGHTINGSREQUEST']._serialized_start=218
-  _globals['_SIGHTINGSREQUEST']._serialized_end=270
-  _globals['_SIGHTINGSREPLY']._serialized_start=272
-  _globals['_SIGHTINGSREPLY']._serialized_end=342
-  _globals['_SIGHTING']._serialized_start=345
-  _globals['_SIGHTING']._serialized_end=527
-  _globals['_CONTROLLERS']._serialized_start=530
-  _globals['_CONTROLLERS']._serialized_end=804
+  _globals['_DESCRIBEREPLY']._serialized_end=261
+  _globals['_SIGHTINGSREQUEST']._serialized_start=263
+  _globals['_SIGHTINGSREQUEST']._serialized_end=315
+  _globals['_SIGHTINGSREPLY']._serialized_start=317
+  _globals['_SIGHTINGSREPLY']._serialized_end=387
+  _globals['_SIGHTING']._serialized_start=390
+  _globals['_SIGHTING']._serialized_end=572
+  _globals['_CONTROLLERS']._serialized_start=575
+  _globals['_CONTROLLERS']._serialized_end=849
 # @@protoc_insertion_point(module_scope)

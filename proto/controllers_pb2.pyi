@@ -13,16 +13,18 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("version", "revision", "agents", "since")
+    __slots__ = ("version", "revision", "agents", "since", "problems")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     AGENTS_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     version: str
     revision: int
     agents: int
     since: int
-    def __init__(self, version: _Optional[str] = ..., revision: _Optional[int] = ..., agents: _Optional[int] = ..., since: _Optional[int] = ...) -> None: ...
+    problems: _containers.RepeatedCompositeFieldContainer[_mesh_pb2.Problem]
+    def __init__(self, version: _Optional[str] = ..., revision: _Optional[int] = ..., agents: _Optional[int] = ..., since: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ...) -> None: ...
 
 class SightingsRequest(_message.Message):
     __slots__ = ("network", "node_id")

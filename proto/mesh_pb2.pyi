@@ -245,16 +245,20 @@ class WatchRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("revision", "digest", "host_id", "version")
+    __slots__ = ("revision", "digest", "host_id", "version", "instance", "replaced")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
     revision: int
     digest: bytes
     host_id: str
     version: str
-    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    instance: str
+    replaced: bool
+    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., instance: _Optional[str] = ..., replaced: _Optional[bool] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("revision", "digest", "apply_us", "problems", "traceparent")
@@ -327,13 +331,14 @@ class Heartbeat(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id", "lanes", "withheld")
+    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id", "lanes", "instance", "withheld")
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     BACKEND_REASON_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     WITHHELD_FIELD_NUMBER: _ClassVar[int]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     backend: str
@@ -341,8 +346,9 @@ class ReportRequest(_message.Message):
     mtu: int
     host_id: str
     lanes: int
+    instance: str
     withheld: _containers.RepeatedCompositeFieldContainer[Item]
-    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ..., lanes: _Optional[int] = ..., withheld: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ..., lanes: _Optional[int] = ..., instance: _Optional[str] = ..., withheld: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("revision",)
@@ -351,10 +357,12 @@ class ReportReply(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
-    __slots__ = ("host_id",)
+    __slots__ = ("host_id", "instance")
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     host_id: str
-    def __init__(self, host_id: _Optional[str] = ...) -> None: ...
+    instance: str
+    def __init__(self, host_id: _Optional[str] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class LeaveReply(_message.Message):
     __slots__ = ("revision",)
@@ -363,16 +371,18 @@ class LeaveReply(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class RotateRequest(_message.Message):
-    __slots__ = ("public_key", "previous_public_key", "csr", "host_id")
+    __slots__ = ("public_key", "previous_public_key", "csr", "host_id", "instance")
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     CSR_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     public_key: bytes
     previous_public_key: bytes
     csr: bytes
     host_id: str
-    def __init__(self, public_key: _Optional[bytes] = ..., previous_public_key: _Optional[bytes] = ..., csr: _Optional[bytes] = ..., host_id: _Optional[str] = ...) -> None: ...
+    instance: str
+    def __init__(self, public_key: _Optional[bytes] = ..., previous_public_key: _Optional[bytes] = ..., csr: _Optional[bytes] = ..., host_id: _Optional[str] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class RotateReply(_message.Message):
     __slots__ = ("certificate", "node", "revision")

@@ -1,9 +1,9 @@
 """Runs the scenario and keeps what it found.
 
-    python -m benchmarks.control [--agents N] [--controllers 1-3] [--store etcd|sqlite] [--phases …]
+    python -m benchmarks.control [--agents N] [--controllers N] [--spread] [--store etcd|sqlite] [--phases …]
 
-Without --agents: 100, 1,000 and 10,000. What was found before of phases that are left out stays. The machine
-should have nothing else to do.
+Without --agents: 100, 1,000 and 10,000 at one of two controllers, 10,000 spread over three, 1,000 on SQLite.
+What was found before of phases that are left out stays. The machine should have nothing else to do.
 """
 
 import argparse
@@ -17,20 +17,31 @@ from benchmarks.control import report
 from benchmarks.control.rig import controllers
 from benchmarks.control.scenario import PHASES, Row, Scenario, Size
 
-_SIZES = (100, 1_000, 10_000)
+# Agents, controllers, spread, store.
+_RUNS = (
+    (100, 2, False, "etcd"),
+    (1_000, 2, False, "etcd"),
+    (10_000, 2, False, "etcd"),
+    (10_000, 3, True, "etcd"),
+    (1_000, 1, False, "sqlite"),
+)
 
 
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.control")
-    parser.add_argument("--agents", type=int, help="how many; default: 100, then 1,000, then 10,000")
+    parser.add_argument(
+        "--agents", type=int, help="how many; default: all runs, see above"
+    )
     parser.add_argument("--controllers", type=int, default=2, help="with two, the first one is killed")
+    parser.add_argument("--spread", action="store_true", help="over all of them, not all at the first")
     parser.add_argument("--store", choices=["etcd", "sqlite"], default="etcd")
     parser.add_argument("--joins", type=int, default=1000, help="so many of the hosts join in full")
     parser.add_argument("--phases", type=lambda text: text.split(","), default=PHASES, metavar="PHASE,…")
     said = parser.parse_args()
-    for agents in [said.agents] if said.agents else _SIZES:
-        measure(Size(agents, said.joins, phases=said.phases), said.controllers, said.store)
+    one = (said.agents, said.controllers, said.spread, said.store)
+    for agents, number, spread, store in [one] if said.agents else _RUNS:
+        measure(Size(agents, said.joins, phases=said.phases, spread=spread), number, store)
         report.write()
 
 

@@ -253,6 +253,11 @@ class Agent:
         self._backoff = Backoff()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def port(self) -> int:
+        """Where its controller is."""
+        return self._ports[0]
+
     def hold(self, revision: int, digest: bytes) -> None:
         """Begin with this map rather than with none."""
         self.revision = self.acked = revision

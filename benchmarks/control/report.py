@@ -72,8 +72,8 @@ def _rows() -> list[Row]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
 
 
-def _setting(row: Row) -> tuple[str, int, int]:
-    return row["store"], row["controllers"], row["agents"]
+def _setting(row: Row) -> tuple[str, int, bool, int]:
+    return row["store"], row["controllers"], row.get("spread", False), row["agents"]
 
 
 def write() -> None:
@@ -98,7 +98,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _name(row: Row) -> str:
-    return f"{row['agents']:,} agents, {row['controllers']} on {row['store']}"
+    spread = " (spread)" if row.get("spread") else ""
+    return f"{row['agents']:,} agents, {row['controllers']}{spread} on {row['store']}"
 
 
 def _cell(value: float | None, digits: int) -> str:

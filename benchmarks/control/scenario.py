@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.control.fleet import Agent, Census, Entry, Host, Member, keep_pinging
-from benchmarks.control.rig import Controller
+from benchmarks.control.rig import Controller, Used
 
 # Hosts that join, or agents that connect, at once.
 AT_ONCE = 64
@@ -40,13 +40,18 @@ Row = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything: agents, full joins, changes measured, seconds of idling, phases after that."""
+    """How much of everything: agents, full joins, changes measured, seconds of idling, phases after that.
+
+    spread: the agents begin at all controllers in equal parts, not all at the first; what is used is then the
+    sum over the controllers.
+    """
 
     agents: int
     joins: int = 1000
     changes: int = 3
     idle: float = 10.0
     phases: Sequence[str] = PHASES
+    spread: bool = False
 
 
 class Scenario:
@@ -72,11 +77,13 @@ class Scenario:
         self._scratch = scratch
         self._keep = keep
         self._first = controllers[0]
+        # Those whose work counts.
+        self._serving = list(controllers) if size.spread else [self._first]
         self._census = Census(members=size.agents)
         self._agents: list[Agent] = []
         self._moves = 0
-        self._idle_memory = self._first.used().memory
-        self.row: Row = {"agents": size.agents, "controllers": len(controllers)}
+        self._idle_memory = self._used().memory
+        self.row: Row = {"agents": size.agents, "controllers": len(controllers), "spread": size.spread}
 
     async def run(self) -> Row:
         """Go through all phases; return what was found.
@@ -126,7 +133,7 @@ class Scenario:
         await _until(lambda: len(guide.items or {}) > 2 * len(members))
         self._agents = [self._agent(member, guide) for member in members]
         guide.close()
-        grown = self._first.used().memory - self._idle_memory
+        grown = self._used().memory - self._idle_memory
         self.row["memory_kib_per_member"] = grown / len(members)
 
     async def _filled(self, entry: Entry, hosts: Sequence[Host]) -> list[Member]:
@@ -151,6 +158,8 @@ class Scenario:
 
     def _agent(self, member: Member, guide: Agent) -> Agent:
         ports = [controller.mesh_port for controller in self._controllers]
+        first = member.number % len(ports) if self._size.spread else 0
+        ports = [*ports[first:], *ports[:first]]
         items = dict(guide.items or {}) if member.number % SAMPLE == 0 else None
         agent = Agent(member, ports, self._census, items)
         agent.hold(guide.revision, guide.digest)
@@ -163,7 +172,7 @@ class Scenario:
             await _crowd(lambda agent: agent.connect(), self._agents)
             await _until(lambda: all(agent.reported for agent in self._agents))
         await asyncio.sleep(5)
-        grown = self._first.used().memory - self._idle_memory
+        grown = self._used().memory - self._idle_memory
         self.row["memory_kib_per_agent"] = grown / len(self._agents)
 
     async def _idle(self) -> None:
@@ -183,10 +192,10 @@ class Scenario:
     async def _one_change(self) -> Row:
         self._moves += 1
         encoded = self._first.counted(_ENCODED)
-        census, began, before = self._census, time.monotonic(), self._first.used().cpu
+        census, began, before = self._census, time.monotonic(), self._used().cpu
         census.expect(await self._agents[0].report(51820 + self._moves), self._agents, began)
         await _until(lambda: not census.pending)
-        delivered = self._first.used().cpu - before
+        delivered = self._used().cpu - before
         await _until(lambda: not census.unacked)
         if not await self._first.converged(census.revision, 30):
             raise RuntimeError("an ack is missing")
@@ -194,7 +203,7 @@ class Scenario:
             "delivered_s": census.delivered,
             "delivered_cpu_s": delivered,
             "acked_s": time.monotonic() - began,
-            "acked_cpu_s": self._first.used().cpu - before,
+            "acked_cpu_s": self._used().cpu - before,
             "encoded": self._first.counted(_ENCODED) - encoded,
         }
         await asyncio.sleep(2)
@@ -215,23 +224,30 @@ class Scenario:
     async def _failover(self) -> None:
         if len(self._controllers) == 1:
             return
-        survivor, census = self._controllers[1], self._census
-        snapshots, before, began = census.snapshots, survivor.used().cpu, time.monotonic()
+        census = self._census
+        theirs = sum(agent.port == self._first.mesh_port for agent in self._agents)
+        lost = census.lost + theirs
+        self._serving = [one for one in self._serving if one is not self._first] or [self._controllers[1]]
+        snapshots, before, began = census.snapshots, self._used().cpu, time.monotonic()
         self._first.kill()
-        self._first = survivor
-        await _until(lambda: census.lost >= len(self._agents))
+        self._first = self._serving[0]
+        await _until(lambda: census.lost >= lost)
         await _until(lambda: all(agent.reported for agent in self._agents))
         self.row["failover_s"] = time.monotonic() - began
         print(f"failover: {self.row['failover_s']:.1f} s; streams ended: {census.reasons}", flush=True)
-        self.row["failover_cpu_s"] = survivor.used().cpu - before
+        self.row["failover_cpu_s"] = self._used().cpu - before
         self.row["failover_snapshots"] = census.snapshots - snapshots
+
+    def _used(self) -> Used:
+        each = [controller.used() for controller in self._serving]
+        return Used(sum(one.cpu for one in each), sum(one.memory for one in each))
 
     @asynccontextmanager
     async def _measured(self, phase: str) -> "AsyncIterator[Spent]":
         spent = Spent()
-        before, began = self._first.used(), time.monotonic()
+        before, began = self._used(), time.monotonic()
         yield spent
-        spent.cpu = max(_CLOCK, self._first.used().cpu - before.cpu)
+        spent.cpu = max(_CLOCK, self._used().cpu - before.cpu)
         spent.wall = time.monotonic() - began
         self.row[f"{phase}_s"], self.row[f"{phase}_cpu_s"] = spent.wall, spent.cpu
         print(f"{phase}: {spent.wall:.1f} s, {spent.cpu:.2f} CPU-s of the controller", flush=True)

@@ -1,5 +1,6 @@
 """What meshctl asks of the controller: tokens, nodes, networks, and whether all agents are in step."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from overmesh.controller.admin.auditing import Auditing, removed_node
 from overmesh.controller.admin.rotating import Rotating
 from overmesh.controller.agents import Sighting
 from overmesh.controller.fleet import Fleet
+from overmesh.controller.fleet.contact import Contact
 from overmesh.controller.members.tokens import Token
 from overmesh.controller.parts import Parts
 from overmesh.controller.rotation.roots import Rotation
@@ -33,14 +35,18 @@ class AdminService(Auditing, Approving, Rotating):
         parts: of this controller.
         fleet: all controllers, to ask.
         rotation: of the mesh root.
+        contact: with the store.
         join_target: host or host:port that new hosts are told to join at.
 
     """
 
-    def __init__(self, parts: Parts, fleet: Fleet, rotation: Rotation, join_target: str) -> None:
+    def __init__(
+        self, parts: Parts, fleet: Fleet, rotation: Rotation, contact: Contact, join_target: str
+    ) -> None:
         self._parts = parts
         self._fleet = fleet
         self._rotation = rotation
+        self._contact = contact
         self._join_target = join_target
 
     # Tokens.
@@ -93,7 +99,9 @@ class AdminService(Auditing, Approving, Rotating):
         return admin_pb2.ListNodesReply(
             nodes=nodes,
             revision=view.map.head.revision,
-            problems=problem_messages([*self._store_problems(view), *unheard]),
+            problems=problem_messages(
+                [*await self._contact.problems(), *self._store_problems(view), *unheard]
+            ),
         )
 
     async def RemoveNode(  # noqa: N802
@@ -211,9 +219,12 @@ class AdminService(Auditing, Approving, Rotating):
 
     async def Wait(self, request: admin_pb2.WaitRequest, _context: Context) -> admin_pb2.WaitReply:  # noqa: N802
         """Return when every connected agent holds the map as of a revision of the store, or time is up."""
+        deadline = time.monotonic() + request.timeout_ms / 1000
+        if not request.revision:
+            await self._contact.all_known(request.timeout_ms / 1000)
         view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         revision = request.revision or view.map.head.revision
-        return await self._fleet.wait(view.name, revision, request.timeout_ms / 1000)
+        return await self._fleet.wait(view.name, revision, max(0.0, deadline - time.monotonic()))
 
     async def ListControllers(  # noqa: N802
         self, _request: admin_pb2.ListControllersRequest, _context: Context

@@ -18,7 +18,8 @@ import grpc.aio
 
 from overmesh import __version__, rpc
 from overmesh.controller.agents import Agents, Sighting
-from overmesh.controller.fleet.controllers import known
+from overmesh.controller.fleet.contact import Contact
+from overmesh.controller.fleet.controllers import called, known
 from overmesh.controller.fleet.convergence import Convergence
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.trust import MeshRoot, check_controller
@@ -46,7 +47,7 @@ class Unanswered:
     @property
     def name(self) -> str:
         """What to call it."""
-        return f"controller {self.controller.mesh[0]}"
+        return called(self.controller)
 
 
 class Here:
@@ -55,21 +56,35 @@ class Here:
     Args:
         mirror: of the store.
         agents: that are connected here.
+        contact: with the store.
+        name: of this controller.
         clock: unix seconds.
 
     """
 
-    def __init__(self, mirror: Mirror, agents: Agents, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        mirror: Mirror,
+        agents: Agents,
+        contact: Contact,
+        name: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._mirror = mirror
         self._agents = agents
+        self._contact = contact
         self._since = int(clock())
-        self._convergence = Convergence(mirror, agents)
+        self._convergence = Convergence(mirror, agents, name)
 
-    def describe(self) -> controllers_pb2.DescribeReply:
+    async def describe(self) -> controllers_pb2.DescribeReply:
         """Return what there is to say of this controller itself."""
         agents = sum(self._agents.count(view.name) for view in self._mirror.networks)
         return controllers_pb2.DescribeReply(
-            version=__version__, revision=self._mirror.revision, agents=agents, since=self._since
+            version=__version__,
+            revision=self._mirror.revision,
+            agents=agents,
+            since=self._since,
+            problems=problem_messages(await self._contact.problems()),
         )
 
     def sightings(self, network: str, node_id: str = "") -> Mapping[str, Sighting]:
@@ -94,7 +109,7 @@ class ControllersService(controllers_pb2_grpc.ControllersServicer):
     ) -> controllers_pb2.DescribeReply:
         """Say how this controller is."""
         check_controller(context.auth_context())
-        return self._here.describe()
+        return await self._here.describe()
 
     async def Sightings(  # noqa: N802
         self, request: controllers_pb2.SightingsRequest, context: Context
@@ -131,7 +146,7 @@ class Fleet:
         """Return all controllers that are in the map, and how they are."""
         request = controllers_pb2.DescribeRequest()
         answers, silent = await self._ask_others(lambda stub: stub.Describe(request, timeout=ANSWER))
-        here = _controller_message(self._own, self._here.describe(), here=True)
+        here = _controller_message(self._own, await self._here.describe(), here=True)
         there = [_controller_message(controller, answer) for controller, answer in answers]
         lost = [_controller_message(one.controller, unanswered=one.reason) for one in silent]
         return sorted([here, *there, *lost], key=lambda message: message.id)
@@ -267,4 +282,5 @@ def _controller_message(
     if said:
         message.agents, message.revision = said.agents, said.revision
         message.since, message.version = said.since, said.version
+        message.problems.extend(said.problems)
     return message

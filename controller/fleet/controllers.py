@@ -36,6 +36,11 @@ def controller_id(mesh: Sequence[str], join: Sequence[str]) -> str:
     return base64.b32encode(hashlib.sha256(places.encode()).digest()[:10]).decode().lower()
 
 
+def called(controller: Controller) -> str:
+    """Return what to call it, to people."""
+    return f"controller {controller.mesh[0]}"
+
+
 def known(mirror: Mirror) -> Sequence[Controller]:
     """Return the controllers that run now, those whose records verify, by id."""
     ids = sorted(mirror.held("controllers"))

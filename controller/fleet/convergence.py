@@ -17,12 +17,14 @@ class Convergence:
     Args:
         mirror: whose maps they follow.
         agents: that are connected here.
+        name: of this controller, should it be behind itself.
 
     """
 
-    def __init__(self, mirror: Mirror, agents: Agents) -> None:
+    def __init__(self, mirror: Mirror, agents: Agents, name: str) -> None:
         self._mirror = mirror
         self._agents = agents
+        self._name = name
 
     async def wait(self, network: str, revision: int, seconds: float) -> admin_pb2.WaitReply:
         """Return when every agent holds the map as of a revision of the store, or time is up.
@@ -47,9 +49,9 @@ class Convergence:
         behind = list(self._agents.behind(view.name, min(wanted, view.map.head.revision)))
         messages = [_behind_message(view, agent) for agent in behind]
         if self._mirror.revision < wanted:
-            why = "the store has not reached that revision"
+            why = "it has not heard of that revision from the store"
             messages.append(
-                admin_pb2.Behind(name="controller", acked_revision=self._mirror.revision, reason=why)
+                admin_pb2.Behind(name=self._name, acked_revision=self._mirror.revision, reason=why)
             )
         return admin_pb2.WaitReply(
             converged=not messages,

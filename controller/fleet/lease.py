@@ -42,7 +42,7 @@ class Lease:
 
     @property
     def silence(self) -> float:
-        """For how many seconds the store has not confirmed it."""
+        """For how many seconds the store has said nothing of it."""
         return self._clock() - self._heard
 
     async def held(self) -> int:
@@ -60,6 +60,7 @@ class Lease:
 
     def lost(self, lease: int) -> None:
         """Say that the store does not know it: the next one asked for is another."""
+        self._heard = self._clock()
         if lease == self.id:
             _log.warning("the lease of this controller had ended; what it said is said again")
             self.id = 0
@@ -67,13 +68,12 @@ class Lease:
                 listener()
 
     async def keep_alive(self) -> NoReturn:
-        """Renew it for ever."""
+        """Renew it for ever; after it was lost, have another."""
         while True:
             await asyncio.sleep(TTL / 3)
-            lease = self.id
             try:
-                if lease:
-                    await self._store.keepalive(lease)
+                lease = await self.held()
+                await self._store.keepalive(lease)
                 self._heard = self._clock()
             except LeaseNotFoundError:
                 self.lost(lease)

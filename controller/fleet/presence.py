@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -18,7 +19,8 @@ from overmesh.controller.store.base import MAX_OPS, Delete, KeyValue, Op, Put, u
 from overmesh.controller.trust import Identity
 from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
 
-_PAUSE = 0.2
+# Seconds between two rounds of writing, and before another try when the store is gone.
+PAUSE = 0.2
 _STORE_PAUSE = 2.0
 
 _log = logging.getLogger("overmesh.controller")
@@ -42,6 +44,23 @@ def read_health(kv: KeyValue | None) -> Health:
         return Health()
 
 
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Which controller a node speaks to, and which run of its agent does."""
+
+    controller: str = ""
+    instance: str = ""
+
+
+def read_speaker(kv: KeyValue | None) -> Speaker:
+    """Return what a presence key says of that; nothing as for `read_health`."""
+    try:
+        value = json.loads(kv.value) if kv else {}
+        return Speaker(str(value["controller"]), str(value["instance"]))
+    except (ValueError, TypeError, KeyError):
+        return Speaker()
+
+
 class Presence:
     """Keeps what this controller says about its agents true."""
 
@@ -49,15 +68,24 @@ class Presence:
         self._mirror = mirror
         self._lease = lease
         self._id = secrets.token_hex(4)
-        self._online: set[Identity] = set()
+        self._online: dict[Identity, str] = {}
         self._health: dict[Identity, Health] = {}
         self._changed: set[Identity] = set()
         self._wake = asyncio.Event()
+        self._elsewhere: list[Callable[[Identity], None]] = []
         lease.on_loss(self._say_again)
+        mirror.on_kind("presence", self._told)
 
-    def seen(self, identity: Identity, online: bool) -> None:
-        """Say that a node came or went."""
-        (self._online.add if online else self._online.discard)(identity)
+    def on_elsewhere(self, listener: Callable[[Identity], None]) -> None:
+        """Have `listener(identity)` called when another instance of a node that is here speaks elsewhere."""
+        self._elsewhere.append(listener)
+
+    def seen(self, identity: Identity, online: bool, instance: str = "") -> None:
+        """Say that a node came or went, and by which instance of its agent it speaks."""
+        if online:
+            self._online[identity] = instance
+        else:
+            self._online.pop(identity, None)
         self._touch(identity)
 
     def reported(self, identity: Identity, health: Health) -> None:
@@ -71,6 +99,22 @@ class Presence:
         known = self._health.get(identity)
         return known or read_health(self._mirror.key(keys.presence(identity.network, identity.node_id)))
 
+    def instance(self, network: str, node_id: str) -> str:
+        """Return the instance by which a node speaks to some controller, or an empty string."""
+        return read_speaker(self._mirror.key(keys.presence(network, node_id))).instance
+
+    def _told(self, network: str, node_id: str) -> None:
+        """Notice that a node which is connected here is so at another controller too, as another instance."""
+        identity = Identity(network, node_id)
+        here = self._online.get(identity)
+        # What is still to be written here comes after the other's word: then that one is told instead.
+        if not here or identity in self._changed:
+            return
+        speaker = read_speaker(self._mirror.key(keys.presence(network, node_id)))
+        if speaker.controller != self._id and speaker.instance not in ("", here):
+            for listener in self._elsewhere:
+                listener(identity)
+
     def _touch(self, identity: Identity) -> None:
         self._changed.add(identity)
         self._wake.set()
@@ -80,21 +124,22 @@ class Presence:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._changed:
-                batch = [self._changed.pop() for _ in range(min(MAX_OPS, len(self._changed)))]
+            changed, self._changed = self._changed, set()
+            while changed:
+                batch = [changed.pop() for _ in range(min(MAX_OPS, len(changed)))]
                 try:
                     await self._write(batch)
                 except StoreUnavailableError as error:
-                    self._changed |= set(batch)
+                    changed |= set(batch)
                     await self._wait_for_store(error)
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(PAUSE)
 
     async def _wait_for_store(self, error: StoreUnavailableError) -> None:
         _log.warning("presence has to wait", extra={"reason": error.cause})
         await asyncio.sleep(_STORE_PAUSE)
 
     def _say_again(self) -> None:
-        self._changed |= self._online
+        self._changed |= self._online.keys()
         self._wake.set()
 
     async def _write(self, identities: list[Identity]) -> None:
@@ -114,7 +159,8 @@ class Presence:
     def _op(self, identity: Identity, lease: int) -> Op | None:
         key = keys.presence(identity.network, identity.node_id)
         if identity in self._online:
-            value = {"controller": self._id, **asdict(self._health.get(identity, Health()))}
+            speaker = Speaker(self._id, self._online[identity])
+            value = {**asdict(speaker), **asdict(self._health.get(identity, Health()))}
             return Put(key, json.dumps(value, separators=(",", ":")).encode(), lease)
         kv = self._mirror.key(key)
         return Delete(key) if kv and kv.lease == lease else None

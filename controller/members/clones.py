@@ -11,15 +11,22 @@ it is a copy: quarantined, and named wherever the node is.
 
 Two that come at once, to two controllers, compete in that transaction. Who is bound stays; a stream of
 the other that was open already ends as soon as its controller hears of it.
+
+A copy of a virtual machine has its machine id too: a twin. So each run of an agent has an id of its own, its
+instance, and the newest takes the stream over: most often it is the same agent, restarted. But who was
+replaced by its own next run is no more, and does not come back to tell:
+
+    A ──► its stream    B ──► takes it over    A, "I was replaced" ──► B is a twin: quarantined as above
 """
 
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 from overmesh.controller.audit import Deed
-from overmesh.controller.members.names import checked_host_id
+from overmesh.controller.members.names import checked_host_id, checked_instance
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.serving.caller import caller
 from overmesh.controller.store import keys
@@ -34,6 +41,7 @@ TAKES_OVER_AFTER = 120.0
 TOLD_FOR = 300.0
 _NOTED_EVERY = 30.0
 MAX_COPIES = 8
+_NEW_MACHINE_ID = "make a new machine id (`rm /etc/machine-id; systemd-machine-id-setup`), "
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -50,12 +58,32 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Another machine with the node's keys. since, last_seen: unix seconds, with the node's own there."""
+    """Another machine with the node's keys. since, last_seen: unix seconds, with the node's own there.
+
+    instance: of a twin, which has the host id of the node's own; else empty.
+    """
 
     host_id: str
     origin: str
     since: int
     last_seen: int
+    instance: str = ""
+
+
+class Connected(Protocol):
+    """An agent that is connected here, as it calls itself, and where it calls from."""
+
+    @property
+    def host_id(self) -> str:
+        """Of its machine."""
+
+    @property
+    def instance(self) -> str:
+        """Of this run of it; empty: an older version."""
+
+    @property
+    def origin(self) -> str:
+        """An address."""
 
 
 class Clones:
@@ -63,7 +91,8 @@ class Clones:
 
     Args:
         mirror, root: the parts of this controller.
-        live_host: (network, node id) -> host id of the agent that is connected here as that node, or "".
+        live: (network, node id) -> the agent that is connected here as that node, or None.
+        elsewhere: (network, node id) -> the instance of it that the store says is connected, or "".
         clock: unix seconds.
 
     """
@@ -72,60 +101,87 @@ class Clones:
         self,
         mirror: Mirror,
         root: MeshRoot,
-        live_host: Callable[[str, str], str],
+        live: Callable[[str, str], Connected | None],
+        elsewhere: Callable[[str, str], str],
         clock: Callable[[], float],
     ) -> None:
         self._mirror = mirror
         self._root = root
-        self._live_host = live_host
+        self._live = live
+        self._elsewhere = elsewhere
         self._clock = clock
-        self._movers: list[Callable[[str, str, str], None]] = []
+        self._listeners: list[Callable[[str, str, CloneError], None]] = []
         mirror.on_kind("hosts", self._changed)
+        mirror.on_kind("copies", lambda network, item: self._changed(network, item.partition(".")[0]))
 
-    def on_move(self, listener: Callable[[str, str, str], None]) -> None:
-        """Have `listener(network, node id, host id)` called when a node is bound to a host."""
-        self._movers.append(listener)
+    def on_quarantine(self, listener: Callable[[str, str, CloneError], None]) -> None:
+        """Have `listener(network, node id, error)` called when the agent that is here as a node is a copy."""
+        self._listeners.append(listener)
 
     def _changed(self, network: str, node_id: str) -> None:
-        _, host = self._host(network, node_id)
-        if host:
-            for listener in self._movers:
-                listener(network, node_id, host.host_id)
+        agent = self._live(network, node_id)
+        if agent is None or self._host(network, node_id)[1] is None:
+            return
+        if not self._is_node(network, node_id, agent.host_id, agent.instance):
+            error = self._quarantined(network, node_id, agent.host_id, agent.origin)
+            for listener in self._listeners:
+                listener(network, node_id, error)
 
     # Letting through.
 
-    async def check(self, identity: Identity, host_id: str) -> None:
+    async def check(
+        self, identity: Identity, host_id: str, instance: str = "", *, replaced: bool = False
+    ) -> None:
         """Raise CloneError unless this host is, or now becomes, the node.
 
+        Args:
+            identity: of the node.
+            host_id: of the machine that asks.
+            instance: of the agent that does; empty: of an older version.
+            replaced: it says that another took its stream over: that one is a twin.
+
         Raises:
-            InvalidError: that is no host id.
+            InvalidError: that is no host id, or no instance.
             StoreUnavailableError: that can't be found out now; for the node's own host it is known.
 
         """
         network, node_id = identity.network, identity.node_id
         checked_host_id(host_id)
-        if self._is_bound_to(network, node_id, host_id):
+        checked_instance(instance)
+        if self._is_node(network, node_id, host_id, instance):
+            if replaced:
+                await self._quarantine_twin(network, node_id, host_id, instance)
             return
-        result = await self._mirror.change(lambda: self._plan(network, node_id, host_id))
-        if self._is_bound_to(network, node_id, host_id):
+        result = await self._mirror.change(lambda: self._plan(network, node_id, host_id, instance))
+        if self._is_node(network, node_id, host_id, instance):
             return
-        error = self._quarantined(network, node_id, host_id)
+        error = self._quarantined(network, node_id, host_id, caller().origin)
         if result.succeeded:  # it was noted, which happens rarely enough for the log
-            extra = {"network": network, "id": node_id, "host": host_id, "reason": error.cause}
-            _log.warning("a copy of a node is quarantined", extra=extra)
+            self._log(network, node_id, host_id, error)
         raise error
 
-    def _is_bound_to(self, network: str, node_id: str, host_id: str) -> bool:
-        _, host = self._host(network, node_id)
-        return host is not None and host.host_id == host_id
+    def _log(self, network: str, node_id: str, host_id: str, error: CloneError) -> None:
+        named = self._mirror.view(network).log_fields(node_id)
+        extra = named | {"host": host_id, "reason": error.cause}
+        _log.warning("a copy of a node is quarantined", extra=extra)
 
-    def _plan(self, network: str, node_id: str, host_id: str) -> Change | None:
-        kv, host = self._host(network, node_id)
-        if host and host.host_id == host_id:
+    def _is_node(self, network: str, node_id: str, host_id: str, instance: str) -> bool:
+        _, host = self._host(network, node_id)
+        return (
+            host is not None
+            and host.host_id == host_id
+            and not (instance and self._copy(network, node_id, host_id, instance)[1])
+        )
+
+    def _plan(self, network: str, node_id: str, host_id: str, instance: str) -> Change | None:
+        if self._is_node(network, node_id, host_id, instance):
             return None
-        copy_kv, copy = self._copy(network, node_id, host_id)
-        if host and self._is_there(network, node_id, host):
-            return self._noted(network, node_id, host_id, copy_kv, copy)
+        kv, host = self._host(network, node_id)
+        twin = instance if host and host.host_id == host_id else ""
+        copy_kv, copy = self._copy(network, node_id, host_id, twin)
+        if host and self._is_there(network, node_id, host, twin):
+            seen = copy or Copy(host_id, "", int(self._clock()), 0)
+            return self._noted(network, node_id, copy_kv, seen)
         if copy and 0 <= self._clock() - copy.last_seen < TAKES_OVER_AFTER:
             return None
         return Change(
@@ -135,34 +191,33 @@ class Clones:
             ],
             [
                 self.bound(network, node_id, host_id, claimed=True),
-                Delete(_copy_key(network, node_id, host_id)),
+                Delete(_copy_key(network, node_id, host_id, twin)),
             ],
             self._deed("node bound to a host", network, node_id, host_id) if host else None,
         )
 
-    def _is_there(self, network: str, node_id: str, host: Host) -> bool:
-        connected = self._live_host(network, node_id) == host.host_id or self._mirror.key(
-            keys.presence(network, node_id)
-        )
+    def _is_there(self, network: str, node_id: str, host: Host, twin: str = "") -> bool:
+        agent = self._live(network, node_id)
+        own = agent and agent.host_id == host.host_id and not (twin and agent.instance == twin)
+        connected = own or self._mirror.key(keys.presence(network, node_id))
         # Who has just been taken for the node is not yet told of as connected.
         fresh = host.claimed and 0 <= self._clock() - host.since < TAKES_OVER_AFTER
         return bool(connected) or fresh
 
-    def _noted(
-        self, network: str, node_id: str, host_id: str, kv: KeyValue | None, copy: Copy | None
-    ) -> Change | None:
+    def _noted(self, network: str, node_id: str, kv: KeyValue | None, copy: Copy) -> Change | None:
         """Return the change that makes a copy known, or says that it is still there."""
         now = int(self._clock())
-        key = _copy_key(network, node_id, host_id)
-        if copy and 0 <= now - copy.last_seen < _NOTED_EVERY:
+        if kv and 0 <= now - copy.last_seen < _NOTED_EVERY:
             return None
-        if copy is None and len(list(self._copies(network, node_id))) >= MAX_COPIES:
+        return self._written(network, node_id, kv, replace(copy, origin=caller().origin, last_seen=now))
+
+    def _written(self, network: str, node_id: str, kv: KeyValue | None, copy: Copy) -> Change | None:
+        if kv is None and len(list(self._copies(network, node_id))) >= MAX_COPIES:
             return None
-        seen = copy or Copy(host_id, "", now, now)
-        seen = replace(seen, origin=caller().origin, last_seen=now)
-        deed = None if copy else self._deed("copy quarantined", network, node_id, host_id)
+        key = _copy_key(network, node_id, copy.host_id, copy.instance)
+        deed = None if kv else self._deed("copy quarantined", network, node_id, copy.host_id)
         guard = unchanged(kv) if kv else absent(key)
-        return Change([guard], [Put(key, authentic.encode(self._root, key, asdict(seen)))], deed)
+        return Change([guard], [Put(key, authentic.encode(self._root, key, asdict(copy)))], deed)
 
     def _deed(self, what: str, network: str, node_id: str, host_id: str) -> Deed:
         node = self._mirror.view(network).node(node_id)
@@ -170,16 +225,44 @@ class Clones:
         details = {"host": host_id, "before": host.host_id if host else ""}
         return Deed(what, network, node_id, node.name if node else "", details=details)
 
-    def _quarantined(self, network: str, node_id: str, host_id: str) -> CloneError:
+    def _quarantined(self, network: str, node_id: str, host_id: str, origin: str) -> CloneError:
         _, host = self._host(network, node_id)
-        here = f"this one, {_short(host_id)} from {caller().origin or 'here'}"
+        twin = host is not None and host.host_id == host_id
+        here = f"this one, {_short(host_id)} from {origin or 'here'}"
         other = f"{_short(host.host_id)} from {host.origin or 'elsewhere'}" if host else "not known"
         return CloneError(
             f"another host is connected as this node ({node_id}): {other}; {here}, holds a copy of its keys "
-            "and is quarantined",
-            "on the copy, remove the state directory and join with a new token; if the other host is to go, "
-            f"end its agent: this one takes over within {TAKES_OVER_AFTER / 60:.0f} to 3 minutes",
+            f"{'and of its machine id ' if twin else ''}and is quarantined",
+            f"on the copy, {_NEW_MACHINE_ID if twin else ''}remove the state directory and join with a new "
+            "token; if the other host is to go, end its agent: this one takes over within "
+            f"{TAKES_OVER_AFTER / 60:.0f} to 3 minutes",
         )
+
+    # Twins.
+
+    async def _quarantine_twin(self, network: str, node_id: str, host_id: str, instance: str) -> None:
+        """Have whoever took the stream over from this instance, which is alive, be the copy."""
+        twin = self._twin(network, node_id, host_id, instance)
+        if twin is None:
+            return
+        result = await self._mirror.change(lambda: self._twin_noted(network, node_id, twin))
+        if result.succeeded:
+            error = self._quarantined(network, node_id, host_id, twin.origin or "elsewhere")
+            self._log(network, node_id, host_id, error)
+
+    def _twin(self, network: str, node_id: str, host_id: str, instance: str) -> Copy | None:
+        """Return the other instance that is connected as the node, here or elsewhere, if there is one."""
+        agent = self._live(network, node_id)
+        now = int(self._clock())
+        if agent and agent.instance not in ("", instance):
+            return Copy(host_id, agent.origin, now, now, agent.instance)
+        other = self._elsewhere(network, node_id)
+        # Where it calls from is noted when it comes next, as that was long ago.
+        return Copy(host_id, "", now, now - int(_NOTED_EVERY), other) if other not in ("", instance) else None
+
+    def _twin_noted(self, network: str, node_id: str, twin: Copy) -> Change | None:
+        kv = self._mirror.key(_copy_key(network, node_id, twin.host_id, twin.instance))
+        return None if kv else self._written(network, node_id, None, twin)
 
     # Joining.
 
@@ -196,10 +279,12 @@ class Clones:
             return False
         return self._is_there(network, node_id, host)
 
-    def check_own(self, identity: Identity, host_id: str) -> None:
+    def check_own(self, identity: Identity, host_id: str, instance: str = "") -> None:
         """Raise CloneError when another host is there as the node; a host that says no id is believed."""
-        if host_id and self.bound_elsewhere(identity.network, identity.node_id, host_id):
-            raise self._quarantined(identity.network, identity.node_id, host_id)
+        network, node_id = identity.network, identity.node_id
+        twin = instance and self._copy(network, node_id, host_id, instance)[1]
+        if host_id and (twin or self.bound_elsewhere(network, node_id, host_id)):
+            raise self._quarantined(network, node_id, host_id, caller().origin)
 
     # Telling.
 
@@ -211,8 +296,10 @@ class Clones:
             _log.warning("a node's host in the store can't be read", extra={"reason": error.cause})
             return kv, None
 
-    def _copy(self, network: str, node_id: str, host_id: str) -> tuple[KeyValue | None, Copy | None]:
-        kv = self._mirror.key(_copy_key(network, node_id, host_id))
+    def _copy(
+        self, network: str, node_id: str, host_id: str, twin: str
+    ) -> tuple[KeyValue | None, Copy | None]:
+        kv = self._mirror.key(_copy_key(network, node_id, host_id, twin))
         return kv, self._read_copy(kv) if kv else None
 
     def _read_copy(self, kv: KeyValue) -> Copy | None:
@@ -255,21 +342,28 @@ class Clones:
         return Change([unchanged(kv) for kv in old], [Delete(kv.key) for kv in old]) if old else None
 
 
-def _copy_key(network: str, node_id: str, host_id: str) -> str:
-    tag = hashlib.sha256(host_id.encode()).hexdigest()[:16]
-    return keys.copy(network, node_id, tag)
+def _copy_key(network: str, node_id: str, host_id: str, twin: str) -> str:
+    # No instance has a line end in it, and no host id.
+    told_apart_by = f"{host_id}\n{twin}" if twin else host_id
+    return keys.copy(network, node_id, hashlib.sha256(told_apart_by.encode()).hexdigest()[:16])
 
 
 def _copy_message(copy: Copy) -> admin_pb2.Copy:
     return admin_pb2.Copy(
-        host_id=copy.host_id, since=copy.since, last_seen=copy.last_seen, **{"from": copy.origin}
+        host_id=copy.host_id,
+        since=copy.since,
+        last_seen=copy.last_seen,
+        instance=copy.instance,
+        **{"from": copy.origin},
     )
 
 
 def _problem(copy: Copy, host: Host | None) -> mesh_pb2.Problem:
     own = f"its own is {_short(host.host_id)} from {host.origin or 'elsewhere'}" if host else ""
+    held = "its keys and of its machine id" if copy.instance else "its keys"
     reason = (
-        f"host {_short(copy.host_id)} from {copy.origin} holds a copy of its keys and is quarantined; {own}"
+        f"host {_short(copy.host_id)} from {copy.origin or 'elsewhere'} holds a copy of {held} "
+        f"and is quarantined; {own}"
     )
     return mesh_pb2.Problem(subject="host", reason=reason)
 

@@ -7,6 +7,7 @@ from overmesh.errors import InvalidError
 MAX_HOST_ID = 256
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9._:/=-]{0,62}")
+_INSTANCE = re.compile(r"[0-9a-f]{1,64}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -42,6 +43,20 @@ def checked_host_id(text: str) -> str:
     raise InvalidError(
         f"a host id of {len(text)} characters can't be used",
         f"set `host_id` in the agent's configuration to at most {MAX_HOST_ID} printable characters",
+    )
+
+
+def checked_instance(text: str) -> str:
+    """Return what tells one run of an agent from others.
+
+    Raises:
+        InvalidError: it is not what an agent makes.
+
+    """
+    if not text or _INSTANCE.fullmatch(text):
+        return text
+    raise InvalidError(
+        f"{text[:MAX_HOST_ID]!r} can't tell one run of an agent from others", "install it anew"
     )
 
 

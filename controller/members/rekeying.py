@@ -96,12 +96,13 @@ class Rekeying:
         request = CertificateRequest.parse(wanted.csr)
         await self._mirror.look_up(keys.credential(member.network, member.node_id))
         result = await self._mirror.change(lambda: self._plan(member, tls, wanted, request))
-        items = self._mirror.view(member.network).map.items
+        view = self._mirror.view(member.network)
+        items = view.map.items
         if node_key(member.node_id) not in items:
             raise removed(member.network)
         step = "are changing" if wanted.previous_public_key else "were changed"
         if result.succeeded:
-            _log.info(f"keys of a node {step}", extra={"network": member.network, "id": member.node_id})
+            _log.info(f"keys of a node {step}", extra=view.log_fields(member.node_id))
         return Rotated(
             self._root.issue_node(request, member), items[node_key(member.node_id)], result.revision
         )
@@ -134,7 +135,7 @@ class Rekeying:
         """Return how a node comes to have its keys to itself, and gives up those that it had."""
         network, alias = after.network, node_id(after.public_key)
         ops: list[Op] = [Delete(kv.key) for kv in self._given_up(after)]
-        if after.public_key in _keys(before) or alias == after.id:
+        if after.public_key in before.public_keys or alias == after.id:
             return [], ops
         claim, foreign = keys.alias(network, alias), keys.node(network, alias)
         if self._mirror.key(claim) or self._mirror.key(foreign):
@@ -142,21 +143,16 @@ class Rekeying:
         return [absent(claim), absent(foreign)], [*ops, Put(claim, after.id.encode())]
 
     def _given_up(self, after: Node) -> Iterator[KeyValue]:
-        kept = {node_id(key) for key in _keys(after)}
+        kept = {node_id(key) for key in after.public_keys}
         for alias, kv in self._mirror.held("aliases", after.network).items():
             if kv.value == after.id.encode() and alias not in kept:
                 yield kv
 
 
-def _keys(node: Node) -> set[bytes]:
-    """Return the X25519 keys that are good for a node."""
-    return {node.public_key, node.previous_public_key} - {b""}
-
-
 def _with_keys(node: Node, wanted: NewKeys) -> Node:
     """Return a node's record with these keys; InvalidError unless one of them is its own already."""
     key, previous = wanted.public_key, wanted.previous_public_key
-    if previous == key or (previous or key) not in _keys(node):
+    if previous == key or (previous or key) not in node.public_keys:
         raise InvalidError(
             f"the keys of node {node.name} are not those that it changes from",
             "restore its newest state, or remove it and join again with a new token",

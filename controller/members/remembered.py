@@ -103,7 +103,8 @@ class Remembered:
         if found:
             _log.error(
                 "a node has seen revocations that the store has lost; they are put back",
-                extra={"network": identity.network, "id": identity.node_id, "revocations": len(found)},
+                extra=self._mirror.view(identity.network).log_fields(identity.node_id)
+                | {"revocations": len(found)},
             )
 
     def _offer(self, network: str, key: str, signed: bytes) -> bool:

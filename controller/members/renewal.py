@@ -64,8 +64,9 @@ class Renewals:
         request = CertificateRequest.parse(csr)
         await self._mirror.look_up(keys.credential(member.network, member.node_id))
         await self._mirror.change(lambda: self._plan(member, request))
-        _log.debug("certificate renewed", extra={"network": member.network, "id": member.node_id})
-        items = self._mirror.view(member.network).map.items
+        view = self._mirror.view(member.network)
+        _log.debug("certificate renewed", extra=view.log_fields(member.node_id))
+        items = view.map.items
         if node_key(member.node_id) not in items:
             raise removed(member.network)
         return Renewed(

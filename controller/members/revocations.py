@@ -9,10 +9,11 @@ that would have expired by itself; a ban for ever.
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 from overmesh.controller.audit import Deed
 from overmesh.controller.membership import Membership, Signer
@@ -23,7 +24,7 @@ from overmesh.controller.store.base import Compare, Delete, KeyValue, Op, Put, a
 from overmesh.controller.trust import MEMBERSHIP_DAYS
 from overmesh.controller.view import NetworkView
 from overmesh.errors import InvalidError, NotFoundError, StoreCorruptError
-from overmesh.model import Revocation
+from overmesh.model import Node, Revocation
 
 MAX_REASON = 200
 # By so much an expired revocation outlives what it voids: no clock is further off for long.
@@ -73,7 +74,8 @@ class Revocations:
 
         """
         result = await self._mirror.change(lambda: self._removal(network, node_id))
-        _log.info("node removed", extra={"network": network, "id": node_id, "revision": result.revision})
+        named = self._mirror.view(network).log_fields(node_id)
+        _log.info("node removed", extra=named | {"revision": result.revision})
         return result.revision
 
     def _removal(self, network: str, node_id: str) -> Change:
@@ -109,13 +111,11 @@ class Revocations:
         node_id = await self._find(network, node)
         was_member = node_id in self._mirror.held("nodes", network)
         result = await self._mirror.change(lambda: self._ban(network, node_id, reason))
-        revocation = self._mirror.view(network).revocation(node_id)
+        view = self._mirror.view(network)
+        revocation = view.revocation(node_id)
         if revocation is None:
             raise StoreCorruptError("the revocation was tampered with as it was written", "revoke it again")
-        _log.info(
-            "node revoked",
-            extra={"network": network, "node": revocation.name, "id": node_id, "revision": result.revision},
-        )
+        _log.info("node revoked", extra=view.log_fields(node_id) | {"revision": result.revision})
         return Revoked(revocation, result.revision, was_member)
 
     def _ban(self, network: str, node_id: str, reason: str) -> Change | None:
@@ -142,7 +142,7 @@ class Revocations:
         node = view.node(node_id)
         if node is None:
             return
-        for key in filter(None, (node.public_key, node.previous_public_key)):
+        for key in node.public_keys:
             if (alias := id_from(key)) != node_id:
                 reason = f"a later key of {node.name} ({node_id})"
                 yield self._writing(self._revocation(view, alias, banned=True, reason=reason))
@@ -188,22 +188,39 @@ class Revocations:
         details = {"addresses": " ".join(map(str, node.addresses))} if node else {}
         details |= {"reason": revocation.reason} if revocation.reason else {}
         deed = Deed(what, view.name, revocation.node_id, revocation.name, details=details)
-        return Change([unchanged(kv), guard], [*self._deletes(revocation), put], deed)
+        return Change([unchanged(kv), guard], [*self._deletes(view, revocation), put], deed)
 
     def _writing(self, revocation: Revocation) -> tuple[Compare, Op]:
         key = keys.revoked(revocation.network, revocation.node_id)
         kv = self._mirror.key(key)
         return unchanged(kv) if kv else absent(key), Put(key, self._signer.sign(revocation))
 
-    def _deletes(self, revocation: Revocation) -> Iterator[Op]:
-        network, node_id = revocation.network, revocation.node_id
+    def _deletes(self, view: NetworkView, revocation: Revocation) -> Iterator[Op]:
+        node_id = revocation.node_id
         for of in (keys.node, keys.endpoints, keys.credential, keys.presence, keys.host, keys.issuer):
-            yield Delete(of(network, node_id))
+            yield Delete(of(view.name, node_id))
         # The aliases of a banned node stay: its later keys are not to come back either.
-        for kind in ("names", "addresses", *([] if revocation.banned else ["aliases"])):
-            for held in self._mirror.held(kind, network).values():
-                if held.value == node_id.encode():
-                    yield Delete(held.key)
+        kinds = ("names", "addresses") if revocation.banned else ("names", "addresses", "aliases")
+        node = view.node(node_id)
+        for held in self._claims(node, kinds) if node else self._all(view.name, kinds):
+            if held.value == node_id.encode():
+                yield Delete(held.key)
+
+    def _claims(self, node: Node, kinds: Sequence[str]) -> Iterator[KeyValue]:
+        """Yield the entries of these kinds that follow from a node's record."""
+        claims = {
+            "names": [keys.name(node.network, node.name)],
+            "addresses": [keys.address(node.network, address) for address in node.addresses],
+            "aliases": [keys.alias(node.network, id_from(key)) for key in node.public_keys],
+        }
+        for key in chain.from_iterable(claims[kind] for kind in kinds):
+            if kv := self._mirror.key(key):
+                yield kv
+
+    def _all(self, network: str, kinds: Sequence[str]) -> Iterator[KeyValue]:
+        """Yield every entry of these kinds: which are a node's own can't be told without its record."""
+        for kind in kinds:
+            yield from self._mirror.held(kind, network).values()
 
     # What has been revoked.
 
@@ -247,7 +264,7 @@ class Revocations:
             return None
         _log.error(
             "somebody has put the record of a revoked node back into the store: it is deleted again",
-            extra={"network": view.name, "node": known.name, "id": node_id},
+            extra=view.log_fields(node_id),
         )
         deed = Deed("record of a revoked node deleted", view.name, node_id, known.name)
-        return Change([unchanged(kv)], list(self._deletes(known)), deed)
+        return Change([unchanged(kv)], list(self._deletes(view, known)), deed)

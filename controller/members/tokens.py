@@ -223,10 +223,15 @@ class Tokens:
         return Change([unchanged(kv)], [revoked.put(self._root)], token.deed("token revoked"))
 
     async def sweep(self) -> None:
-        """Forget tokens that expired a while ago."""
+        """Forget tokens that expired a while ago. All controllers may do this at once."""
+        while (await self._mirror.change(self._forgetting)).succeeded:
+            pass
+
+    def _forgetting(self) -> Change | None:
         horizon = self._clock() - KEPT_AFTER_EXPIRY
-        old = [token for token in self.known() if token.expires < horizon][:MAX_OPS]
-        if old:
-            deed = Deed("tokens forgotten", details={"tokens": " ".join(token.id for token in old)})
-            deletes = [Delete(keys.token(token.id)) for token in old]
-            await self._mirror.change(lambda: Change([], deletes, deed))
+        old = [token for token in self.known() if token.expires < horizon][: MAX_OPS // 2]
+        if not old:
+            return None
+        held = [kv for token in old if (kv := self._mirror.key(keys.token(token.id)))]
+        deed = Deed("tokens forgotten", details={"tokens": " ".join(token.id for token in old)})
+        return Change([unchanged(kv) for kv in held], [Delete(kv.key) for kv in held], deed)

@@ -10,6 +10,7 @@ from prometheus_client import Counter, Histogram, Metric
 
 from overmesh import __version__, metrics
 from overmesh.controller.agents import Agents
+from overmesh.controller.fleet.lease import Lease
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.peermap import Tally
 from overmesh.controller.view import NetworkView
@@ -75,16 +76,16 @@ class Metrics:
         """Note how long an agent took to ack."""
         self._acks.observe(seconds)
 
-    def watch(self, mirror: Mirror, agents: Agents) -> None:
+    def watch(self, mirror: Mirror, agents: Agents, lease: Lease) -> None:
         """Have the state of these parts gathered from now on; call it on the event loop that owns them."""
 
         async def gather() -> Iterable[Metric]:
-            return (*state(mirror, agents), *tallies(mirror))
+            return (*state(mirror, agents, lease), *tallies(mirror))
 
         self.registry.register(metrics.Gathered(gather))
 
 
-def state(mirror: Mirror, agents: Agents) -> Iterable[Metric]:
+def state(mirror: Mirror, agents: Agents, lease: Lease) -> Iterable[Metric]:
     """Yield how things stand."""
 
     def each(name: str, help_: str, of: Callable[[NetworkView], float]) -> Metric:
@@ -92,6 +93,7 @@ def state(mirror: Mirror, agents: Agents) -> Iterable[Metric]:
 
     yield gauge("overmesh_controller_info", "Which version this is", {(__version__,): 1}, "version")
     yield gauge("overmesh_store_revision", "Of the store, as far as it is known here", {(): mirror.revision})
+    yield gauge("overmesh_store_silent_seconds", "Since the store was heard of", {(): lease.silence})
     yield gauge("overmesh_controllers", "Controllers of the mesh", {(): len(mirror.held("controllers"))})
     yield each("overmesh_nodes", "Members", lambda view: len(mirror.held("nodes", view.name)))
     yield each("overmesh_map_revision", "Of the map", lambda view: view.map.head.revision)

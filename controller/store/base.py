@@ -1,10 +1,10 @@
 """The store's contract: etcd's semantics, in as few words as the controller needs.
 
 Every change happens in a transaction and gets the next revision; all changes of one transaction
-share it. An empty store is at revision 1. A key remembers the revision that created it and the one
-that last changed it. Readers may ask for the past until it is compacted. A watch continues from any
-kept revision without gap or double. Keys are ASCII and not empty. The source of these semantics:
-etcd's API documentation, etcd 3.4.
+share it, and so may transactions that are made at once and touch different keys. An empty store is at
+revision 1. A key remembers the revision that created it and the one that last changed it. Readers may
+ask for the past until it is compacted. A watch continues from any kept revision without gap or double.
+Keys are ASCII and not empty. The source of these semantics: etcd's API documentation, etcd 3.4.
 """
 
 from collections.abc import AsyncIterator, Sequence

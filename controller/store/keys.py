@@ -21,8 +21,9 @@ Below /overmesh/v1/:
     hosts/<net>/<node id>        JSON, see members/clones.py: which machine is the node
     copies/<net>/<node id>.<tag> JSON, see members/clones.py: another that holds its keys
     presence/<net>/<node id>     JSON, see fleet/presence.py; under the controller's lease
-And below /overmesh/audit/, which no mirror holds:
-    <time and random bits>       JSON, see audit.py
+And outside, where no mirror holds it:
+    /overmesh/audit/<time and random bits>   JSON, see audit.py
+    /overmesh/fence                          written to see it come back; see fleet/contact.py
 """
 
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ from overmesh.model import (
 PREFIX = "/overmesh/v1/"
 AUDIT = "/overmesh/audit/"
 OURS = "/overmesh/"
+FENCE = OURS + "fence"
 ROOT_PIN = PREFIX + "root"
 IMPORTING = PREFIX + "importing"
 NETWORKS = PREFIX + "networks"

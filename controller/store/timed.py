@@ -1,5 +1,6 @@
 """A store that times what it is asked for."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -16,7 +17,7 @@ class TimedStore:
 
     Args:
         store: does the work.
-        took: called with (operation, "ok" or the error's class, seconds) after each.
+        took: called with (operation, "ok", the error's class or "cancelled", seconds) after each.
 
     """
 
@@ -31,6 +32,9 @@ class TimedStore:
                 return await work
         except OvermeshError as error:
             result = type(error).__name__
+            raise
+        except asyncio.CancelledError:
+            result = "cancelled"
             raise
         finally:
             self._took(operation, result, time.monotonic() - began)

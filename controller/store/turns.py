@@ -35,3 +35,31 @@ class Turns:
             self._taken -= keys
             released, self._released = self._released, asyncio.Event()
             released.set()
+
+
+class Crowd:
+    """Has those that come soon after each other go on at the same time; who comes alone is not held up.
+
+    What they then ask of the store goes out together (see etcd/grouping.py).
+    """
+
+    def __init__(self, moment: float) -> None:
+        self._moment = moment
+        self._next = 0.0
+        self._gate: asyncio.Event | None = None
+
+    async def go_on(self) -> None:
+        """Return at once, or within `moment` seconds with all others that came since."""
+        loop = asyncio.get_running_loop()
+        if self._gate is None:
+            if loop.time() >= self._next:
+                self._next = loop.time() + self._moment
+                return
+            self._gate = asyncio.Event()
+            loop.call_at(self._next, self._open, self._gate)
+        await self._gate.wait()
+
+    def _open(self, gate: asyncio.Event) -> None:
+        self._next += self._moment
+        self._gate = None
+        gate.set()

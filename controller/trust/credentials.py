@@ -7,6 +7,7 @@ in hex. There may be two while a node changes its key.
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -45,6 +46,12 @@ def is_outdated(root: MeshRoot, credential: KeyValue, fingerprint: bytes) -> boo
 def of_caller(auth_context: Mapping[str, Iterable[bytes]]) -> bytes:
     """Return the fingerprint of the TLS key with which a call came (`context.auth_context()`)."""
     (pem,) = auth_context["x509_pem_cert"]
+    return _fingerprint(pem)
+
+
+# Who opens a stream reports right after.
+@lru_cache(maxsize=256)
+def _fingerprint(pem: bytes) -> bytes:
     public_key = x509.load_pem_x509_certificate(pem).public_key()
     return hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 

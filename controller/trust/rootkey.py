@@ -1,6 +1,5 @@
 """One root's key at work: it signs records and certificates, and marks what only controllers read."""
 
-import hashlib
 import hmac
 import time
 from datetime import UTC, datetime, timedelta
@@ -37,6 +36,7 @@ class RootKey:
         self.pem = certificate.public_bytes(Encoding.PEM)
         self.pin = root_pin(self.der)
         self.public_key = key.public_key()
+        self._as_issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public_key)
         self._mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(self.private_pem)
 
     @classmethod
@@ -67,7 +67,7 @@ class RootKey:
 
     def mac(self, key: str, value: bytes) -> bytes:
         """Return what marks a value in the store as this mesh's own (hex; HMAC, RFC 2104)."""
-        return hmac.new(self._mac_key, key.encode() + b"\0" + value, hashlib.sha256).hexdigest().encode()
+        return hmac.digest(self._mac_key, key.encode() + b"\0" + value, "sha256").hex().encode()
 
     def leaf(
         self,
@@ -81,11 +81,10 @@ class RootKey:
         """Return a certificate for a public key: for one purpose, for so many seconds from `now` (unix)."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         builder = _builder(subject, self.certificate.subject, public_key, now, seconds)
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public_key)
-        builder = builder.add_extension(issuer, critical=False)
+        builder = builder.add_extension(self._as_issuer, critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_key_usage(ca=False), critical=True)
+        builder = builder.add_extension(_NO_AUTHORITY, critical=True)
+        builder = builder.add_extension(_LEAF_USAGE, critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         return builder.sign(self._key, SHA256())
 
@@ -116,6 +115,10 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+_NO_AUTHORITY = x509.BasicConstraints(ca=False, path_length=None)
+_LEAF_USAGE = _key_usage(ca=False)
 
 
 def private_pem(key: EllipticCurvePrivateKey) -> bytes:

@@ -7,6 +7,7 @@ import typer
 
 from overmesh.cli import options, output
 from overmesh.config import ControllerConfig, load
+from overmesh.wgquick import key_text
 
 if TYPE_CHECKING:
     from overmesh.proto import admin_pb2
@@ -81,7 +82,7 @@ def _decide(method: str, settings: ControllerConfig, network: str, node: str, *,
 
     request = admin_pb2.DecideRequest(network=network, node=node)
     reply: admin_pb2.DecideReply = client.ask_controller(
-        settings, lambda admin: getattr(admin, method)(request)
+        settings, lambda admin: getattr(admin, method)(request), shown_by="meshctl node pending"
     )
     host = reply.pending
     if as_json:
@@ -97,7 +98,7 @@ def to_json(host: "admin_pb2.Pending") -> dict[str, object]:
         "name": host.name,
         "network": host.network,
         "state": host.state,
-        "public_key": host.public_key.hex(),
+        "public_key": key_text(host.public_key),
         "tls_fingerprint": host.fingerprint.hex(),
         "host_id": host.host_id,
         "from": getattr(host, "from"),

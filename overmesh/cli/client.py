@@ -19,7 +19,13 @@ import grpc.aio
 
 from overmesh import rpc
 from overmesh.config import AgentConfig, ControllerConfig
-from overmesh.errors import PermissionMissingError, StoreUnavailableError, UnreachableError
+from overmesh.errors import (
+    OvermeshError,
+    PermissionMissingError,
+    StoreUnavailableError,
+    UnconfirmedError,
+    UnreachableError,
+)
 from overmesh.proto import admin_pb2_grpc, agent_pb2_grpc
 
 # Local calls answer at once or not at all; what waits by its nature brings its own limit.
@@ -31,23 +37,32 @@ T = TypeVar("T")
 Stub = Any  # generated gRPC stubs carry no types
 
 
-def ask_controller(config: ControllerConfig, call: Callable[[Stub], Awaitable[Any]]) -> Any:
+def ask_controller(
+    config: ControllerConfig, call: Callable[[Stub], Awaitable[Any]], *, shown_by: str = ""
+) -> Any:
     """Return what one call to the admin service of this host's controller answers.
 
     When the answer is lost, or the store away for a moment, it is asked again, as the same request: what
     the first one did is not done twice.
 
+    Args:
+        config: settings of the controller of this host.
+        call: asks its stub.
+        shown_by: for a change: the command that shows whether it was made.
+
     Raises:
         UnreachableError: no controller runs here.
         PermissionMissingError: its socket is not for this user.
+        UnconfirmedError: a change that may or may not have been made.
         OvermeshError: what the controller said.
 
     """
-    return run(_persisted(config, call))
+    return run(_persisted(config, call, shown_by))
 
 
-async def _persisted(config: ControllerConfig, call: Callable[[Stub], Awaitable[Any]]) -> Any:
-    request, until, sent = rpc.request_id(), time.monotonic() + CALL_TIMEOUT, False
+async def _persisted(config: ControllerConfig, call: Callable[[Stub], Awaitable[Any]], shown_by: str) -> Any:
+    request, until = rpc.request_id(), time.monotonic() + CALL_TIMEOUT
+    sent = sent_before = unconfirmed = False
 
     async def send(stub: Stub) -> Any:
         nonlocal sent
@@ -55,12 +70,22 @@ async def _persisted(config: ControllerConfig, call: Callable[[Stub], Awaitable[
         return await call(stub)
 
     while True:
+        sent = False
         try:
             return await ask(controller(config, request), send, until - time.monotonic())
-        except (StoreUnavailableError, UnreachableError):
-            if not sent or time.monotonic() + _PAUSE >= until:
-                raise
+        except (StoreUnavailableError, UnreachableError) as error:
+            sent_before |= sent
+            lost = sent and isinstance(error, UnreachableError)
+            unconfirmed |= lost or isinstance(error, UnconfirmedError)
+            if not sent_before or time.monotonic() + _PAUSE >= until:
+                raise (_unconfirmed(error, shown_by) if unconfirmed and shown_by else error) from None
         await asyncio.sleep(_PAUSE)
+
+
+def _unconfirmed(last: OvermeshError, shown_by: str) -> UnconfirmedError:
+    """Return what a change ends with of which one attempt, not always the last, may have been carried out."""
+    doubt = "" if isinstance(last, UnconfirmedError) else "; it may or may not have happened"
+    return UnconfirmedError(last.cause + doubt, f"see `{shown_by}` before you try again")
 
 
 def ask_agent(

@@ -93,7 +93,14 @@ def list_(
         output.show_json({"controllers": [_as_json(one) for one in reply.controllers]})
         return
     columns = ("id", "agents at", "joining at", "state", "agents", "revision", "version")
-    output.show(output.table(columns, map(_row, reply.controllers), right=("agents", "revision")))
+    output.show(
+        output.table(columns, map(_row, reply.controllers), right=("agents", "revision")),
+        *(
+            line
+            for one in reply.controllers
+            for line in output.problems(one.problems, f"controller {one.id}")
+        ),
+    )
 
 
 def _as_json(one: "admin_pb2.Controller") -> dict[str, object]:
@@ -108,6 +115,7 @@ def _as_json(one: "admin_pb2.Controller") -> dict[str, object]:
         "revision": one.revision,
         "since": one.since or None,
         "version": one.version,
+        "problems": output.problems_json(one.problems),
     }
 
 
@@ -116,5 +124,7 @@ def _row(one: "admin_pb2.Controller") -> tuple[output.Cell, ...]:
     if one.unanswered:
         return (*places, Text(one.unanswered, output.BAD), "", "", "")
     here = ", here" if one.here else ""
-    state = Text(f"for {output.span(time.time() - one.since)}{here}", output.GOOD)
+    state = Text(
+        f"for {output.span(time.time() - one.since)}{here}", output.BAD if one.problems else output.GOOD
+    )
     return (*places, state, str(one.agents), str(one.revision), one.version)

@@ -72,8 +72,8 @@ def run(args: Sequence[str]) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
-    # Else gRPC's C core writes lines of its own to stderr.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Else gRPC's C core writes lines of its own to stderr: what matters of them is in our errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         return app(args, prog_name="meshctl", standalone_mode=False) or 0
     except OvermeshError as error:
@@ -93,7 +93,9 @@ def run(args: Sequence[str]) -> int:
 def _usage(error: typer.TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "meshctl"
-    return UsageError(error.format_message().rstrip("."), f"see {command} --help")
+    # What typer says of a word that is none of an option's choices begins with the type of Python's error.
+    cause = error.format_message().replace(": Value error, ", ": ").rstrip(".")
+    return UsageError(cause, f"see {command} --help")
 
 
 def _first(error: BaseException) -> OvermeshError | None:

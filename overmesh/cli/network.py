@@ -58,7 +58,9 @@ def create(
     request = admin_pb2.CreateNetworkRequest(
         name=name, ranges=range_ or (), mode=f"MODE_{mode.name}", mtu=mtu
     )
-    reply = client.ask_controller(settings, lambda admin: admin.CreateNetwork(request))
+    reply = client.ask_controller(
+        settings, lambda admin: admin.CreateNetwork(request), shown_by="meshctl network list"
+    )
     if as_json:
         output.show_json(_as_json(reply.network))
     else:

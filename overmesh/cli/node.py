@@ -8,11 +8,10 @@ from rich.text import Text
 
 from overmesh.cli import options, output, rekeying, revoked
 from overmesh.config import ControllerConfig, load
+from overmesh.wgquick import key_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from overmesh.proto import admin_pb2, mesh_pb2
+    from overmesh.proto import admin_pb2
 
 app = typer.Typer(help="List, show, remove and revoke the members of a network.")
 
@@ -46,13 +45,12 @@ def list_(
             {
                 "revision": reply.revision,
                 "nodes": [to_json(node) for node in reply.nodes],
-                "problems": _problems_json(reply.problems),
+                "problems": output.problems_json(reply.problems),
             }
         )
         return
     columns = ("name", "addresses", "endpoint", "state", "map", "fastpath", "version")
-    store = (Text(f"! {problem.subject}: {problem.reason}", output.BAD) for problem in reply.problems)
-    output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply.nodes), *store)
+    output.show(output.table(columns, map(_row, reply.nodes)), *_problems(reply))
     output.show(Text(f"{output.counted(len(reply.nodes), 'node')} at revision {reply.revision}", output.DIM))
 
 
@@ -70,9 +68,9 @@ def show(
     reply = found(settings, network, node)
     one = reply.nodes[0]
     if as_json:
-        output.show_json(to_json(one))
+        output.show_json(to_json(one) | {"problems": output.problems_json([*one.problems, *reply.problems])})
     else:
-        output.show(output.facts(_facts(one, reply.revision)), *_problems([one]))
+        output.show(output.facts(_facts(one, reply.revision)), *_problems(reply))
 
 
 @app.command(
@@ -105,7 +103,7 @@ def removed(settings: ControllerConfig, network: str, node: str) -> "admin_pb2.R
 
     request = admin_pb2.RemoveNodeRequest(network=network, node=node)
     reply: admin_pb2.RemoveNodeReply = client.ask_controller(
-        settings, lambda admin: admin.RemoveNode(request)
+        settings, lambda admin: admin.RemoveNode(request), shown_by="meshctl node list"
     )
     return reply
 
@@ -149,7 +147,7 @@ def to_json(node: "admin_pb2.Node") -> dict[str, object]:
         "name": node.name,
         "network": node.network,
         "kind": output.kind(node.kind),
-        "public_key": node.public_key.hex(),
+        "public_key": key_text(node.public_key),
         "addresses": list(node.addresses),
         "routes": list(node.routes),
         "tags": list(node.tags),
@@ -174,13 +172,14 @@ def to_json(node: "admin_pb2.Node") -> dict[str, object]:
         "copies": [
             {
                 "host_id": copy.host_id,
+                "instance": copy.instance,
                 "from": getattr(copy, "from"),
                 "since": copy.since,
                 "last_seen": copy.last_seen,
             }
             for copy in node.copies
         ],
-        "problems": _problems_json(node.problems),
+        "problems": output.problems_json(node.problems),
     }
 
 
@@ -218,7 +217,7 @@ def _record_facts(node: "admin_pb2.Node") -> list[tuple[str, output.Cell]]:
         ("tags", ", ".join(node.tags) or "none"),
         ("endpoints", "\n".join(map(output.endpoint, node.endpoints)) or "none"),
         ("seals with", ", ".join(map(output.suite, node.suites)) or "not known"),
-        ("public key", node.public_key.hex()),
+        ("public key", key_text(node.public_key)),
         ("record", _record(node)),
     ]
 
@@ -248,8 +247,10 @@ def _host(node: "admin_pb2.Node") -> str:
 
 def _copy(copy: "admin_pb2.Copy") -> Text:
     first, last = (output.ago(time.time() - moment) for moment in (copy.since, copy.last_seen))
-    origin = getattr(copy, "from")
-    return Text(f"{copy.host_id[:12]} from {origin}, first {first}, last {last}: quarantined", output.BAD)
+    origin = getattr(copy, "from") or "elsewhere"
+    twin = " with the same machine id" if copy.instance else ""
+    said = f"{copy.host_id[:12]} from {origin}{twin}, first {first}, last {last}: quarantined"
+    return Text(said, output.BAD)
 
 
 def _presence(node: "admin_pb2.Node") -> Text:
@@ -266,13 +267,6 @@ def _record(node: "admin_pb2.Node") -> str:
     return f"serial {node.serial}{until}"
 
 
-def _problems_json(problems: "Iterable[mesh_pb2.Problem]") -> list[dict[str, str]]:
-    return [{"subject": problem.subject, "reason": problem.reason} for problem in problems]
-
-
-def _problems(nodes: "Iterable[admin_pb2.Node]") -> list[Text]:
-    return [
-        Text(f"! {node.name}: {problem.subject}: {problem.reason}", output.BAD)
-        for node in nodes
-        for problem in node.problems
-    ]
+def _problems(reply: "admin_pb2.ListNodesReply") -> list[Text]:
+    of_nodes = (line for node in reply.nodes for line in output.problems(node.problems, node.name))
+    return [*of_nodes, *output.problems(reply.problems)]

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from overmesh.model import Kind, Mode, Suite
+
+if TYPE_CHECKING:
+    from overmesh.proto import mesh_pb2
 
 Cell = str | Text
 
@@ -66,6 +69,17 @@ def facts(rows: Iterable[tuple[str, Cell]]) -> Table:
 def state(*, good: bool, yes: str, no: str) -> Text:
     """Return the word for a state, green or red."""
     return Text(yes, GOOD) if good else Text(no, BAD)
+
+
+def problems(found: "Iterable[mesh_pb2.Problem]", whose: str = "") -> list[Text]:
+    """Return a line for each problem, of the named one's if not of all."""
+    owner = f"{whose}: " if whose else ""
+    return [Text(f"! {owner}{problem.subject}: {problem.reason}", BAD) for problem in found]
+
+
+def problems_json(found: "Iterable[mesh_pb2.Problem]") -> list[dict[str, str]]:
+    """Return problems for machines."""
+    return [{"subject": problem.subject, "reason": problem.reason} for problem in found]
 
 
 _SPANS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))

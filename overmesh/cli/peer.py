@@ -84,7 +84,9 @@ def add(
     file = (private_key_file or peerkey.place(settings, network, name)) if generate else None
     with peerkey.made(file) if file else nullcontext(_key(public_key or "")) as key:
         request = admin_pb2.AddPeerRequest(network=network, name=name, public_key=key, endpoints=endpoints)
-        reply = client.ask_controller(settings, lambda admin: admin.AddPeer(request))
+        reply = client.ask_controller(
+            settings, lambda admin: admin.AddPeer(request), shown_by="meshctl node list"
+        )
     if as_json:
         answer = {"node": nodes.to_json(reply.node), "revision": reply.revision}
         kept = {"private_key_file": str(file) if file else None}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from overmesh import wgquick
 from overmesh.config import ControllerConfig
 from overmesh.controller.members.names import checked_label
-from overmesh.errors import CorruptStateError, PermissionMissingError, StateError
+from overmesh.errors import CorruptStateError, PermissionMissingError, StateError, UnconfirmedError
 from overmesh.files import sync_directory
 
 
@@ -29,18 +29,26 @@ def place(config: ControllerConfig, network: str, name: str) -> Path:
 def made(path: Path) -> Iterator[bytes]:
     """Make a key pair, keep the private key in a file, and give the public one; a block that fails undoes it.
 
+    Not one that ends with UnconfirmedError: a member may be there by now that needs the key.
+
     Raises:
         StateError: there is such a file.
         PermissionMissingError: it can't be written.
 
     """
     pair = X25519PrivateKey.generate()
+    first_of_network = not path.parent.exists()
     descriptor = _new_file(path)
     try:
         _write(descriptor, path, wgquick.key_text(pair.private_bytes_raw()) + "\n")
         yield pair.public_key().public_bytes_raw()
+    except UnconfirmedError:
+        raise
     except BaseException:
         path.unlink(missing_ok=True)
+        if first_of_network:
+            with suppress(OSError):  # it is not empty: another peer came meanwhile
+                path.parent.rmdir()
         raise
 
 

@@ -47,7 +47,9 @@ def revoke(
     from overmesh.proto import admin_pb2
 
     request = admin_pb2.RevokeNodeRequest(network=network, node=node, reason=reason)
-    reply = client.ask_controller(settings, lambda admin: admin.RevokeNode(request))
+    reply = client.ask_controller(
+        settings, lambda admin: admin.RevokeNode(request), shown_by="meshctl node list --revoked"
+    )
     if as_json:
         output.show_json(
             {

@@ -49,7 +49,7 @@ def stage(
     from overmesh.proto import admin_pb2
 
     request = admin_pb2.StageRootRequest()
-    _show(_ask(config, runtime_dir, lambda admin: admin.StageRoot(request)), as_json=as_json)
+    _show(_change(config, runtime_dir, lambda admin: admin.StageRoot(request)), as_json=as_json)
 
 
 @app.command(epilog=options.examples("meshctl root activate", "meshctl root activate --force"))
@@ -68,7 +68,7 @@ def activate(
     from overmesh.proto import admin_pb2
 
     request = admin_pb2.ActivateRootRequest(force=force)
-    _show(_ask(config, runtime_dir, lambda admin: admin.ActivateRoot(request)), as_json=as_json)
+    _show(_change(config, runtime_dir, lambda admin: admin.ActivateRoot(request)), as_json=as_json)
 
 
 @app.command(epilog=options.examples("meshctl root retire", "meshctl root retire --force"))
@@ -87,16 +87,22 @@ def retire(
     from overmesh.proto import admin_pb2
 
     request = admin_pb2.RetireRootRequest(force=force)
-    _show(_ask(config, runtime_dir, lambda admin: admin.RetireRoot(request)), as_json=as_json)
+    _show(_change(config, runtime_dir, lambda admin: admin.RetireRoot(request)), as_json=as_json)
+
+
+def _change(
+    config: "Path | None", runtime_dir: "Path | None", call: "Callable[[Any], Any]"
+) -> "admin_pb2.RootsState":
+    return _ask(config, runtime_dir, call, shown_by="meshctl root status")
 
 
 def _ask(
-    config: "Path | None", runtime_dir: "Path | None", call: "Callable[[Any], Any]"
+    config: "Path | None", runtime_dir: "Path | None", call: "Callable[[Any], Any]", *, shown_by: str = ""
 ) -> "admin_pb2.RootsState":
     settings = load(ControllerConfig, {"runtime_dir": runtime_dir}, file=config)
     from overmesh.cli import client
 
-    state: admin_pb2.RootsState = client.ask_controller(settings, call)
+    state: admin_pb2.RootsState = client.ask_controller(settings, call, shown_by=shown_by)
     return state
 
 

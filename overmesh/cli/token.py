@@ -50,7 +50,9 @@ def create(
     request = admin_pb2.CreateTokenRequest(
         network=network, ttl_seconds=ttl, uses=uses, tags=tag or (), approval=require_approval
     )
-    reply = client.ask_controller(settings, lambda admin: admin.CreateToken(request))
+    reply = client.ask_controller(
+        settings, lambda admin: admin.CreateToken(request), shown_by="meshctl token list"
+    )
     if as_json:
         secrets = {"secret_token": reply.secret_token, "join_line": reply.join_line}
         output.show_json(_as_json(reply.token) | secrets)
@@ -112,7 +114,9 @@ def revoke(
     from overmesh.proto import admin_pb2
 
     request = admin_pb2.RevokeTokenRequest(id=token)
-    reply = client.ask_controller(settings, lambda admin: admin.RevokeToken(request))
+    reply = client.ask_controller(
+        settings, lambda admin: admin.RevokeToken(request), shown_by="meshctl token list"
+    )
     if as_json:
         output.show_json({"id": token, "revision": reply.revision})
     else:

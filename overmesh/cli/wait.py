@@ -44,7 +44,7 @@ def wait(
 
     An agent counts as live while it is connected. On a host without a controller it waits for this
     host's agent alone: that it applied the revision, or that a controller confirmed its map. Exit code 3
-    when time is up, with who is behind and why.
+    when time is up, with who is behind and why, or why the controller can't know.
     """
     if converged == (revision is not None):
         raise UsageError("say what to wait for", "either --revision R or --converged")
@@ -68,7 +68,7 @@ def _for_all(config: ControllerConfig, network: str, revision: int, limit: int, 
     if as_json:
         output.show_json(_as_json(reply))
     if not reply.converged:
-        behind = "; ".join(f"{one.name} is at {one.acked_revision}: {one.reason}" for one in reply.behind)
+        behind = "; ".join(map(_who_and_why, reply.behind))
         raise NotYetError(
             f"revision {reply.revision} is not applied everywhere: {behind}", "see meshctl node list"
         )
@@ -116,6 +116,11 @@ async def _confirmed(config: AgentConfig, limit: int) -> tuple[bool, int, str]:
             await asyncio.sleep(_LOOK_EVERY)
     why = "the controller has not confirmed it yet" if connected else status.controller.error
     return False, status.revision, why or "no controller is connected"
+
+
+def _who_and_why(one: "admin_pb2.Behind") -> str:
+    at = f" is at {one.acked_revision}" if one.acked_revision else ""
+    return f"{one.name}{at}: {one.reason}"
 
 
 def _as_json(reply: "admin_pb2.WaitReply") -> dict[str, object]:

@@ -92,10 +92,11 @@ class End:
 class Ours(End):
     """Our fastpath, from a static file."""
 
-    def start(self, peers: Sequence[Remote], *, binary: Path = BINARY) -> None:
+    def start(self, peers: Sequence[Remote], *, lanes: int = 1, binary: Path = BINARY) -> None:
         """Run it with these peers."""
         lines = [
             'interface = "om0"',
+            f"lanes = {lanes}",
             f'private_key_file = "{self.key_file}"',
             f'addresses = ["{self.addresses[0]}/24", "{self.addresses[1]}/64"]',
             *(line for peer in peers for line in _table(peer)),

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"needs root; {missing_programs()} {missing()}",
 )
 
+ECHO_REPLY, ECHO_REQUEST = 0, 8
 WINDOW = 8192
 INITIATION_INTERVAL = 0.025  # seconds: of a peer's, one in 20 ms is answered
 
@@ -38,10 +39,11 @@ class Attacker:
     def __init__(self, lab: Lab) -> None:
         self.ours = Ours(lab["ours"], 1, lab.directory)
         self.end = Ours(lab["theirs"], 2, lab.directory)
-        self.ours.start([Remote(self.end)])
-        self.socket = socket_in(lab["theirs"])
+        self.ours.start([Remote(self.end)], lanes=2)
+        self.socket, self.elsewhere = socket_in(lab["theirs"]), socket_in(lab["elsewhere"])
         self.socket.connect(("192.0.2.1", 51820))
         self.socket.settimeout(5)
+        self.elsewhere.settimeout(1)
         self.remote = base64.b64decode(self.ours.public_key)
         self.initiator = Initiator(base64.b64decode(self.end.private_key), self.remote)
         self.connect()
@@ -72,24 +74,25 @@ class Attacker:
     def is_answered(self, counter: int | None = None) -> bool:
         """Whether the session carries a packet and brings its answer."""
         self.socket.send(self.sealed(counter))
-        return self.echo_reply()
+        return self.gets(ECHO_REPLY)
 
-    def echo_reply(self) -> bool:
-        """Whether an ICMP echo reply comes; other packets may come before it."""
+    def gets(self, icmp: int) -> bool:
+        """Whether an ICMP packet of this type comes; others may come before it."""
         with contextlib.suppress(TimeoutError):
             while True:
                 packet = self.session.open(self.received(DATA))
-                if packet[:1] == b"\x45" and packet[20] == 0:
+                if packet[:1] == b"\x45" and packet[20] == icmp:
                     return True
         return False
 
 
 @pytest.fixture(scope="module")
 def attacker() -> Iterator[Attacker]:
-    with Lab("ours", "theirs") as lab:
+    with Lab("ours", "theirs", "elsewhere") as lab:
         attacker = Attacker(lab)
         yield attacker
         attacker.socket.close()
+        attacker.elsewhere.close()
 
 
 def flipped(message: bytes, at: int) -> bytes:
@@ -142,7 +145,7 @@ def test_replayed(attacker: Attacker) -> None:
     for _ in range(3):
         attacker.socket.send(message)
     until(lambda: attacker.ours.drops("replayed") == before + 2, "replayed")
-    assert attacker.echo_reply()
+    assert attacker.gets(ECHO_REPLY)
     assert attacker.is_answered()
 
 
@@ -170,6 +173,31 @@ def test_an_initiation_replayed(attacker: Attacker) -> None:
     before = attacker.ours.drops("handshake_replayed")
     attacker.socket.send(attacker.connect())
     until(lambda: attacker.ours.drops("handshake_replayed") == before + 1, "handshake_replayed")
+    assert attacker.is_answered()
+
+
+def test_an_initiation_played_to_another_lane(attacker: Attacker) -> None:
+    before = attacker.ours.drops("handshake_replayed")
+    attacker.elsewhere.sendto(attacker.connect(), ("192.0.2.1", 51821))
+    until(lambda: attacker.ours.drops("handshake_replayed") == before + 1, "handshake_replayed")
+    with pytest.raises(TimeoutError):
+        attacker.elsewhere.recv(2048)
+    assert attacker.is_answered()
+
+
+def test_an_initiation_that_did_not_arrive_played_from_elsewhere(attacker: Attacker) -> None:
+    """It is answered where it came from, and packets go to where the peer was last heard."""
+    kept = attacker.initiator.initiation()
+    attacker.connect()
+    later = attacker.initiator.initiation()
+    for initiation in (kept, later):
+        time.sleep(INITIATION_INTERVAL)
+        attacker.elsewhere.sendto(initiation, ("192.0.2.1", 51820))
+    assert attacker.elsewhere.recv(2048)[0] == RESPONSE, "the later one"
+    attacker.ours.host.run("ping -c 1 -W 1 10.77.0.2", check=False)
+    assert attacker.gets(ECHO_REQUEST)
+    with pytest.raises(TimeoutError):
+        attacker.elsewhere.recv(2048)
     assert attacker.is_answered()
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,13 +158,25 @@ class Pinging:
         time.sleep(1)
         self._process.kill(signal.SIGINT)
         self._process.wait()
-        said = self._process.output
-        sent = re.search(r"(\d+) packets transmitted", said)
-        assert sent, said
-        answers = re.findall(r"^\[([\d.]+)\] .* bytes from .* icmp_seq=(\d+)", said, re.MULTILINE)
-        times = [float(at) for at, _ in answers]
-        seen = {int(number) for _, number in answers}
-        # Those of the last half second may be under way when ping ends.
-        lost = set(range(1, int(sent[1]) - 50)) - seen
-        gap = max(after - before for before, after in itertools.pairwise(times))
-        return Loss(len(seen), len(lost), gap)
+        return lost_in(self._process.output)
+
+
+def lost_in(said: str) -> Loss:
+    """Return what ping(8) has seen by what it said (-D, and its summary)."""
+    sent = re.search(r"(\d+) packets transmitted", said)
+    assert sent, said
+    answers = re.findall(r"^\[([\d.]+)\] .* bytes from .* icmp_seq=(\d+)", said, re.MULTILINE)
+    times = [float(at) for at, _ in answers]
+    seen = set(_unwrapped(int(number) for _, number in answers))
+    # Those of the last half second may be under way when ping ends.
+    lost = set(range(1, int(sent[1]) - 50)) - seen
+    gap = max(after - before for before, after in itertools.pairwise(times))
+    return Loss(len(seen), len(lost), gap)
+
+
+def _unwrapped(numbers: Iterable[int]) -> Iterator[int]:
+    """Yield sequence numbers, of which ICMP has 16 bits, as if it had more; nearly in order."""
+    last = 0
+    for number in numbers:
+        last += (number - last + 0x8000) % 0x10000 - 0x8000
+        yield last

@@ -1,6 +1,8 @@
 """Whoever can write to the store, or has copied a host's keys, still gets no packet through."""
 
 import json
+import time
+import uuid
 from base64 import b64encode
 from ipaddress import ip_address
 
@@ -71,15 +73,19 @@ def underlay(host: Host) -> str:
     return next(line.split()[3].split("/")[0] for line in addresses)
 
 
+def copy_files(source: Host, copy: Host) -> None:
+    """Have a host keep what another one's agent keeps."""
+    copy.write("/run/files", source.run("sh -c 'tar -C /var/lib/overmesh -c agent | base64'").stdout)
+    copy.run("sh -c 'base64 -d /run/files | tar -C /var/lib/overmesh -x'")
+
+
 def test_copied_keys(mesh: Mesh) -> None:
     """A second machine with the first one's files: the one that is connected stays, the other is told."""
     mesh.join("original", "b")
     original, b = mesh["original"], mesh["b"]
     pinging = Pinging(b, original.addresses[0])
     copy = mesh.host("copy")
-    files = original.host.run("sh -c 'tar -C /var/lib/overmesh -c agent | base64'").stdout
-    copy.write("/run/files", files)
-    copy.run("sh -c 'base64 -d /run/files | tar -C /var/lib/overmesh -x'")
+    copy_files(original.host, copy)
     clone = Member(copy, copy.start("meshctl agent run"))
     until(lambda: clone.status().get("controller", {}).get("error"), "the copy is refused")
     assert "another host is connected as this node" in clone.status()["controller"]["error"]
@@ -92,6 +98,40 @@ def test_copied_keys(mesh: Mesh) -> None:
     assert "original" in mesh.nodes(), "leaving from the copy would have taken the original away"
     loss = pinging.stop()
     assert loss.lost == 0, loss
+
+
+def test_a_cloned_virtual_machine(mesh: Mesh) -> None:
+    """The copy has the machine id too: one stays and has its packets, the other is told what to do."""
+    mesh.join("vm", "b")
+    vm, b = mesh["vm"], mesh["b"]
+    copy = mesh.host("clone")
+    copy_files(vm.host, copy)
+    copy.write("/etc/machine-id", vm.host.read("/etc/machine-id"))
+    before = mesh.ctl("node list")["revision"]
+    pinging = Pinging(b, vm.addresses[0])
+    clone = Member(copy, copy.start("meshctl agent run"))
+    until(lambda: clone.status().get("problems"), "the copy has something to tell")
+    reason = until_problem(clone, "identity")
+    assert "systemd-machine-id-setup" in reason
+    assert "of its machine id and is quarantined" in clone.status()["controller"]["error"]
+    assert not clone.reaches(b.addresses[0])
+    shown = mesh.nodes()["vm"]
+    assert [seen["from"] for seen in shown["copies"]] == [underlay(copy)]
+    assert [problem["subject"] for problem in shown["problems"]] == ["host"]
+    assert "another host is connected" in copy.run("meshctl leave", check=False).stderr
+    time.sleep(5)
+    assert vm.status()["working"]
+    assert mesh.nodes()["vm"]["endpoints"][0]["address"] == underlay(vm.host)
+    assert mesh.ctl("node list")["revision"] - before < 20
+    loss = pinging.stop()
+    assert loss.gap < 3, loss
+    # The way out that it was told.
+    copy.run("meshctl leave --force")
+    clone.agent.wait()
+    copy.write("/etc/machine-id", f"{uuid.uuid4().hex}\n")
+    mesh.join("clone")
+    assert mesh["clone"].reaches(vm.addresses[0])
+    assert "vm" in mesh.nodes()
 
 
 def test_a_revoked_node_is_cut_off_everywhere_and_does_not_come_back(mesh: Mesh) -> None:
@@ -157,7 +197,7 @@ def test_made_up_peer_gets_no_packet_through(mesh: Mesh) -> None:
     own, node = a.status(), mesh.nodes()["a"]
     by_hand = BY_HAND.format(
         number=number,
-        public_key=b64encode(bytes.fromhex(node["public_key"])).decode(),
+        public_key=node["public_key"],
         suite=node["suites"][-1],
         victim=own["addresses"][0],
         endpoint=f"{own['endpoints'][0]['address']}:51820",

@@ -25,7 +25,7 @@ def names(metrics: CollectorRegistry | list[Metric]) -> set[str]:
 async def test_the_metrics_that_are_listed_are_those_there_are(tmp_path: Path) -> None:
     async with mesh(tmp_path) as here:
         controller = names(Metrics().registry) | names(
-            [*state(here.mirror, here.agents), *tallies(here.mirror)]
+            [*state(here.mirror, here.agents, here.lease), *tallies(here.mirror)]
         )
     status = agent_pb2.StatusReply(peers=[agent_pb2.Peer(name="b")])
     agent = names(list(numbers(status))) | {"overmesh_apply_seconds"}

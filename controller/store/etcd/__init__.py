@@ -1,7 +1,7 @@
 """The shared store: many controllers, one etcd (3.4 or later).
 
-EtcdStore ─┬─ reads, changes ──► members.py   the member in use, or the next
-           │                        └─ failures.py   etcd's errors as ours
+EtcdStore ─┬─ reads ────────────────────► members.py   the member in use, or the next
+           ├─ changes ──► grouping.py ──┘   └─ failures.py   etcd's errors as ours
            └─ watches ──► watch.py   resumes by revision
      both ──► wire.py   our values as etcd's messages       target.py   the URL
 
@@ -22,6 +22,7 @@ import grpc.aio
 from aetcd import rpc
 
 from overmesh.controller.store.base import Compare, KeyValue, Op, RangeResult, TxnResult, check_ops
+from overmesh.controller.store.etcd.grouping import Grouping
 from overmesh.controller.store.etcd.members import Member, Members
 from overmesh.controller.store.etcd.target import EtcdTarget
 from overmesh.controller.store.etcd.watch import Watch, oldest_kept
@@ -39,6 +40,7 @@ class EtcdStore:
     def __init__(self, target: EtcdTarget) -> None:
         self._members = Members(target)
         self._wire = Wire(target.prefix.encode())
+        self._grouping = Grouping(self._send)
         self._watches: dict[asyncio.Task[None], weakref.ref[Feed]] = {}
         self._beginnings: set[asyncio.Task[int]] = set()
         self._accepted = 0
@@ -98,14 +100,17 @@ class EtcdStore:
         check_ops(ops)
         request = self._wire.txn(compares, ops)
         async with self._call():
-            if self._beginnings:
-                await asyncio.wait(self._beginnings)  # a watch "from now" is to see this
-            answer = await self._members.call(lambda member: member.kv.Txn, request, repeatable=False)
+            answer = await self._grouping.txn(request, compares, ops)
         if answer.succeeded and made_a_change(answer):
             self._changed_at = max(self._changed_at, answer.header.revision)
             return TxnResult(succeeded=True, revision=answer.header.revision)
         # Not etcd's own revision: what others keep there moves it, and no watch of ours would come to it.
         return TxnResult(answer.succeeded, max(self._changed_at, newest_seen(answer)))
+
+    async def _send(self, request: Any) -> Any:
+        if self._beginnings:
+            await asyncio.wait(self._beginnings)  # a watch "from now" is to see this
+        return await self._members.call(lambda member: member.kv.Txn, request, repeatable=False)
 
     def watch(self, prefix: str, start: int) -> Feed:
         """See Store.watch. An outage only interrupts it; it ends when etcd refuses, or with the store."""

@@ -11,6 +11,7 @@ from overmesh.errors import (
     LeaseNotFoundError,
     StoreError,
     StoreUnavailableError,
+    UnconfirmedError,
 )
 
 _Code = grpc.StatusCode
@@ -18,6 +19,35 @@ _PASSING = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.CANCELLED, _Code.U
 _REFUSALS = {_Code.PERMISSION_DENIED, _Code.UNAUTHENTICATED}
 # Said before anything is done: by a member that knows of no leader, or has too much to do.
 _NOT_BEGUN = ("etcdserver: no leader", "etcdserver: too many requests")
+# Words of gRPC 1.85 when TLS fails; what that means; what to do.
+_TLS_FAILURES = (
+    (
+        "CERTIFICATE_VERIFY_FAILED: certificate has expired",
+        "shows a certificate that has expired",
+        "renew it, or compare the clocks of both hosts",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "shows a certificate that is not signed by the given CA",
+        "name in ca= the CA that signed its certificate",
+    ),
+    (
+        "Hostname Verification Check failed",
+        "shows a certificate for another name",
+        "use a name that is in the certificate",
+    ),
+    (
+        # TLS 1.3 is up for us by the time that the other end has looked for our certificate and says no.
+        "TSI_DATA_CORRUPTED",
+        "wants a certificate of ours, signed by its --trusted-ca-file",
+        "name such a one and its key: ?ca=FILE&cert=FILE&key=FILE",
+    ),
+    (
+        "Handshake read failed (Socket closed)",
+        "speaks no TLS",
+        "leave ca=, cert= and key= out, or name the address where it does",
+    ),
+)
 
 
 def is_passing(error: grpc.aio.AioRpcError) -> bool:
@@ -60,20 +90,17 @@ def unreachable(where: str, details: str) -> StoreUnavailableError:
         details: gRPC's; names each address and the reason.
 
     """
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        fix = "name in ca= the CA that signed its certificate"
-        return StoreUnavailableError(f"{where}: its certificate is not signed by the given CA", fix)
-    if "Hostname Verification Check failed" in details:
-        fix = "use a name that is in the certificate"
-        return StoreUnavailableError(f"{where}: its certificate is for another name", fix)
+    for words, cause, fix in _TLS_FAILURES:
+        if words in details:
+            return StoreUnavailableError(f"{where} {cause}", fix)
     fix = "see that etcd runs there, and whether it wants TLS (?ca=FILE&cert=FILE&key=FILE)"
     return StoreUnavailableError(f"{where} can't be reached: {_plain(details)}", fix)
 
 
-def unconfirmed(where: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreUnavailableError:
+def unconfirmed(where: str, endpoint: str, error: grpc.aio.AioRpcError) -> UnconfirmedError:
     """Return the error for a change that was sent, and not answered."""
     cause = f"{where} did not confirm a change ({endpoint}: {_plain(error.details() or '')})"
-    return StoreUnavailableError(f"{cause}; it may or may not have happened", "look, then try again")
+    return UnconfirmedError(f"{cause}; it may or may not have happened", "look, then try again")
 
 
 def unanswered(where: str, endpoint: str, error: grpc.aio.AioRpcError) -> StoreUnavailableError:

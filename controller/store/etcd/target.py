@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import grpc
 
+from overmesh.controller.store.etcd import tls
 from overmesh.errors import ConfigError
 
 CLIENT_PORT = 2379
@@ -64,13 +65,10 @@ class EtcdTarget:
         """Return what to connect with; None: no TLS.
 
         Raises:
-            ConfigError: a file can't be read, or holds no such thing.
+            ConfigError, StoreUnavailableError: not with these files; see tls.py.
 
         """
-        if not self.files:
-            return None
-        contents = {option: _pem(option, path) for option, path in self.files.items()}
-        return grpc.ssl_channel_credentials(contents["ca"], contents.get("key"), contents.get("cert"))
+        return tls.credentials(self.files) if self.files else None
 
 
 def _endpoint(rest: str, text: str) -> str:
@@ -91,20 +89,6 @@ def _files(rest: str, options: list[tuple[str, str]]) -> dict[str, Path]:
     if ("cert" in names) != ("key" in names):
         raise _wrong(rest, "cert and key go together")
     return {name: Path(value) for name, value in options}
-
-
-def _pem(option: str, path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{option}={path} of the store can't be read: {error.strerror}") from None
-    kind = b"PRIVATE KEY-----" if option == "key" else b"BEGIN CERTIFICATE-----"
-    if kind not in content:
-        raise ConfigError(
-            f"{option}={path} of the store holds no {'private key' if option == 'key' else 'certificate'}",
-            "name a PEM file",
-        )
-    return content
 
 
 def _wrong(rest: str, why: str) -> ConfigError:

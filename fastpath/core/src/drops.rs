@@ -50,7 +50,7 @@ drop_reasons! {
     HandshakeInvalid     "handshake_invalid"      "a handshake message that was changed, or made with another key, preshared key or suite"
     KeyUnknown           "key_unknown"            "a handshake with a public key that no peer has"
     SuiteMismatch        "suite_mismatch"         "a handshake with another suite than the peer is to use"
-    HandshakeReplayed    "handshake_replayed"     "a handshake initiation that is not newer than one accepted before"
+    HandshakeReplayed    "handshake_replayed"     "a handshake initiation that is not newer than one accepted before, or that was made for another lane"
     CookieInvalid        "cookie_invalid"         "a cookie that the peer did not make for this host's last message"
     IndexUnknown         "index_unknown"          "a message for a session or handshake that does not exist (any more)"
     SessionExpired       "session_expired"        "a packet sealed with keys that are 3 minutes old or used up"

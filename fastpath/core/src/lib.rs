@@ -8,6 +8,7 @@
 
 pub mod counters;
 pub mod drops;
+#[cfg(feature = "testing")]
 pub mod fuzz;
 pub mod noise;
 pub mod offload;

@@ -174,7 +174,8 @@ fn new_batch(outer: &dyn Device) -> Batch {
 
 /// Sessions with nobody yet; `None` in a plain network.
 fn new_sealed(table: &Table, lane: usize, now: Now) -> Option<Peers> {
-    let mut peers = Peers::new(table.host_keys()?.clone(), Box::new(random));
+    let number = u8::try_from(lane).expect("lanes are checked to be few");
+    let mut peers = Peers::new(table.host_keys()?.clone(), Box::new(random)).on_lane(number);
     peers.install(table.keys(lane), padded_to(table), now);
     Some(peers)
 }

@@ -119,6 +119,7 @@ async def test_a_trace_leads_from_a_join_to_the_ack_of_another_host(mesh: Mesh, 
     way = [span for span in found if span.context.trace_id == join.context.trace_id]
     by_id = {span.context.span_id: span for span in way}
     ack = next(span for span in way if span.name == "ack")
+    assert dict(ack.attributes or {}) == {"network": "mesh", "node": "a", "id": (await listed(mesh, "a")).id}
     upward = [ack.name]
     while ack.parent:
         ack = by_id[ack.parent.span_id]

@@ -35,7 +35,7 @@ def test_pending(controller: Fake, meshctl: Meshctl) -> None:
     )
     assert controller.requests == [admin_pb2.ListPendingRequest(network="mesh")]
     (first, _) = json.loads(meshctl("node", "pending", "--json").out)["pending"]
-    assert (first["id"], first["public_key"], first["tls_fingerprint"]) == ("id-web1", "0102", "03")
+    assert (first["id"], first["public_key"], first["tls_fingerprint"]) == ("id-web1", "AQI=", "03")
     assert (first["from"], first["decided_by"]) == ("192.0.2.7", None)
 
 

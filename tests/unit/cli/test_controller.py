@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from overmesh.cli import controller as verbs
-from overmesh.proto import admin_pb2
+from overmesh.proto import admin_pb2, mesh_pb2
 from tests.unit.cli.conftest import NOW, Fake, Meshctl
 
 ONE = admin_pb2.Controller(
@@ -23,6 +23,8 @@ LOST = admin_pb2.Controller(
     join=["192.0.2.2:7442"],
     unanswered="no connection within 2 s",
 )
+
+UNHEARD = mesh_pb2.Problem(subject="store", reason="not heard for 24 s: it can't be reached")
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +47,14 @@ def test_list_for_machines(controller: Fake, meshctl: Meshctl) -> None:
     one, lost = json.loads(meshctl("controller", "list", "--json").out)["controllers"]
     assert (one["here"], one["answers"], one["agents"], one["since"]) == (True, True, 12, NOW - 120)
     assert (lost["answers"], lost["reason"], lost["since"]) == (False, "no connection within 2 s", None)
+
+
+def test_one_that_does_not_hear_of_its_store(controller: Fake, meshctl: Meshctl) -> None:
+    cut_off = admin_pb2.Controller()
+    cut_off.MergeFrom(ONE)
+    cut_off.problems.append(UNHEARD)
+    controller.answers["ListControllers"] = admin_pb2.ListControllersReply(controllers=[cut_off])
+    line = meshctl("controller", "list").out.splitlines()[-1]
+    assert line == "! controller abcdefgh23456722: store: not heard for 24 s: it can't be reached"
+    (one,) = json.loads(meshctl("controller", "list", "--json").out)["controllers"]
+    assert one["problems"] == [{"subject": "store", "reason": UNHEARD.reason}]

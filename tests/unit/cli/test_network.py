@@ -62,3 +62,12 @@ def test_list(controller: Fake, meshctl: Meshctl) -> None:
         "nodes": 3,
         "revision": 7,
     }
+
+
+def test_a_mode_that_there_is_not(controller: Fake, meshctl: Meshctl) -> None:
+    ran = meshctl("network", "create", "lab", "--mode", "foo")
+    assert (ran.code, controller.requests) == (2, [])
+    assert ran.err == (
+        "meshctl: Invalid value for '--mode': 'foo' is not one of 'sealed', 'plain'. "
+        "See meshctl network create --help.\n"
+    )

@@ -72,7 +72,7 @@ def test_json_is_the_same_for_list_and_show(controller: Fake, meshctl: Meshctl) 
         "name": "web1",
         "network": "mesh",
         "kind": "agent",
-        "public_key": bytes(range(32)).hex(),
+        "public_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
         "addresses": ["10.77.0.2", "fd00::2"],
         "routes": [],
         "tags": [],
@@ -97,7 +97,8 @@ def test_json_is_the_same_for_list_and_show(controller: Fake, meshctl: Meshctl) 
 
 def test_show(controller: Fake, meshctl: Meshctl) -> None:
     copy = admin_pb2.Copy(host_id="fedcba9876543210", since=NOW - 60, last_seen=NOW, **{"from": "192.0.2.9"})
-    shown = node(tags=["rack:7"], copies=[copy])
+    twin = admin_pb2.Copy(host_id="0123456789abcdef", instance="5e", since=NOW - 60, last_seen=NOW)
+    shown = node(tags=["rack:7"], copies=[copy, twin])
     controller.answers["ListNodes"] = admin_pb2.ListNodesReply(revision=9, nodes=[shown])
     assert meshctl("node", "show", "web1", "--network", "lab").out == (
         "name        web1\n"
@@ -110,7 +111,7 @@ def test_show(controller: Fake, meshctl: Meshctl) -> None:
         "tags        rack:7\n"
         "endpoints   [2001:db8::2]:6081\n"
         "seals with  chacha, aes\n"
-        "public key  000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
+        "public key  AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n"
         "record      serial 3, valid for 7d\n"
         "map         in step at 9\n"
         "fastpath    tun: the only one\n"
@@ -119,6 +120,8 @@ def test_show(controller: Fake, meshctl: Meshctl) -> None:
         "version     0.1.0\n"
         "host        0123456789ab, bound 1h ago from 192.0.2.7\n"
         "copy        fedcba987654 from 192.0.2.9, first 1m ago, last now: quarantined\n"
+        "copy        0123456789ab from elsewhere with the same machine id, first 1m ago, last now: "
+        "quarantined\n"
     )
     assert controller.requests == [admin_pb2.ListNodesRequest(network="lab", node="web1")]
 
@@ -149,3 +152,16 @@ def test_a_wireguard_peer_is_not_shown_as_an_agent_that_is_away(controller: Fake
     assert "state       WireGuard peer\n" in shown
     assert "map" not in shown
     assert json.loads(meshctl("node", "show", "phone", "--json").out)["kind"] == "wireguard"
+
+
+def test_what_the_controller_does_not_know_is_said_in_both_outputs(
+    controller: Fake, meshctl: Meshctl
+) -> None:
+    unheard = mesh_pb2.Problem(subject="store", reason="not heard for 24 s: it can't be reached")
+    controller.answers["ListNodes"] = admin_pb2.ListNodesReply(
+        revision=9, nodes=[node(problems=[BAD])], problems=[unheard]
+    )
+    for verb in (("list",), ("show", "web1")):
+        assert "! store: not heard for 24 s: it can't be reached\n" in meshctl("node", *verb).out
+        problems = json.loads(meshctl("node", *verb, "--json").out)["problems"]
+        assert problems[-1] == {"subject": "store", "reason": unheard.reason}

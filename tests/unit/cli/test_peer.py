@@ -9,8 +9,9 @@ import segno
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from overmesh import wgquick
+from overmesh.cli import client
 from overmesh.cli import peer as verbs
-from overmesh.errors import NameTakenError
+from overmesh.errors import NameTakenError, UnconfirmedError
 from overmesh.proto import admin_pb2, mesh_pb2
 from tests.unit.cli import test_node
 from tests.unit.cli.conftest import Fake, Meshctl, Ran
@@ -124,7 +125,22 @@ def test_a_refusal_leaves_no_key(mesh: Fake, home: Path, meshctl: Meshctl) -> No
     mesh.answers["AddPeer"] = NameTakenError("the name phone is taken", "take another name")
     ran = meshctl("peer", "add", "phone", "--generate")
     assert (ran.code, ran.err) == (1, "meshctl: the name phone is taken. Take another name.\n")
-    assert not list(home.iterdir())
+    assert not home.exists()
+    keep(home / "printer.key")
+    assert meshctl("peer", "add", "phone", "--generate").code == 1
+    assert [file.name for file in home.iterdir()] == ["printer.key"]
+
+
+def test_a_peer_that_may_be_there_keeps_its_key(
+    mesh: Fake, home: Path, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CALL_TIMEOUT", 0.3)
+    mesh.answers["AddPeer"] = UnconfirmedError("etcd owes the answer; it may or may not have happened")
+    ran = meshctl("peer", "add", "phone", "--generate")
+    assert ran.err.endswith(
+        "it may or may not have happened. See `meshctl node list` before you try again.\n"
+    )
+    assert (home / "phone.key").exists()
 
 
 def test_a_key_is_never_overwritten(mesh: Fake, home: Path, meshctl: Meshctl) -> None:

@@ -66,6 +66,22 @@ async def test_join_map_leave(target: str, tmp_path: Path) -> None:
         assert watcher.members <= set(controller.mirror.view("mesh").records)
 
 
+async def test_hosts_that_come_at_once_join_in_a_few_transactions(target: str, tmp_path: Path) -> None:
+    async with controller_on(target, tmp_path) as (controller, talking):
+        token, before = await talking.token(), controller.mirror.revision
+        hosts = [Host(f"h{number}") for number in range(40)] + [Host("h0")]
+        joined = await asyncio.gather(
+            *(talking.join.Join(host.request(token)) for host in hosts), return_exceptions=True
+        )
+        (refused,) = (reply for reply in joined if isinstance(reply, Exception))
+        assert "the name h0 is taken" in str(refused)
+        view = controller.mirror.view("mesh")
+        nodes = [node for host in hosts if (node := view.node(host.id))]
+        assert len({node.name for node in nodes}) == len(nodes) == 40
+        assert len({node.addresses for node in nodes}) == 40
+        assert controller.mirror.revision < before + 20
+
+
 async def test_two_controllers_see_each_others_changes(target: str, tmp_path: Path) -> None:
     async with two_controllers(target, tmp_path) as [(_, one), (_, two)]:
         a, b = Host("a"), Host("b")

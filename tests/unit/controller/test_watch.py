@@ -47,8 +47,10 @@ class Watcher:
     items: dict[str, bytes] = field(default_factory=dict)
     revision: int = 0
 
-    async def hello(self, revision: int = 0, digest: bytes = b"", host_id: str = "one") -> "Watcher":
-        hello = mesh_pb2.Hello(revision=revision, digest=digest, host_id=host_id, version="test")
+    async def hello(
+        self, revision: int = 0, digest: bytes = b"", host_id: str = "one", **said: Any
+    ) -> "Watcher":
+        hello = mesh_pb2.Hello(revision=revision, digest=digest, host_id=host_id, version="test", **said)
         await self.call.write(mesh_pb2.WatchRequest(hello=hello))
         return self
 

@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::PublicKey;
 use super::cookie::Signer;
 use super::handshake::{Ephemeral, Initiator};
 use super::session::REJECT_AFTER_MESSAGES;
 use super::tai64n;
-use super::world::{A, B, Flight, PEER, SECOND, World, address, private_key, random};
-use super::{Output, Peers, PublicKey};
+use super::world::{A, B, Flight, PEER, SECOND, World, address, private_key};
 use crate::wire::wireguard::{INITIATION_LEN, Message};
 
 /// Sessions and handshakes that a host has with one peer at most: previous, current, next, begun.
@@ -152,7 +152,7 @@ impl Run<'_> {
     /// Whoever has A's private key speaks to B.
     fn initiate_in_the_name_of_a(&mut self) {
         let (index, ephemeral) = (self.byte().into(), Ephemeral::new([self.byte(); 32]));
-        let stamp = tai64n::stamp(self.world.now().unix);
+        let stamp = tai64n::stamp(self.world.now().unix, 0);
         let a = &self.world.hosts[A];
         let begun = Initiator::initiate(&a.keys.own, &a.other, index, stamp, ephemeral);
         let (_, mut initiation) = begun.expect("the key is a good one");
@@ -171,11 +171,7 @@ impl Run<'_> {
 
     fn restart(&mut self, host: usize) {
         self.restarts += 1;
-        let keys = self.world.hosts[host].keys.clone();
-        self.world.hosts[host].peers = Peers::new(keys, random(99 + self.restarts));
-        self.world.install(host);
-        let news = self.world.hosts[host].peers.poll_output();
-        assert!(matches!(news, Some(Output::Moved(..))));
+        self.world.restart(host, 99 + self.restarts);
     }
 
     /// Up to 13 s; what comes due is done, and stays on the wire.

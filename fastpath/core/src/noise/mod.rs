@@ -15,6 +15,7 @@
 mod admission;
 mod aead;
 mod cookie;
+#[cfg(feature = "testing")]
 pub(crate) mod fuzz;
 mod handshake;
 mod keys;
@@ -24,6 +25,7 @@ mod replay;
 mod session;
 mod tai64n;
 mod timers;
+#[cfg(feature = "testing")]
 mod world;
 
 pub use aead::Suite;

@@ -6,8 +6,9 @@
 //! initiation received ─ response sent ─► next ─ data received ─► current      it answered
 //! ```
 //!
-//! A responder may not send until it has received data: only then it is proved that the initiator
-//! is there now. The session before the current one is kept for what is still on its way.
+//! Until a responder has received data, it sends nothing by the next session and changes nothing else: only
+//! then it is proved that the initiator is there now, and where. The session before the current one is kept
+//! for what is still on its way.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -344,7 +345,7 @@ impl Peer {
     }
 
     fn new_initiation(&mut self, now: Now, shared: &mut Shared) -> Result<Vec<u8>, DropReason> {
-        let (stamp, ephemeral) = (self.next_stamp(now.unix), shared.ephemeral());
+        let (stamp, ephemeral) = (self.next_stamp(now.unix, shared.lane), shared.ephemeral());
         let index = shared.new_index(self.at);
         let private_key = shared.private_key(self.turn.begin());
         let begun = Initiator::initiate(private_key, &self.keys, index, stamp, ephemeral);
@@ -355,9 +356,9 @@ impl Peer {
     }
 
     /// Newer than any before, even if the wall clock was set back.
-    fn next_stamp(&mut self, unix: Duration) -> Tai64n {
+    fn next_stamp(&mut self, unix: Duration, lane: u8) -> Tai64n {
         self.newest_sent = unix.max(self.newest_sent + tai64n::GRAIN);
-        tai64n::stamp(self.newest_sent)
+        tai64n::stamp(self.newest_sent, lane)
     }
 
     fn forget_initiation(&mut self, shared: &mut Shared) {
@@ -393,7 +394,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Answers an initiation of this peer's.
+    /// Answers an initiation of this peer's. It may be an old one, played again to another lane or after a
+    /// restart of this host: an answer is all that it gets.
     pub(super) fn respond(
         &mut self,
         responder: Responder,
@@ -401,7 +403,7 @@ impl Peer {
         now: Now,
         shared: &mut Shared,
     ) -> Result<(), DropReason> {
-        if responder.stamp <= self.newest_stamp {
+        if tai64n::lane(&responder.stamp) != shared.lane || responder.stamp <= self.newest_stamp {
             return Err(DropReason::HandshakeReplayed);
         }
         if self.initiation_accepted.is_some_and(|accepted| now.time < accepted + INITIATION_INTERVAL) {
@@ -413,16 +415,11 @@ impl Peer {
             responder.respond(&self.keys.preshared_key, index).inspect_err(|_| shared.release(index))?;
         self.newest_stamp = stamp;
         self.initiation_accepted = Some(now.time);
-        self.move_to(Some(source), shared);
-        self.has_received(now.time);
-
         let session = Session::new(index, remote, Role::Responder, keys, now.time);
-        shared.retire(self.previous.take());
         shared.retire(self.next.replace(Box::new(session)));
         self.session_made(now.time);
         self.signer.sign(&mut message, now.time);
         shared.transmit(self.at, source, message.to_vec());
-        self.has_sent(now.time);
         Ok(())
     }
 
@@ -502,6 +499,7 @@ impl Peer {
         }
     }
 
+    #[cfg(feature = "testing")]
     pub(super) fn wear(&mut self, counter: u64) {
         if let Some(session) = &mut self.current {
             session.wear(counter);

@@ -90,7 +90,14 @@ impl Peers {
         let keys = keys.into();
         Self {
             locals: Local::all(&keys),
-            shared: Shared { keys, random, mtu: 0, indexes: HashMap::default(), outputs: VecDeque::new() },
+            shared: Shared {
+                keys,
+                random,
+                lane: 0,
+                mtu: 0,
+                indexes: HashMap::default(),
+                outputs: VecDeque::new(),
+            },
             states: Vec::new(),
             by_key: HashMap::default(),
             users: Default::default(),
@@ -98,6 +105,13 @@ impl Peers {
             limiter: Limiter::default(),
             wakes: BinaryHeap::new(),
         }
+    }
+
+    /// The same, for one of several lanes of the host, which share its keys; it is lane 0 if not said.
+    #[must_use]
+    pub fn on_lane(mut self, lane: u8) -> Self {
+        self.shared.lane = lane;
+        self
     }
 
     /// Goes on under other keys of this host. Sessions stay, whichever key they were made with: none lives
@@ -350,11 +364,13 @@ impl Peers {
 
     /// Lets the session with a peer go on as if so many packets had been sealed, so that a test need not
     /// wait for what happens late in its life. Counters never go back.
+    #[cfg(feature = "testing")]
     pub fn wear(&mut self, peer: PeerIndex, counter: u64) {
         self.states[peer.0].wear(counter);
     }
 
     /// How many sessions and handshakes there are.
+    #[cfg(feature = "testing")]
     pub(super) fn index_count(&self) -> usize {
         self.shared.indexes.len()
     }
@@ -394,6 +410,8 @@ impl Local {
 pub(super) struct Shared {
     keys: HostKeys,
     random: Random,
+    /// Which lane of the host this is; handshakes are with that lane of a peer.
+    pub(super) lane: u8,
     /// Padding does not go beyond.
     pub(super) mtu: usize,
     /// Whom the index in a message means.

@@ -17,6 +17,7 @@ use super::{admission, replay};
 use crate::drops::DropReason;
 use crate::wire::wireguard::{self, HEADER_LEN, TAG_LEN};
 
+mod played_again;
 mod rotation;
 
 const INITIATION: u8 = 1;
@@ -546,9 +547,7 @@ fn silence_after_sending_makes_a_new_session() {
 #[test]
 fn a_restarted_peer_is_found_again() {
     let mut world = World::connected();
-    let now = world.now();
-    world.hosts[B].peers = Peers::new(private_key(B), random(99));
-    world.hosts[B].peers.install([(keys_of(A), Some(address(A)))], MTU, now);
+    world.restart(B, 99);
     assert!(!world.reaches(A));
     assert_eq!(world.take_drops(B), [DropReason::IndexUnknown]);
     world.pass(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + REKEY_JITTER);

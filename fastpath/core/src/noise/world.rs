@@ -136,6 +136,18 @@ impl World {
         self.hosts[host].peers.install([(known, Some(endpoint))], MTU, now);
     }
 
+    /// Lets a host forget all but its keys and what it is told of the other host.
+    pub(super) fn restart(&mut self, host: usize, seed: u64) {
+        self.replace(host, Peers::new(self.hosts[host].keys.clone(), random(seed)));
+    }
+
+    pub(super) fn replace(&mut self, host: usize, peers: Peers) {
+        self.hosts[host].peers = peers;
+        self.install(host);
+        let news = self.hosts[host].peers.poll_output();
+        assert!(matches!(news, Some(Output::Moved(..))));
+    }
+
     /// The next of the steps in which a host changes its key: it takes the new one too; the other gets to
     /// know; it goes by the new one; the other forgets the old one; and so does it.
     pub(super) fn rotate(&mut self, host: usize) {

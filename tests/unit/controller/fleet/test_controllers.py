@@ -384,6 +384,8 @@ async def test_background_duties_of_all_at_once(controllers: Fleet) -> None:
     await asyncio.gather(*(trim_history(store, keep=5) for store in stores * 2))
     await asyncio.gather(*(one.controller.mirror.current() for one in both))
     assert [len(one.controller.mirror.held("tokens")) for one in both] == [1, 1]
+    audited = [entry async for entry in first.client.admin.ListAudit(admin_pb2.AuditRequest())]
+    assert sum(entry.what == "tokens forgotten" for entry in audited) == 1
     await second.client.joined(Host("a"), await first.client.token())
     assert (await listed(first)).nodes
 

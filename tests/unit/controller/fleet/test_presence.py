@@ -1,10 +1,11 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from overmesh.controller.fleet.presence import Health, Presence, read_health
+from overmesh.controller.fleet.presence import PAUSE, Health, Presence, read_health
 from overmesh.controller.store import keys
 from overmesh.controller.store.base import KeyValue, Put, WatchBatch
 from overmesh.controller.trust import Identity
@@ -50,6 +51,17 @@ async def test_crowds_are_written_in_batches(lab: Mesh) -> None:
         while len(lab.mirror.held("presence", "mesh")) < 450:
             await lab.mirror.reached(lab.mirror.revision + 1)
     assert lab.mirror.revision == before + 5
+
+
+async def test_a_stream_of_changes_is_written_in_batches(lab: Mesh) -> None:
+    before, began = lab.mirror.revision, time.monotonic()
+    for number in range(50):
+        lab.presence.seen(Identity("mesh", f"n{number}"), True)
+        await asyncio.sleep(0.004)
+    async with asyncio.timeout(5):
+        while len(lab.mirror.held("presence", "mesh")) < 50:
+            await lab.mirror.reached(lab.mirror.revision + 1)
+    assert lab.mirror.revision - before <= 1 + (time.monotonic() - began) / PAUSE
 
 
 async def test_an_end_takes_everything_back(lab: Mesh) -> None:

@@ -86,6 +86,7 @@ async def test_a_copy_that_keeps_coming_writes_rarely(lab: Mesh, caplog: pytest.
     assert lab.mirror.revision == before + 2
     (first, _) = [record for record in caplog.records if "quarantined" in record.getMessage()]
     assert "one from elsewhere; this one, two from 192.0.2.9" in vars(first)["reason"]
+    assert (vars(first)["node"], vars(first)["id"]) == ("a", node.id)
 
 
 async def test_a_copy_does_not_take_over_while_the_node_is_away_for_a_moment(lab: Mesh) -> None:
@@ -125,7 +126,7 @@ async def test_another_machine_is_the_node_when_nobody_else_is(lab: Mesh) -> Non
 
 async def test_who_was_just_taken_is_there_before_its_presence_is_written(lab: Mesh) -> None:
     node = await lab.joined("a")
-    other = Clones(lab.mirror, ROOT, lambda *_: "", lab.clock)
+    other = Clones(lab.mirror, ROOT, lambda *_: None, lambda *_: "", lab.clock)
     results = await asyncio.gather(
         lab.clones.check(Identity("mesh", node.id), "two"),
         other.check(Identity("mesh", node.id), "three"),
@@ -143,7 +144,7 @@ async def test_a_move_planned_before_another_does_not_hold(lab: Mesh, between: b
     node = await lab.joined("a")
     await comes(lab, node, "one")
     lab.clock.now += TAKES_OVER_AFTER
-    planned = lab.clones._plan("mesh", node.id, "two")
+    planned = lab.clones._plan("mesh", node.id, "two", "")
     assert planned
     if between:
         assert await comes(lab, node, "three") is None

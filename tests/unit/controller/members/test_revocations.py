@@ -1,23 +1,25 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from overmesh.controller.members.rekeying import NewKeys
 from overmesh.controller.members.remembered import FILE, Remembered
 from overmesh.controller.members.revocations import MAX_REASON
 from overmesh.controller.membership import Signer
 from overmesh.controller.notices import KEPT, Notices
 from overmesh.controller.store import backup, keys, open_store
-from overmesh.controller.store.base import Delete, Put
-from overmesh.controller.trust import MEMBERSHIP_DAYS, Identity
+from overmesh.controller.store.base import Delete, KeyValue, Put
+from overmesh.controller.trust import MEMBERSHIP_DAYS, CertificateRequest, Identity
 from overmesh.errors import InvalidError, NotFoundError, RemovedError, RevokedError
 from overmesh.model import Node, Revocation, endpoints_key, node_key, revoked_key
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import MAX_WITHHELD
-from tests.unit.controller.lab import ROOT, START, Host, Mesh, mesh
+from tests.unit.controller.lab import ROOT, START, Host, Mesh, mesh, x25519_public_key
 
 DAY = 86400
 NEVER_SEEN = "a234567abcdefghi"
@@ -60,6 +62,49 @@ async def test_removal_is_signed_in_its_own_transaction(lab: Mesh, own_wish: boo
     assert kv
     assert kv.mod_revision == revision
     assert not (await lab.store.range(keys.node("mesh", ""))).kvs
+
+
+async def test_the_log_has_the_name_and_the_id_of_who_is_taken_out(
+    lab: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "overmesh.controller")
+    a, b = await lab.joined("a"), await lab.joined("b")
+    lab.agents.open(Identity("mesh", a.id), mesh_pb2.Hello(), START)
+    agent = lab.agents.live("mesh", a.id)
+    assert agent
+    caplog.clear()
+    await lab.revocations.remove("mesh", a.id)
+    lab.agents.close(agent)
+    await lab.revocations.revoke("mesh", "b")
+    await lab.revocations.revoke("mesh", NEVER_SEEN)
+    said = [(record.message, vars(record).get("node"), vars(record)["id"]) for record in caplog.records]
+    assert said == [
+        ("node removed", "a", a.id),
+        ("agent disconnected", "a", a.id),
+        ("node revoked", "b", b.id),
+        ("node revoked", None, NEVER_SEEN),
+    ]
+
+
+async def test_removal_looks_at_nobody_else_s_names_and_addresses(
+    lab: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, other = await lab.joined("a"), await lab.joined("b")
+    later = NewKeys(x25519_public_key(), host.public_key, host.csr())
+    tls = CertificateRequest.parse(host.csr()).fingerprint
+    await lab.rekeying.rotate(Identity("mesh", host.id), tls, later)
+    walked, held = [], lab.mirror.held
+
+    def watched(kind: str, network: str = "") -> Mapping[str, KeyValue]:
+        walked.append(kind)
+        return held(kind, network)
+
+    monkeypatch.setattr(lab.mirror, "held", watched)
+    await lab.revocations.remove("mesh", host.id)
+    assert not {"names", "addresses", "aliases"} & set(walked)
+    for kind in ("names", "addresses"):
+        assert {kv.value for kv in held(kind, "mesh").values()} == {other.id.encode()}
+    assert not held("aliases", "mesh")
 
 
 async def test_who_joins_again_has_records_above_the_revocation_whatever_the_clock_says(lab: Mesh) -> None:

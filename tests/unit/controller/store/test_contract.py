@@ -354,10 +354,11 @@ class TestWatch:
 
         await asyncio.gather(*(write(caller) for caller in range(20)))
         await put(store, "/last")
-        told = await take(before, 2001)
-        assert [batch.revision for batch in told] == list(range(start, start + 2001))
+        told = await take(before, await head(store) + 1 - start)
+        assert [batch.revision for batch in told] == list(range(start, start + len(told)))
+        assert sum(len(batch.events) for batch in told) == 4001
         for watch in during:
-            assert await take(watch, 2001) == told
+            assert await take(watch, len(told)) == told
 
     async def test_giving_up_on_one_anext_loses_nothing(self, store: Store) -> None:
         watch = store.watch("", 0)
@@ -538,7 +539,7 @@ class TestClose:
         reading = asyncio.ensure_future(store.range(""))
         await asyncio.sleep(0)
         await store.close()
-        assert len({await call for call in accepted}) == 1000
+        assert all([await call for call in accepted])
         assert (await reading).revision > 0
         store = backend.open()
         assert len(await keys(store)) == 1000

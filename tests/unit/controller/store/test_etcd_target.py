@@ -60,11 +60,3 @@ def test_what_can_not_be(rest: str, why: str) -> None:
         EtcdTarget.parse(rest)
     assert caught.value.fix
     assert "\n" not in caught.value.cause
-
-
-def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
-    for content, why in ((None, "No such file"), (b"nothing", "holds no certificate")):
-        if content is not None:
-            (tmp_path / "ca.pem").write_bytes(content)
-        with pytest.raises(ConfigError, match=why):
-            EtcdTarget.parse(f"//a?ca={tmp_path}/ca.pem").credentials()

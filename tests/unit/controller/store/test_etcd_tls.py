@@ -1,5 +1,8 @@
 """An etcd that asks for certificates, and lets each user see a prefix only."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,13 +20,19 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     generate_private_key,
 )
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from cryptography.x509.oid import NameOID
 
 from overmesh.controller.store import open_store
 from overmesh.controller.store.base import Put, Store
+from overmesh.controller.store.etcd.tls import credentials
 from overmesh.controller.store.history import trim_history
-from overmesh.errors import StoreUnavailableError
+from overmesh.errors import ConfigError, StoreUnavailableError
 from tests.etcd import Member, cluster
 
 
@@ -36,11 +45,19 @@ class Authority:
         self.path = directory / f"{name}.pem"
         self._write(name, self._key, self._key, ca=True)
 
-    def issue(self, name: str) -> None:
-        self._write(name, generate_private_key(SECP256R1()), self._key, ca=False)
+    def issue(self, name: str, later: timedelta = timedelta()) -> None:
+        self._write(name, generate_private_key(SECP256R1()), self._key, ca=False, later=later)
 
-    def _write(self, name: str, key: EllipticCurvePrivateKey, signer: Any, ca: bool) -> None:
-        now = datetime.now(UTC)
+    def _write(
+        self,
+        name: str,
+        key: EllipticCurvePrivateKey,
+        signer: Any,
+        *,
+        ca: bool,
+        later: timedelta = timedelta(),
+    ) -> None:
+        now = datetime.now(UTC) + later
         certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -137,15 +154,104 @@ async def test_a_user_without_permission(member: Member, tmp_path: Path) -> None
 
 async def test_the_wrong_ca(member: Member, tmp_path: Path) -> None:
     error = await refusal(store_as(member, tmp_path, "mesh", ca="other-ca"))
-    assert "certificate is not signed by the given CA" in error.cause
+    assert "a certificate that is not signed by the given CA" in error.cause
 
 
 async def test_no_certificate_of_ours(member: Member, tmp_path: Path) -> None:
-    error = await refusal(store_as(member, tmp_path, ""))
-    assert "can't be reached" in error.cause
-    assert "cert=FILE" in error.fix
+    Authority(tmp_path, "third").issue("foreign")
+    for name in ("", "foreign"):
+        error = await refusal(store_as(member, tmp_path, name))
+        assert (
+            error.cause
+            == f"etcd://{member.endpoint}/mesh wants a certificate of ours, signed by its --trusted-ca-file"
+        )
+        assert "cert=FILE" in error.fix
 
 
 async def test_no_tls_where_it_is_wanted(member: Member, tmp_path: Path) -> None:
     error = await refusal(open_store(f"etcd://{member.endpoint}/mesh"))
     assert "TLS" in error.fix
+
+
+async def test_tls_where_there_is_none(tmp_path: Path) -> None:
+    Authority(tmp_path, "ca").issue("mesh")
+    with cluster(tmp_path) as [member]:
+        error = await refusal(store_as(member, tmp_path, "mesh"))
+    assert error.cause == f"etcd://{member.endpoint}/mesh speaks no TLS"
+    assert "leave ca=" in error.fix
+
+
+def test_the_user_sees_one_line(member: Member, tmp_path: Path) -> None:
+    store = f"etcd://{member.endpoint}/mesh?ca={tmp_path}/ca.pem"
+    command = [
+        sys.executable,
+        "-m",
+        "overmesh.cli.main",
+        "store",
+        "export",
+        f"{tmp_path}/backup",
+        "--store",
+        store,
+    ]
+    quiet = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet, timeout=20, check=False)
+    assert done.returncode == 1
+    assert "wants a certificate of ours" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
+
+
+LOCKED = BestAvailableEncryption(b"secret")
+GARBAGE = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> dict[str, Path]:
+    """Return files as they should be."""
+    Authority(tmp_path, "ca").issue("mesh")
+    return {"ca": tmp_path / "ca.pem", "cert": tmp_path / "mesh.pem", "key": tmp_path / "mesh.key"}
+
+
+def test_files_as_they_should_be(ours: dict[str, Path]) -> None:
+    assert credentials(ours)
+    assert credentials({"ca": ours["ca"]})
+
+
+@pytest.mark.parametrize("option", ["ca", "cert", "key"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"nothing", GARBAGE, b"\xff\0", b"-----BEGIN PRIVATE KEY-----\n"]
+)
+def test_files_that_hold_no_such_thing(ours: dict[str, Path], option: str, content: bytes | None) -> None:
+    if content is None:
+        ours[option].unlink()
+    else:
+        ours[option].write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=f"^{option}={ours[option]} of the store (can't be read: No such|holds no)"
+    ):
+        credentials(ours)
+
+
+def test_a_key_of_another_certificate(ours: dict[str, Path]) -> None:
+    ours["key"].write_bytes((ours["ca"].with_suffix(".key")).read_bytes())
+    with pytest.raises(
+        ConfigError, match=f"key={ours['key']} of the store is not the key of cert={ours['cert']}"
+    ):
+        credentials(ours)
+
+
+def test_a_key_with_a_password(ours: dict[str, Path]) -> None:
+    key = generate_private_key(SECP256R1())
+    ours["key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, LOCKED))
+    with pytest.raises(ConfigError, match="is locked with a password"):
+        credentials(ours)
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+def test_a_certificate_that_is_not_valid_now(tmp_path: Path, ours: dict[str, Path], days: int) -> None:
+    authority = Authority(tmp_path, "ca")
+    authority.issue("mesh", timedelta(days=days))
+    with pytest.raises(
+        StoreUnavailableError, match=f"^cert={ours['cert']} of the store is valid from .* UTC only"
+    ):
+        credentials(ours)

@@ -19,7 +19,7 @@ impl World {
 
     /// An initiation made by hand: by whoever has key `from`, for a host's key `to`.
     fn forge(&mut self, from: &PrivateKey, to: &PrivateKey, host: usize) -> Flight {
-        let stamp = tai64n::stamp(self.now().unix + SECOND);
+        let stamp = tai64n::stamp(self.now().unix + SECOND, 0);
         let peer = PeerKeys::new(to.public());
         let begun = Initiator::initiate(from, &peer, 9, stamp, Ephemeral::new([7; 32]));
         let (_, mut bytes) = begun.unwrap();

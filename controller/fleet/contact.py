@@ -1,0 +1,87 @@
+"""Whether the store can be asked now, and whether all that it holds is known here.
+
+A controller goes on answering from memory while its store is away. What it says may be old then: it says so,
+and `wait` does not take the last map that it knows for the newest.
+"""
+
+import asyncio
+
+from overmesh.controller.fleet.lease import Lease
+from overmesh.controller.mirror import Mirror
+from overmesh.controller.store import keys
+from overmesh.controller.store.base import Put, Store
+from overmesh.errors import NotYetError, StoreUnavailableError
+from overmesh.model import Problem
+
+# Seconds.
+_MOMENT = 0.3
+_LEAST = 1.0
+_PAUSE = 0.5
+
+
+class Contact:
+    """Asks the store for a sign of life.
+
+    Args:
+        store: of record.
+        mirror: that follows it.
+        lease: by which the silence is measured.
+
+    """
+
+    def __init__(self, store: Store, mirror: Mirror, lease: Lease) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._lease = lease
+
+    async def problems(self) -> list[Problem]:
+        """Return what to say when the store does not answer within a moment; nothing when it does."""
+        try:
+            async with asyncio.timeout(_MOMENT):
+                await self._head()
+        except StoreUnavailableError as error:
+            why = error.cause
+        except TimeoutError:
+            why = f"no answer within {_MOMENT} s"
+        else:
+            return []
+        return [Problem("store", f"not heard for {self._lease.silence:.0f} s: {why}")]
+
+    async def all_known(self, seconds: float) -> None:
+        """Return once the mirror shows all that was done, by whomever, before this call.
+
+        Args:
+            seconds: to try for, while the store is away; it gets one at least.
+
+        Raises:
+            NotYetError: that can't be found out.
+
+        """
+        why = "it does not answer"
+        try:
+            async with asyncio.timeout(max(seconds, _LEAST)):
+                while True:
+                    try:
+                        await self._reach_head()
+                    except StoreUnavailableError as error:
+                        why = error.cause
+                    else:
+                        return
+                    await asyncio.sleep(_PAUSE)
+        except TimeoutError:
+            fix = "see meshctl controller list, or ask at another controller"
+            raise NotYetError(f"the store can't be asked: {why}", fix) from None
+
+    async def _reach_head(self) -> None:
+        head = await self._head()
+        try:
+            async with asyncio.timeout(_MOMENT):
+                await self._mirror.reached(head)
+        except TimeoutError:
+            # The watch is behind, or others use this etcd too and the head is theirs. A change of our own
+            # comes back through the watch after all that was done before it.
+            fence = await self._store.txn([], [Put(keys.FENCE, b"")])
+            await self._mirror.reached(fence.revision)
+
+    async def _head(self) -> int:
+        return (await self._store.range(keys.FENCE, limit=1)).revision
