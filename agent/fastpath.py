@@ -222,11 +222,13 @@ class Fastpath:
         """Return its answer; None when only the whole will do."""
         if self._given is None:
             return None
-        # It may have something else by now, or be of a version that knows no changes.
-        with suppress(FastpathError):
+        try:
             reply: fastpath_pb2.ApplyReply = await self._call("Change", change_request(*self._given, state))
-            return reply
-        return None
+        except FastpathError as error:
+            # It has something else by now, or is of a version that knows no changes.
+            log.info("fastpath gets everything anew", extra={"reason": error.cause})
+            return None
+        return reply
 
     async def applied(self) -> FastpathState | None:
         """Return what this agent gave it, None when it now has something else or is not running."""

@@ -17,8 +17,8 @@ use crate::proto;
 use crate::proto::event::Body;
 use crate::proto::fastpath_server::Fastpath;
 use crate::proto::{
-    ApplyReply, ApplyRequest, ChangeRequest, DeviceLost, Event, EventsRequest, Mode, Peer, PeerHeard, ProbeReply,
-    ProbeRequest, ShutdownReply, ShutdownRequest, Started, StatsReply, StatsRequest,
+    ApplyReply, ApplyRequest, ChangeRequest, DeviceLost, Event, EventsRequest, Mode, Peer, PeerHeard,
+    ProbeReply, ProbeRequest, ShutdownReply, ShutdownRequest, Started, StatsReply, StatsRequest,
 };
 use crate::stats::{VERSION, pid, stats};
 

@@ -13,7 +13,8 @@ use overmesh_fastpath::engine::Engine;
 use overmesh_fastpath::proto::event::Body;
 use overmesh_fastpath::proto::fastpath_client::FastpathClient;
 use overmesh_fastpath::proto::{
-    ApplyRequest, ChangeRequest, EventsRequest, Mode, Peer, ProbeRequest, ShutdownRequest, StatsReply, StatsRequest, Suite,
+    ApplyRequest, ChangeRequest, EventsRequest, Mode, Peer, ProbeRequest, ShutdownRequest, StatsReply,
+    StatsRequest, Suite,
 };
 use overmesh_fastpath::server::Server;
 use support::{A, B, Memory, eventually, join, receive, send};
