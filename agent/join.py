@@ -159,10 +159,11 @@ class _Wanted:
 async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Netlink, step: Step) -> Joined:
     config, token = wanted.config, wanted.token
     before = _membership(state)
-    source = await _reach(target)
+    opened = await _reach(target)
+    source = ip_address(opened.get_extra_info("sockname")[0].partition("%")[0])
     step("reach", f"{target} answers")
 
-    roots = await _pinned_root(target, token.pin)
+    roots = await _pinned_root(target, token.pin, opened)
     if before and not set(roots.fingerprints) <= set(before.roots.fingerprints):
         raise _other_mesh(before)
     step("tls", f"it holds the mesh root that the token pins ({token.pin.hex()[:16]}…)")
@@ -218,12 +219,12 @@ def _other_mesh(identity: Identity) -> StateError:
 # Where to.
 
 
-async def _reach(target: Target) -> Address:
-    """Find out whether anybody listens there; return the address of ours that leads there."""
+async def _reach(target: Target) -> asyncio.StreamWriter:
+    """Return a connection to whoever listens there."""
     fix = "check the address, the controller and what filters packets in between"
     try:
-        opened = asyncio.open_connection(target.host, target.port)
-        _, writer = await asyncio.wait_for(opened, REACH_TIMEOUT)
+        opening = asyncio.open_connection(target.host, target.port)
+        _, opened = await asyncio.wait_for(opening, REACH_TIMEOUT)
     except TimeoutError:
         raise UnreachableError(f"{target} does not answer within {REACH_TIMEOUT:.0f} s", fix) from None
     except socket.gaierror:
@@ -232,17 +233,13 @@ async def _reach(target: Target) -> Address:
         ) from None
     except OSError as error:
         raise UnreachableError(f"{target} can't be reached: {os.strerror(error.errno or 0)}", fix) from None
-    source = ip_address(writer.get_extra_info("sockname")[0].partition("%")[0])
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-    return source
+    return opened
 
 
 # Whom to trust.
 
 
-async def _pinned_root(target: Target, pin: bytes) -> Roots:
+async def _pinned_root(target: Target, pin: bytes, opened: asyncio.StreamWriter) -> Roots:
     """Return the root with this hash from the chain that the server shows.
 
     Nothing is believed on this connection: it only brings the certificate, and the hash says which.
@@ -252,7 +249,7 @@ async def _pinned_root(target: Target, pin: bytes) -> Roots:
         UnreachableError: no TLS is spoken there, or the clocks are too far apart for it.
 
     """
-    chain = await unverified_chain(target)
+    chain = await unverified_chain(target, opened)
     for certificate in chain:
         if fingerprint(certificate) == pin.hex():
             check_clock(chain[0], target, time.time())

@@ -6,7 +6,6 @@ the clocks are.
 
 import asyncio
 import re
-import socket
 import ssl
 import sys
 from contextlib import suppress
@@ -56,8 +55,14 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-async def unverified_chain(target: Target) -> list[x509.Certificate]:
+async def unverified_chain(
+    target: Target, opened: asyncio.StreamWriter | None = None
+) -> list[x509.Certificate]:
     """Return the certificates that a TLS server shows, its own first.
+
+    Args:
+        target: where it is.
+        opened: a connection to it on which nothing was said yet; None: one is made. It is closed.
 
     Raises:
         UnreachableError: no TLS is spoken there, or no certificate can be read.
@@ -65,7 +70,8 @@ async def unverified_chain(target: Target) -> list[x509.Certificate]:
     """
     try:
         async with asyncio.timeout(_TIMEOUT):
-            chain = await asyncio.to_thread(_shown, target)
+            writer = opened or (await asyncio.open_connection(target.host, target.port))[1]
+            chain = await _shown(writer)
         certificates = [x509.load_der_x509_certificate(one) for one in chain]
     except (OSError, ValueError):
         certificates = []
@@ -76,20 +82,21 @@ async def unverified_chain(target: Target) -> list[x509.Certificate]:
     return certificates
 
 
-def _shown(target: Target) -> list[bytes]:
+async def _shown(writer: asyncio.StreamWriter) -> list[bytes]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])  # gRPC servers refuse a client without it
-    with (
-        socket.create_connection((target.host, target.port), _TIMEOUT) as plain,
-        context.wrap_socket(plain) as secure,
-    ):
+    try:
+        await writer.start_tls(context)
+        secure = writer.get_extra_info("ssl_object")
         if sys.version_info >= (3, 13):
             return secure.get_unverified_chain()
         # The same function before it was made public.
-        inner: Any = secure._sslobj  # type: ignore[attr-defined]
+        inner: Any = secure._sslobj
         return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in inner.get_unverified_chain()]
+    finally:
+        writer.transport.abort()
 
 
 def check_clock(certificate: x509.Certificate, target: Target, now: float) -> None:

@@ -163,6 +163,7 @@ class Service(agent_pb2_grpc.AgentServicer):
         return fastpath_pb2.StatsReply()
 
     def _fastpath(self, stats: fastpath_pb2.StatsReply) -> agent_pb2.Fastpath:
+        buffers = stats.socket_buffers
         return agent_pb2.Fastpath(
             running=bool(stats.pid),
             pid=stats.pid,
@@ -176,6 +177,12 @@ class Service(agent_pb2_grpc.AgentServicer):
                 agent_pb2.Offload(name=entry.name, on=entry.on, reason=entry.reason, failures=entry.failures)
                 for entry in stats.offloads
             ],
+            lanes=stats.lanes,
+            socket_buffers=agent_pb2.SocketBuffers(
+                receive=buffers.receive, send=buffers.send, wanted=buffers.wanted
+            )
+            if stats.HasField("socket_buffers")
+            else None,
         )
 
     # Ping.
@@ -254,6 +261,8 @@ def _peer(peer: Peer, mode: Mode, stats: fastpath_pb2.PeerStats) -> agent_pb2.Pe
         kind=mesh_pb2.Kind.Name(peer.node.kind),
         addresses=map(str, peer.node.addresses),
         endpoint=stats.endpoint,
+        # One of an older version, which runs on after an upgrade, tells of its first lane only.
+        endpoints=stats.endpoints or filter(None, [stats.endpoint]),
         mode=mesh_pb2.Mode.Name(mode),
         suite=mesh_pb2.Suite.Name(stats.suite),
         last_handshake_seconds=_seconds(stats.last_handshake_ms_ago),

@@ -24,7 +24,7 @@ SEALED_PORT = 51820
 PLAIN_PORT = 6081
 # The UDP port for packets between hosts, unless a host is told another.
 DEFAULT_PORTS = {Mode.SEALED: SEALED_PORT, Mode.PLAIN: PLAIN_PORT}
-MAX_LANES = 64
+MAX_LANES = 64  # what the fastpath takes (fastpath/core/src/peers.rs)
 # Seconds for which a node's or a controller's certificate is good; each is renewed at about half of it.
 CERTIFICATE_LIFETIME = 86400
 DEFAULT_NETWORK = "mesh"

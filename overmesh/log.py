@@ -12,6 +12,7 @@ from typing import Any
 
 from overmesh.config import LogFormat
 
+_JSON = json.JSONEncoder(default=str)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -47,7 +48,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, default=str)
+        return _JSON.encode(event)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -201,14 +201,16 @@ class Revocation(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., network: _Optional[str] = ..., name: _Optional[str] = ..., revoked_serial: _Optional[int] = ..., banned: _Optional[bool] = ..., not_after: _Optional[int] = ..., reason: _Optional[str] = ..., at: _Optional[int] = ...) -> None: ...
 
 class RevokeNodeRequest(_message.Message):
-    __slots__ = ("network", "node", "reason")
+    __slots__ = ("network", "node", "reason", "unknown")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     network: str
     node: str
     reason: str
-    def __init__(self, network: _Optional[str] = ..., node: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    unknown: bool
+    def __init__(self, network: _Optional[str] = ..., node: _Optional[str] = ..., reason: _Optional[str] = ..., unknown: _Optional[bool] = ...) -> None: ...
 
 class RevokeNodeReply(_message.Message):
     __slots__ = ("revocation", "revision", "was_member")

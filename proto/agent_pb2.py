@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from overmesh.proto import mesh_pb2 as overmesh_dot_proto_dot_mesh__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aovermesh/proto/agent.proto\x12\x11overmesh.agent.v1\x1a\x19overmesh/proto/mesh.proto\"\x0f\n\rStatusRequest\"\xeb\x05\n\x0bStatusReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07network\x18\x03 \x01(\t\x12\x16\n\x0enetwork_number\x18\x04 \x01(\r\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\x11\n\tinterface\x18\x07 \x01(\t\x12\x0b\n\x03mtu\x18\x08 \x01(\r\x12\x12\n\nmtu_reason\x18\t \x01(\t\x12-\n\x08\x66\x61stpath\x18\n \x01(\x0b\x32\x1b.overmesh.agent.v1.Fastpath\x12\x10\n\x08revision\x18\x0b \x01(\x04\x12\x0e\n\x06\x64igest\x18\x0c \x01(\x0c\x12\x17\n\x0fmap_age_seconds\x18\r \x01(\x01\x12\x31\n\ncontroller\x18\x0e \x01(\x0b\x32\x1d.overmesh.agent.v1.Controller\x12&\n\x05peers\x18\x0f \x03(\x0b\x32\x17.overmesh.agent.v1.Peer\x12\x38\n\x05\x64rops\x18\x10 \x03(\x0b\x32).overmesh.agent.v1.StatusReply.DropsEntry\x12+\n\x08problems\x18\x11 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\x12-\n\tendpoints\x18\x12 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07version\x18\x13 \x01(\t\x12\x12\n\nmembership\x18\x14 \x01(\t\x12\x19\n\x11\x63\x65rtificate_until\x18\x1f \x01(\x03\x12\x18\n\x10membership_until\x18  \x01(\x03\x12\x12\n\nkeys_since\x18) \x01(\x03\x12\x30\n\nkey_change\x18* \x01(\x0b\x32\x1c.overmesh.agent.v1.KeyChange\x1a,\n\nDropsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xc5\x01\n\x08\x46\x61stpath\x12\x0f\n\x07running\x18\x01 \x01(\x08\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x05 \x01(\x01\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x11\n\tlistening\x18\x07 \x03(\t\x12\x10\n\x08restarts\x18\x08 \x01(\x04\x12,\n\x08offloads\x18\t \x03(\x0b\x32\x1a.overmesh.agent.v1.Offload\"8\n\tKeyChange\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\x03\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"E\n\x07Offload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02on\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\"V\n\nController\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x15\n\rsince_seconds\x18\x04 \x01(\x01\"\xd2\x03\n\x04Peer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x1a\n\x12last_heard_seconds\x18\x06 \x01(\x01\x12\x12\n\ntx_packets\x18\x07 \x01(\x04\x12\x10\n\x08tx_bytes\x18\x08 \x01(\x04\x12\x12\n\nrx_packets\x18\t \x01(\x04\x12\x10\n\x08rx_bytes\x18\n \x01(\x04\x12\x31\n\x05\x64rops\x18\x0b \x03(\x0b\x32\".overmesh.agent.v1.Peer.DropsEntry\x12$\n\x04kind\x18\x0c \x01(\x0e\x32\x16.overmesh.mesh.v1.Kind\x12&\n\x05suite\x18\r \x01(\x0e\x32\x17.overmesh.mesh.v1.Suite\x12\x1e\n\x16last_handshake_seconds\x18\x0e \x01(\x01\x12\x10\n\x08path_mtu\x18\x0f \x01(\r\x12\x17\n\x0fpath_mtu_probed\x18\x10 \x01(\x08\x1a,\n\nDropsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"S\n\x0bPingRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x13\n\x0binterval_ms\x18\x03 \x01(\r\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\"l\n\tPingReply\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x08\x12\x0e\n\x06rtt_ns\x18\x03 \x01(\x04\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\"3\n\x0bWaitRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\x04\".\n\tWaitReply\x12\x0f\n\x07reached\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\"*\n\x11RotateKeysRequest\x12\x15\n\rgrace_seconds\x18\x01 \x01(\r\"5\n\x0fRotateKeysReply\x12\r\n\x05until\x18\x01 \x01(\x03\x12\x13\n\x0bstock_peers\x18\x02 \x03(\t\"\x1d\n\x0cLeaveRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\"%\n\nLeaveReply\x12\x17\n\x0ftold_controller\x18\x01 \x01(\x08\x32\x82\x03\n\x05\x41gent\x12J\n\x06Status\x12 .overmesh.agent.v1.StatusRequest\x1a\x1e.overmesh.agent.v1.StatusReply\x12\x46\n\x04Ping\x12\x1e.overmesh.agent.v1.PingRequest\x1a\x1c.overmesh.agent.v1.PingReply0\x01\x12\x44\n\x04Wait\x12\x1e.overmesh.agent.v1.WaitRequest\x1a\x1c.overmesh.agent.v1.WaitReply\x12G\n\x05Leave\x12\x1f.overmesh.agent.v1.LeaveRequest\x1a\x1d.overmesh.agent.v1.LeaveReply\x12V\n\nRotateKeys\x12$.overmesh.agent.v1.RotateKeysRequest\x1a\".overmesh.agent.v1.RotateKeysReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aovermesh/proto/agent.proto\x12\x11overmesh.agent.v1\x1a\x19overmesh/proto/mesh.proto\"\x0f\n\rStatusRequest\"\xeb\x05\n\x0bStatusReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07network\x18\x03 \x01(\t\x12\x16\n\x0enetwork_number\x18\x04 \x01(\r\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\x11\n\tinterface\x18\x07 \x01(\t\x12\x0b\n\x03mtu\x18\x08 \x01(\r\x12\x12\n\nmtu_reason\x18\t \x01(\t\x12-\n\x08\x66\x61stpath\x18\n \x01(\x0b\x32\x1b.overmesh.agent.v1.Fastpath\x12\x10\n\x08revision\x18\x0b \x01(\x04\x12\x0e\n\x06\x64igest\x18\x0c \x01(\x0c\x12\x17\n\x0fmap_age_seconds\x18\r \x01(\x01\x12\x31\n\ncontroller\x18\x0e \x01(\x0b\x32\x1d.overmesh.agent.v1.Controller\x12&\n\x05peers\x18\x0f \x03(\x0b\x32\x17.overmesh.agent.v1.Peer\x12\x38\n\x05\x64rops\x18\x10 \x03(\x0b\x32).overmesh.agent.v1.StatusReply.DropsEntry\x12+\n\x08problems\x18\x11 \x03(\x0b\x32\x19.overmesh.mesh.v1.Problem\x12-\n\tendpoints\x18\x12 \x03(\x0b\x32\x1a.overmesh.mesh.v1.Endpoint\x12\x0f\n\x07version\x18\x13 \x01(\t\x12\x12\n\nmembership\x18\x14 \x01(\t\x12\x19\n\x11\x63\x65rtificate_until\x18\x1f \x01(\x03\x12\x18\n\x10membership_until\x18  \x01(\x03\x12\x12\n\nkeys_since\x18) \x01(\x03\x12\x30\n\nkey_change\x18* \x01(\x0b\x32\x1c.overmesh.agent.v1.KeyChange\x1a,\n\nDropsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x8e\x02\n\x08\x46\x61stpath\x12\x0f\n\x07running\x18\x01 \x01(\x08\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x05 \x01(\x01\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x11\n\tlistening\x18\x07 \x03(\t\x12\x10\n\x08restarts\x18\x08 \x01(\x04\x12,\n\x08offloads\x18\t \x03(\x0b\x32\x1a.overmesh.agent.v1.Offload\x12\r\n\x05lanes\x18\n \x01(\r\x12\x38\n\x0esocket_buffers\x18\x0b \x01(\x0b\x32 .overmesh.agent.v1.SocketBuffers\"8\n\tKeyChange\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\x03\x12\r\n\x05\x65rror\x18\x03 \x01(\t\">\n\rSocketBuffers\x12\x0f\n\x07receive\x18\x01 \x01(\r\x12\x0c\n\x04send\x18\x02 \x01(\r\x12\x0e\n\x06wanted\x18\x03 \x01(\r\"E\n\x07Offload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02on\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\"V\n\nController\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x15\n\rsince_seconds\x18\x04 \x01(\x01\"\xe5\x03\n\x04Peer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.overmesh.mesh.v1.Mode\x12\x1a\n\x12last_heard_seconds\x18\x06 \x01(\x01\x12\x12\n\ntx_packets\x18\x07 \x01(\x04\x12\x10\n\x08tx_bytes\x18\x08 \x01(\x04\x12\x12\n\nrx_packets\x18\t \x01(\x04\x12\x10\n\x08rx_bytes\x18\n \x01(\x04\x12\x31\n\x05\x64rops\x18\x0b \x03(\x0b\x32\".overmesh.agent.v1.Peer.DropsEntry\x12$\n\x04kind\x18\x0c \x01(\x0e\x32\x16.overmesh.mesh.v1.Kind\x12&\n\x05suite\x18\r \x01(\x0e\x32\x17.overmesh.mesh.v1.Suite\x12\x1e\n\x16last_handshake_seconds\x18\x0e \x01(\x01\x12\x10\n\x08path_mtu\x18\x0f \x01(\r\x12\x17\n\x0fpath_mtu_probed\x18\x10 \x01(\x08\x12\x11\n\tendpoints\x18\x11 \x03(\t\x1a,\n\nDropsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"S\n\x0bPingRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x13\n\x0binterval_ms\x18\x03 \x01(\r\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\"l\n\tPingReply\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x08\x12\x0e\n\x06rtt_ns\x18\x03 \x01(\x04\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\"3\n\x0bWaitRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\x04\".\n\tWaitReply\x12\x0f\n\x07reached\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\"*\n\x11RotateKeysRequest\x12\x15\n\rgrace_seconds\x18\x01 \x01(\r\"5\n\x0fRotateKeysReply\x12\r\n\x05until\x18\x01 \x01(\x03\x12\x13\n\x0bstock_peers\x18\x02 \x03(\t\"\x1d\n\x0cLeaveRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\"%\n\nLeaveReply\x12\x17\n\x0ftold_controller\x18\x01 \x01(\x08\x32\x82\x03\n\x05\x41gent\x12J\n\x06Status\x12 .overmesh.agent.v1.StatusRequest\x1a\x1e.overmesh.agent.v1.StatusReply\x12\x46\n\x04Ping\x12\x1e.overmesh.agent.v1.PingRequest\x1a\x1c.overmesh.agent.v1.PingReply0\x01\x12\x44\n\x04Wait\x12\x1e.overmesh.agent.v1.WaitRequest\x1a\x1c.overmesh.agent.v1.WaitReply\x12G\n\x05Leave\x12\x1f.overmesh.agent.v1.LeaveRequest\x1a\x1d.overmesh.agent.v1.LeaveReply\x12V\n\nRotateKeys\x12$.overmesh.agent.v1.RotateKeysRequest\x1a\".overmesh.agent.v1.RotateKeysReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,33 +43,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREPLY_DROPSENTRY']._serialized_start=797
   _globals['_STATUSREPLY_DROPSENTRY']._serialized_end=841
   _globals['_FASTPATH']._serialized_start=844
-  _globals['_FASTPATH']._serialized_end=1041
-  _globals['_KEYCHANGE']._serialized_start=1043
-  _globals['_KEYCHANGE']._serialized_end=1099
-  _globals['_OFFLOAD']._serialized_start=1101
-  _globals['_OFFLOAD']._serialized_end=1170
-  _globals['_CONTROLLER']._serialized_start=1172
-  _globals['_CONTROLLER']._serialized_end=1258
-  _globals['_PEER']._serialized_start=1261
-  _globals['_PEER']._serialized_end=1727
+  _globals['_FASTPATH']._serialized_end=1114
+  _globals['_KEYCHANGE']._serialized_start=1116
+  _globals['_KEYCHANGE']._serialized_end=1172
+  _globals['_SOCKETBUFFERS']._serialized_start=1174
+  _globals['_SOCKETBUFFERS']._serialized_end=1236
+  _globals['_OFFLOAD']._serialized_start=1238
+  _globals['_OFFLOAD']._serialized_end=1307
+  _globals['_CONTROLLER']._serialized_start=1309
+  _globals['_CONTROLLER']._serialized_end=1395
+  _globals['_PEER']._serialized_start=1398
+  _globals['_PEER']._serialized_end=1883
   _globals['_PEER_DROPSENTRY']._serialized_start=797
   _globals['_PEER_DROPSENTRY']._serialized_end=841
-  _globals['_PINGREQUEST']._serialized_start=1729
-  _globals['_PINGREQUEST']._serialized_end=1812
-  _globals['_PINGREPLY']._serialized_start=1814
-  _globals['_PINGREPLY']._serialized_end=1922
-  _globals['_WAITREQUEST']._serialized_start=1924
-  _globals['_WAITREQUEST']._serialized_end=1975
-  _globals['_WAITREPLY']._serialized_start=1977
-  _globals['_WAITREPLY']._serialized_end=2023
-  _globals['_ROTATEKEYSREQUEST']._serialized_start=2025
-  _globals['_ROTATEKEYSREQUEST']._serialized_end=2067
-  _globals['_ROTATEKEYSREPLY']._serialized_start=2069
-  _globals['_ROTATEKEYSREPLY']._serialized_end=2122
-  _globals['_LEAVEREQUEST']._serialized_start=2124
-  _globals['_LEAVEREQUEST']._serialized_end=2153
-  _globals['_LEAVEREPLY']._serialized_start=2155
-  _globals['_LEAVEREPLY']._serialized_end=2192
-  _globals['_AGENT']._serialized_start=2195
-  _globals['_AGENT']._serialized_end=2581
+  _globals['_PINGREQUEST']._serialized_start=1885
+  _globals['_PINGREQUEST']._serialized_end=1968
+  _globals['_PINGREPLY']._serialized_start=1970
+  _globals['_PINGREPLY']._serialized_end=2078
+  _globals['_WAITREQUEST']._serialized_start=2080
+  _globals['_WAITREQUEST']._serialized_end=2131
+  _globals['_WAITREPLY']._serialized_start=2133
+  _globals['_WAITREPLY']._serialized_end=2179
+  _globals['_ROTATEKEYSREQUEST']._serialized_start=2181
+  _globals['_ROTATEKEYSREQUEST']._serialized_end=2223
+  _globals['_ROTATEKEYSREPLY']._serialized_start=2225
+  _globals['_ROTATEKEYSREPLY']._serialized_end=2278
+  _globals['_LEAVEREQUEST']._serialized_start=2280
+  _globals['_LEAVEREQUEST']._serialized_end=2309
+  _globals['_LEAVEREPLY']._serialized_start=2311
+  _globals['_LEAVEREPLY']._serialized_end=2348
+  _globals['_AGENT']._serialized_start=2351
+  _globals['_AGENT']._serialized_end=2737
 # @@protoc_insertion_point(module_scope)

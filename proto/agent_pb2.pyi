@@ -71,7 +71,7 @@ class StatusReply(_message.Message):
     def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., network: _Optional[str] = ..., network_number: _Optional[int] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., addresses: _Optional[_Iterable[str]] = ..., interface: _Optional[str] = ..., mtu: _Optional[int] = ..., mtu_reason: _Optional[str] = ..., fastpath: _Optional[_Union[Fastpath, _Mapping]] = ..., revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., map_age_seconds: _Optional[float] = ..., controller: _Optional[_Union[Controller, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., problems: _Optional[_Iterable[_Union[_mesh_pb2.Problem, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[_mesh_pb2.Endpoint, _Mapping]]] = ..., version: _Optional[str] = ..., membership: _Optional[str] = ..., certificate_until: _Optional[int] = ..., membership_until: _Optional[int] = ..., keys_since: _Optional[int] = ..., key_change: _Optional[_Union[KeyChange, _Mapping]] = ...) -> None: ...
 
 class Fastpath(_message.Message):
-    __slots__ = ("running", "pid", "backend", "reason", "uptime_seconds", "version", "listening", "restarts", "offloads")
+    __slots__ = ("running", "pid", "backend", "reason", "uptime_seconds", "version", "listening", "restarts", "offloads", "lanes", "socket_buffers")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +81,8 @@ class Fastpath(_message.Message):
     LISTENING_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     OFFLOADS_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_BUFFERS_FIELD_NUMBER: _ClassVar[int]
     running: bool
     pid: int
     backend: str
@@ -90,7 +92,9 @@ class Fastpath(_message.Message):
     listening: _containers.RepeatedScalarFieldContainer[str]
     restarts: int
     offloads: _containers.RepeatedCompositeFieldContainer[Offload]
-    def __init__(self, running: _Optional[bool] = ..., pid: _Optional[int] = ..., backend: _Optional[str] = ..., reason: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., restarts: _Optional[int] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ...) -> None: ...
+    lanes: int
+    socket_buffers: SocketBuffers
+    def __init__(self, running: _Optional[bool] = ..., pid: _Optional[int] = ..., backend: _Optional[str] = ..., reason: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., restarts: _Optional[int] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ..., lanes: _Optional[int] = ..., socket_buffers: _Optional[_Union[SocketBuffers, _Mapping]] = ...) -> None: ...
 
 class KeyChange(_message.Message):
     __slots__ = ("stage", "until", "error")
@@ -101,6 +105,16 @@ class KeyChange(_message.Message):
     until: int
     error: str
     def __init__(self, stage: _Optional[str] = ..., until: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class SocketBuffers(_message.Message):
+    __slots__ = ("receive", "send", "wanted")
+    RECEIVE_FIELD_NUMBER: _ClassVar[int]
+    SEND_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    receive: int
+    send: int
+    wanted: int
+    def __init__(self, receive: _Optional[int] = ..., send: _Optional[int] = ..., wanted: _Optional[int] = ...) -> None: ...
 
 class Offload(_message.Message):
     __slots__ = ("name", "on", "reason", "failures")
@@ -127,7 +141,7 @@ class Controller(_message.Message):
     def __init__(self, address: _Optional[str] = ..., connected: _Optional[bool] = ..., error: _Optional[str] = ..., since_seconds: _Optional[float] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("name", "node_id", "addresses", "endpoint", "mode", "last_heard_seconds", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "drops", "kind", "suite", "last_handshake_seconds", "path_mtu", "path_mtu_probed")
+    __slots__ = ("name", "node_id", "addresses", "endpoint", "mode", "last_heard_seconds", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "drops", "kind", "suite", "last_handshake_seconds", "path_mtu", "path_mtu_probed", "endpoints")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +165,7 @@ class Peer(_message.Message):
     LAST_HANDSHAKE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PATH_MTU_FIELD_NUMBER: _ClassVar[int]
     PATH_MTU_PROBED_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     node_id: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
@@ -167,7 +182,8 @@ class Peer(_message.Message):
     last_handshake_seconds: float
     path_mtu: int
     path_mtu_probed: bool
-    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., endpoint: _Optional[str] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., last_heard_seconds: _Optional[float] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., kind: _Optional[_Union[_mesh_pb2.Kind, str]] = ..., suite: _Optional[_Union[_mesh_pb2.Suite, str]] = ..., last_handshake_seconds: _Optional[float] = ..., path_mtu: _Optional[int] = ..., path_mtu_probed: _Optional[bool] = ...) -> None: ...
+    endpoints: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., endpoint: _Optional[str] = ..., mode: _Optional[_Union[_mesh_pb2.Mode, str]] = ..., last_heard_seconds: _Optional[float] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., kind: _Optional[_Union[_mesh_pb2.Kind, str]] = ..., suite: _Optional[_Union[_mesh_pb2.Suite, str]] = ..., last_handshake_seconds: _Optional[float] = ..., path_mtu: _Optional[int] = ..., path_mtu_probed: _Optional[bool] = ..., endpoints: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PingRequest(_message.Message):
     __slots__ = ("peer", "count", "interval_ms", "timeout_ms")

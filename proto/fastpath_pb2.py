@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dovermesh/proto/fastpath.proto\x12\x14overmesh.fastpath.v1\"\xca\x01\n\x0c\x41pplyRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0b\n\x03tun\x18\x02 \x01(\t\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\x16\n\x0enetwork_number\x18\x04 \x01(\r\x12\x0c\n\x04port\x18\x05 \x01(\r\x12)\n\x05peers\x18\x06 \x03(\x0b\x32\x1a.overmesh.fastpath.v1.Peer\x12\x13\n\x0bprivate_key\x18\x07 \x01(\x0c\x12\r\n\x05lanes\x18\x08 \x01(\r\x12\x19\n\x11other_private_key\x18\t \x01(\x0c\"c\n\rChangeRequest\x12\x33\n\x07\x64\x65sired\x18\x01 \x01(\x0b\x32\".overmesh.fastpath.v1.ApplyRequest\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\x0c\"\x96\x02\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08prefixes\x18\x03 \x03(\t\x12\x11\n\tendpoints\x18\x04 \x03(\t\x12(\n\x04mode\x18\x05 \x01(\x0e\x32\x1a.overmesh.fastpath.v1.Mode\x12\x12\n\npublic_key\x18\x06 \x01(\x0c\x12\x15\n\rpreshared_key\x18\x07 \x01(\x0c\x12*\n\x05suite\x18\x08 \x01(\x0e\x32\x1b.overmesh.fastpath.v1.Suite\x12\x13\n\x0bkeepalive_s\x18\t \x01(\r\x12\r\n\x05lanes\x18\n \x01(\r\x12\r\n\x05stock\x18\x0b \x01(\x08\x12\x1b\n\x13previous_public_key\x18\x0c \x01(\x0c\"T\n\nApplyReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05peers\x18\x02 \x01(\r\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\x12\x14\n\x0ctable_digest\x18\x04 \x01(\x0c\"%\n\x0cStatsRequest\x12\x15\n\rwithout_peers\x18\x01 \x01(\x08\"\x9d\x03\n\nStatsReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12\x11\n\tuptime_ms\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x11\n\tlistening\x18\x07 \x03(\t\x12.\n\x05peers\x18\x08 \x03(\x0b\x32\x1f.overmesh.fastpath.v1.PeerStats\x12:\n\x05\x64rops\x18\t \x03(\x0b\x32+.overmesh.fastpath.v1.StatsReply.DropsEntry\x12\x0b\n\x03mtu\x18\n \x01(\r\x12\x14\n\x0ctable_digest\x18\x0b \x01(\x0c\x12/\n\x08offloads\x18\x0c \x03(\x0b\x32\x1d.overmesh.fastpath.v1.Offload\x12\r\n\x05lanes\x18\r \x01(\r\x12\x13\n\x0bhanded_over\x18\x0e \x01(\x04\x1a,\n\nDropsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"W\n\x07Offload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02on\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\x12\x10\n\x08unwanted\x18\x05 \x01(\x08\"\x99\x03\n\tPeerStats\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x12\n\ntx_packets\x18\x03 \x01(\x04\x12\x10\n\x08tx_bytes\x18\x04 \x01(\x04\x12\x12\n\nrx_packets\x18\x05 \x01(\x04\x12\x10\n\x08rx_bytes\x18\x06 \x01(\x04\x12\x19\n\x11last_heard_ms_ago\x18\x07 \x01(\x03\x12\x39\n\x05\x64rops\x18\x08 \x03(\x0b\x32*.overmesh.fastpath.v1.PeerStats.DropsEntry\x12(\n\x04mode\x18\t \x01(\x0e\x32\x1a.overmesh.fastpath.v1.Mode\x12*\n\x05suite\x18\n \x01(\x0e\x32\x1b.overmesh.fastpath.v1.Suite\x12\x1d\n\x15last_handshake_ms_ago\x18\x0b \x01(\x03\x12\x10\n\x08path_mtu\x18\x0c \x01(\r\x12\x17\n\x0fpath_mtu_probed\x18\r \x01(\x08\x1a,\n\nDropsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x0f\n\rEventsRequest\"\xb1\x01\n\x05\x45vent\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.overmesh.fastpath.v1.StartedH\x00\x12\x35\n\npeer_heard\x18\x02 \x01(\x0b\x32\x1f.overmesh.fastpath.v1.PeerHeardH\x00\x12\x37\n\x0b\x64\x65vice_lost\x18\x03 \x01(\x0b\x32 .overmesh.fastpath.v1.DeviceLostH\x00\x42\x06\n\x04\x62ody\"9\n\x07Started\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"\x17\n\tPeerHeard\x12\n\n\x02id\x18\x01 \x01(\t\",\n\nDeviceLost\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\x0cProbeRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\r\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"@\n\nProbeReply\x12\x10\n\x08\x61nswered\x18\x01 \x01(\x08\x12\x0e\n\x06rtt_ns\x18\x02 \x01(\x04\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\"\x11\n\x0fShutdownRequest\"\x0f\n\rShutdownReply*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_PLAIN\x10\x01\x12\x0f\n\x0bMODE_SEALED\x10\x02*?\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSUITE_CHACHA\x10\x01\x12\r\n\tSUITE_AES\x10\x02\x32\xee\x03\n\x08\x46\x61stpath\x12M\n\x05\x41pply\x12\".overmesh.fastpath.v1.ApplyRequest\x1a .overmesh.fastpath.v1.ApplyReply\x12O\n\x06\x43hange\x12#.overmesh.fastpath.v1.ChangeRequest\x1a .overmesh.fastpath.v1.ApplyReply\x12M\n\x05Stats\x12\".overmesh.fastpath.v1.StatsRequest\x1a .overmesh.fastpath.v1.StatsReply\x12L\n\x06\x45vents\x12#.overmesh.fastpath.v1.EventsRequest\x1a\x1b.overmesh.fastpath.v1.Event0\x01\x12M\n\x05Probe\x12\".overmesh.fastpath.v1.ProbeRequest\x1a .overmesh.fastpath.v1.ProbeReply\x12V\n\x08Shutdown\x12%.overmesh.fastpath.v1.ShutdownRequest\x1a#.overmesh.fastpath.v1.ShutdownReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dovermesh/proto/fastpath.proto\x12\x14overmesh.fastpath.v1\"\xca\x01\n\x0c\x41pplyRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0b\n\x03tun\x18\x02 \x01(\t\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\x16\n\x0enetwork_number\x18\x04 \x01(\r\x12\x0c\n\x04port\x18\x05 \x01(\r\x12)\n\x05peers\x18\x06 \x03(\x0b\x32\x1a.overmesh.fastpath.v1.Peer\x12\x13\n\x0bprivate_key\x18\x07 \x01(\x0c\x12\r\n\x05lanes\x18\x08 \x01(\r\x12\x19\n\x11other_private_key\x18\t \x01(\x0c\"c\n\rChangeRequest\x12\x33\n\x07\x64\x65sired\x18\x01 \x01(\x0b\x32\".overmesh.fastpath.v1.ApplyRequest\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\x0c\"\x96\x02\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08prefixes\x18\x03 \x03(\t\x12\x11\n\tendpoints\x18\x04 \x03(\t\x12(\n\x04mode\x18\x05 \x01(\x0e\x32\x1a.overmesh.fastpath.v1.Mode\x12\x12\n\npublic_key\x18\x06 \x01(\x0c\x12\x15\n\rpreshared_key\x18\x07 \x01(\x0c\x12*\n\x05suite\x18\x08 \x01(\x0e\x32\x1b.overmesh.fastpath.v1.Suite\x12\x13\n\x0bkeepalive_s\x18\t \x01(\r\x12\r\n\x05lanes\x18\n \x01(\r\x12\r\n\x05stock\x18\x0b \x01(\x08\x12\x1b\n\x13previous_public_key\x18\x0c \x01(\x0c\"T\n\nApplyReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05peers\x18\x02 \x01(\r\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\x12\x14\n\x0ctable_digest\x18\x04 \x01(\x0c\"%\n\x0cStatsRequest\x12\x15\n\rwithout_peers\x18\x01 \x01(\x08\"\xda\x03\n\nStatsReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61\x63kend_reason\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12\x11\n\tuptime_ms\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x11\n\tlistening\x18\x07 \x03(\t\x12.\n\x05peers\x18\x08 \x03(\x0b\x32\x1f.overmesh.fastpath.v1.PeerStats\x12:\n\x05\x64rops\x18\t \x03(\x0b\x32+.overmesh.fastpath.v1.StatsReply.DropsEntry\x12\x0b\n\x03mtu\x18\n \x01(\r\x12\x14\n\x0ctable_digest\x18\x0b \x01(\x0c\x12/\n\x08offloads\x18\x0c \x03(\x0b\x32\x1d.overmesh.fastpath.v1.Offload\x12\r\n\x05lanes\x18\r \x01(\r\x12\x13\n\x0bhanded_over\x18\x0e \x01(\x04\x12;\n\x0esocket_buffers\x18\x0f \x01(\x0b\x32#.overmesh.fastpath.v1.SocketBuffers\x1a,\n\nDropsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\">\n\rSocketBuffers\x12\x0f\n\x07receive\x18\x01 \x01(\r\x12\x0c\n\x04send\x18\x02 \x01(\r\x12\x0e\n\x06wanted\x18\x03 \x01(\r\"W\n\x07Offload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02on\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\x12\x10\n\x08unwanted\x18\x05 \x01(\x08\"\xac\x03\n\tPeerStats\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x12\n\ntx_packets\x18\x03 \x01(\x04\x12\x10\n\x08tx_bytes\x18\x04 \x01(\x04\x12\x12\n\nrx_packets\x18\x05 \x01(\x04\x12\x10\n\x08rx_bytes\x18\x06 \x01(\x04\x12\x19\n\x11last_heard_ms_ago\x18\x07 \x01(\x03\x12\x39\n\x05\x64rops\x18\x08 \x03(\x0b\x32*.overmesh.fastpath.v1.PeerStats.DropsEntry\x12(\n\x04mode\x18\t \x01(\x0e\x32\x1a.overmesh.fastpath.v1.Mode\x12*\n\x05suite\x18\n \x01(\x0e\x32\x1b.overmesh.fastpath.v1.Suite\x12\x1d\n\x15last_handshake_ms_ago\x18\x0b \x01(\x03\x12\x10\n\x08path_mtu\x18\x0c \x01(\r\x12\x17\n\x0fpath_mtu_probed\x18\r \x01(\x08\x12\x11\n\tendpoints\x18\x0e \x03(\t\x1a,\n\nDropsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x0f\n\rEventsRequest\"\xb1\x01\n\x05\x45vent\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.overmesh.fastpath.v1.StartedH\x00\x12\x35\n\npeer_heard\x18\x02 \x01(\x0b\x32\x1f.overmesh.fastpath.v1.PeerHeardH\x00\x12\x37\n\x0b\x64\x65vice_lost\x18\x03 \x01(\x0b\x32 .overmesh.fastpath.v1.DeviceLostH\x00\x42\x06\n\x04\x62ody\"9\n\x07Started\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"\x17\n\tPeerHeard\x12\n\n\x02id\x18\x01 \x01(\t\",\n\nDeviceLost\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\x0cProbeRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\r\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"@\n\nProbeReply\x12\x10\n\x08\x61nswered\x18\x01 \x01(\x08\x12\x0e\n\x06rtt_ns\x18\x02 \x01(\x04\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\"\x11\n\x0fShutdownRequest\"\x0f\n\rShutdownReply*=\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_PLAIN\x10\x01\x12\x0f\n\x0bMODE_SEALED\x10\x02*?\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSUITE_CHACHA\x10\x01\x12\r\n\tSUITE_AES\x10\x02\x32\xee\x03\n\x08\x46\x61stpath\x12M\n\x05\x41pply\x12\".overmesh.fastpath.v1.ApplyRequest\x1a .overmesh.fastpath.v1.ApplyReply\x12O\n\x06\x43hange\x12#.overmesh.fastpath.v1.ChangeRequest\x1a .overmesh.fastpath.v1.ApplyReply\x12M\n\x05Stats\x12\".overmesh.fastpath.v1.StatsRequest\x1a .overmesh.fastpath.v1.StatsReply\x12L\n\x06\x45vents\x12#.overmesh.fastpath.v1.EventsRequest\x1a\x1b.overmesh.fastpath.v1.Event0\x01\x12M\n\x05Probe\x12\".overmesh.fastpath.v1.ProbeRequest\x1a .overmesh.fastpath.v1.ProbeReply\x12V\n\x08Shutdown\x12%.overmesh.fastpath.v1.ShutdownRequest\x1a#.overmesh.fastpath.v1.ShutdownReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATSREPLY_DROPSENTRY']._serialized_options = b'8\001'
   _globals['_PEERSTATS_DROPSENTRY']._loaded_options = None
   _globals['_PEERSTATS_DROPSENTRY']._serialized_options = b'8\001'
-  _globals['_MODE']._serialized_start=2177
-  _globals['_MODE']._serialized_end=2238
-  _globals['_SUITE']._serialized_start=2240
-  _globals['_SUITE']._serialized_end=2303
+  _globals['_MODE']._serialized_start=2321
+  _globals['_MODE']._serialized_end=2382
+  _globals['_SUITE']._serialized_start=2384
+  _globals['_SUITE']._serialized_end=2447
   _globals['_APPLYREQUEST']._serialized_start=56
   _globals['_APPLYREQUEST']._serialized_end=258
   _globals['_CHANGEREQUEST']._serialized_start=260
@@ -50,33 +50,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATSREQUEST']._serialized_start=728
   _globals['_STATSREQUEST']._serialized_end=765
   _globals['_STATSREPLY']._serialized_start=768
-  _globals['_STATSREPLY']._serialized_end=1181
-  _globals['_STATSREPLY_DROPSENTRY']._serialized_start=1137
-  _globals['_STATSREPLY_DROPSENTRY']._serialized_end=1181
-  _globals['_OFFLOAD']._serialized_start=1183
-  _globals['_OFFLOAD']._serialized_end=1270
-  _globals['_PEERSTATS']._serialized_start=1273
-  _globals['_PEERSTATS']._serialized_end=1682
-  _globals['_PEERSTATS_DROPSENTRY']._serialized_start=1137
-  _globals['_PEERSTATS_DROPSENTRY']._serialized_end=1181
-  _globals['_EVENTSREQUEST']._serialized_start=1684
-  _globals['_EVENTSREQUEST']._serialized_end=1699
-  _globals['_EVENT']._serialized_start=1702
-  _globals['_EVENT']._serialized_end=1879
-  _globals['_STARTED']._serialized_start=1881
-  _globals['_STARTED']._serialized_end=1938
-  _globals['_PEERHEARD']._serialized_start=1940
-  _globals['_PEERHEARD']._serialized_end=1963
-  _globals['_DEVICELOST']._serialized_start=1965
-  _globals['_DEVICELOST']._serialized_end=2009
-  _globals['_PROBEREQUEST']._serialized_start=2011
-  _globals['_PROBEREQUEST']._serialized_end=2073
-  _globals['_PROBEREPLY']._serialized_start=2075
-  _globals['_PROBEREPLY']._serialized_end=2139
-  _globals['_SHUTDOWNREQUEST']._serialized_start=2141
-  _globals['_SHUTDOWNREQUEST']._serialized_end=2158
-  _globals['_SHUTDOWNREPLY']._serialized_start=2160
-  _globals['_SHUTDOWNREPLY']._serialized_end=2175
-  _globals['_FASTPATH']._serialized_start=2306
-  _globals['_FASTPATH']._serialized_end=2800
+  _globals['_STATSREPLY']._serialized_end=1242
+  _globals['_STATSREPLY_DROPSENTRY']._serialized_start=1198
+  _globals['_STATSREPLY_DROPSENTRY']._serialized_end=1242
+  _globals['_SOCKETBUFFERS']._serialized_start=1244
+  _globals['_SOCKETBUFFERS']._serialized_end=1306
+  _globals['_OFFLOAD']._serialized_start=1308
+  _globals['_OFFLOAD']._serialized_end=1395
+  _globals['_PEERSTATS']._serialized_start=1398
+  _globals['_PEERSTATS']._serialized_end=1826
+  _globals['_PEERSTATS_DROPSENTRY']._serialized_start=1198
+  _globals['_PEERSTATS_DROPSENTRY']._serialized_end=1242
+  _globals['_EVENTSREQUEST']._serialized_start=1828
+  _globals['_EVENTSREQUEST']._serialized_end=1843
+  _globals['_EVENT']._serialized_start=1846
+  _globals['_EVENT']._serialized_end=2023
+  _globals['_STARTED']._serialized_start=2025
+  _globals['_STARTED']._serialized_end=2082
+  _globals['_PEERHEARD']._serialized_start=2084
+  _globals['_PEERHEARD']._serialized_end=2107
+  _globals['_DEVICELOST']._serialized_start=2109
+  _globals['_DEVICELOST']._serialized_end=2153
+  _globals['_PROBEREQUEST']._serialized_start=2155
+  _globals['_PROBEREQUEST']._serialized_end=2217
+  _globals['_PROBEREPLY']._serialized_start=2219
+  _globals['_PROBEREPLY']._serialized_end=2283
+  _globals['_SHUTDOWNREQUEST']._serialized_start=2285
+  _globals['_SHUTDOWNREQUEST']._serialized_end=2302
+  _globals['_SHUTDOWNREPLY']._serialized_start=2304
+  _globals['_SHUTDOWNREPLY']._serialized_end=2319
+  _globals['_FASTPATH']._serialized_start=2450
+  _globals['_FASTPATH']._serialized_end=2944
 # @@protoc_insertion_point(module_scope)

@@ -104,7 +104,7 @@ class StatsRequest(_message.Message):
     def __init__(self, without_peers: _Optional[bool] = ...) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest", "offloads", "lanes", "handed_over")
+    __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest", "offloads", "lanes", "handed_over", "socket_buffers")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,7 @@ class StatsReply(_message.Message):
     OFFLOADS_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_BUFFERS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     backend: str
     backend_reason: str
@@ -140,7 +141,18 @@ class StatsReply(_message.Message):
     offloads: _containers.RepeatedCompositeFieldContainer[Offload]
     lanes: int
     handed_over: int
-    def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ..., lanes: _Optional[int] = ..., handed_over: _Optional[int] = ...) -> None: ...
+    socket_buffers: SocketBuffers
+    def __init__(self, revision: _Optional[int] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., version: _Optional[str] = ..., listening: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[_Union[PeerStats, _Mapping]]] = ..., drops: _Optional[_Mapping[str, int]] = ..., mtu: _Optional[int] = ..., table_digest: _Optional[bytes] = ..., offloads: _Optional[_Iterable[_Union[Offload, _Mapping]]] = ..., lanes: _Optional[int] = ..., handed_over: _Optional[int] = ..., socket_buffers: _Optional[_Union[SocketBuffers, _Mapping]] = ...) -> None: ...
+
+class SocketBuffers(_message.Message):
+    __slots__ = ("receive", "send", "wanted")
+    RECEIVE_FIELD_NUMBER: _ClassVar[int]
+    SEND_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    receive: int
+    send: int
+    wanted: int
+    def __init__(self, receive: _Optional[int] = ..., send: _Optional[int] = ..., wanted: _Optional[int] = ...) -> None: ...
 
 class Offload(_message.Message):
     __slots__ = ("name", "on", "reason", "failures", "unwanted")
@@ -157,7 +169,7 @@ class Offload(_message.Message):
     def __init__(self, name: _Optional[str] = ..., on: _Optional[bool] = ..., reason: _Optional[str] = ..., failures: _Optional[int] = ..., unwanted: _Optional[bool] = ...) -> None: ...
 
 class PeerStats(_message.Message):
-    __slots__ = ("id", "endpoint", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "last_heard_ms_ago", "drops", "mode", "suite", "last_handshake_ms_ago", "path_mtu", "path_mtu_probed")
+    __slots__ = ("id", "endpoint", "tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "last_heard_ms_ago", "drops", "mode", "suite", "last_handshake_ms_ago", "path_mtu", "path_mtu_probed", "endpoints")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +190,7 @@ class PeerStats(_message.Message):
     LAST_HANDSHAKE_MS_AGO_FIELD_NUMBER: _ClassVar[int]
     PATH_MTU_FIELD_NUMBER: _ClassVar[int]
     PATH_MTU_PROBED_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     endpoint: str
     tx_packets: int
@@ -191,7 +204,8 @@ class PeerStats(_message.Message):
     last_handshake_ms_ago: int
     path_mtu: int
     path_mtu_probed: bool
-    def __init__(self, id: _Optional[str] = ..., endpoint: _Optional[str] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., last_heard_ms_ago: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., mode: _Optional[_Union[Mode, str]] = ..., suite: _Optional[_Union[Suite, str]] = ..., last_handshake_ms_ago: _Optional[int] = ..., path_mtu: _Optional[int] = ..., path_mtu_probed: _Optional[bool] = ...) -> None: ...
+    endpoints: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., endpoint: _Optional[str] = ..., tx_packets: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_bytes: _Optional[int] = ..., last_heard_ms_ago: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., mode: _Optional[_Union[Mode, str]] = ..., suite: _Optional[_Union[Suite, str]] = ..., last_handshake_ms_ago: _Optional[int] = ..., path_mtu: _Optional[int] = ..., path_mtu_probed: _Optional[bool] = ..., endpoints: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EventsRequest(_message.Message):
     __slots__ = ()

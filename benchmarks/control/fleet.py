@@ -112,7 +112,8 @@ class Entry:
             MeshError: the controller says no, or is gone.
 
         """
-        (await _connect(self.port, _unverified())).close()
+        _, seen = await asyncio.open_connection(_LISTENING, self.port, ssl=_unverified())
+        seen.transport.abort()
         connection = await self.connect()
         try:
             return await self.redeem(host, connection)

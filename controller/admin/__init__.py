@@ -124,7 +124,9 @@ class AdminService(Auditing, Approving, Rotating):
     ) -> admin_pb2.RevokeNodeReply:
         """Take a node out, and its key for good."""
         view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
-        revoked = await self._parts.revocations.revoke(view.name, request.node, request.reason)
+        revoked = await self._parts.revocations.revoke(
+            view.name, request.node, request.reason, unknown=request.unknown
+        )
         # When this is a repetition, the first one has taken it out.
         done = await self._parts.audit.done()
         was_member = done.deed.what == "node revoked" if done else revoked.was_member

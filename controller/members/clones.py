@@ -19,55 +19,30 @@ replaced by its own next run is no more, and does not come back to tell:
     A ──► its stream    B ──► takes it over    A, "I was replaced" ──► B is a twin: quarantined as above
 """
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from typing import Protocol
 
 from overmesh.controller.audit import Deed
+from overmesh.controller.members.hosts import Copy, Host, Hosts, copy_key, short
 from overmesh.controller.members.names import checked_host_id, checked_instance
 from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.serving.caller import caller
 from overmesh.controller.store import keys
 from overmesh.controller.store.base import MAX_OPS, Delete, KeyValue, Put, absent, unchanged
-from overmesh.controller.trust import Identity, MeshRoot, authentic
-from overmesh.errors import CloneError, StoreCorruptError
-from overmesh.proto import admin_pb2, mesh_pb2
+from overmesh.controller.trust import Identity, MeshRoot
+from overmesh.errors import CloneError
+from overmesh.proto import admin_pb2
 
 # Seconds after which a copy takes over from a host that has gone: longer than a restart or a lease.
 TAKES_OVER_AFTER = 120.0
-# Seconds for which a copy that does not come any more is still told of.
-TOLD_FOR = 300.0
 _NOTED_EVERY = 30.0
 MAX_COPIES = 8
 _NEW_MACHINE_ID = "make a new machine id (`rm /etc/machine-id; systemd-machine-id-setup`), "
 
 _log = logging.getLogger("overmesh.controller")
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """The machine that a node is bound to. since: unix seconds; claimed: not by joining, but by coming."""
-
-    host_id: str
-    origin: str
-    since: int
-    claimed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Another machine with the node's keys. since, last_seen: unix seconds, with the node's own there.
-
-    instance: of a twin, which has the host id of the node's own; else empty.
-    """
-
-    host_id: str
-    origin: str
-    since: int
-    last_seen: int
-    instance: str = ""
 
 
 class Connected(Protocol):
@@ -106,7 +81,7 @@ class Clones:
         clock: Callable[[], float],
     ) -> None:
         self._mirror = mirror
-        self._root = root
+        self._hosts = Hosts(mirror, root)
         self._live = live
         self._elsewhere = elsewhere
         self._clock = clock
@@ -120,7 +95,7 @@ class Clones:
 
     def _changed(self, network: str, node_id: str) -> None:
         agent = self._live(network, node_id)
-        if agent is None or self._host(network, node_id)[1] is None:
+        if agent is None or self._hosts.host(network, node_id)[1] is None:
             return
         if not self._is_node(network, node_id, agent.host_id, agent.instance):
             error = self._quarantined(network, node_id, agent.host_id, agent.origin)
@@ -166,19 +141,19 @@ class Clones:
         _log.warning("a copy of a node is quarantined", extra=extra)
 
     def _is_node(self, network: str, node_id: str, host_id: str, instance: str) -> bool:
-        _, host = self._host(network, node_id)
+        _, host = self._hosts.host(network, node_id)
         return (
             host is not None
             and host.host_id == host_id
-            and not (instance and self._copy(network, node_id, host_id, instance)[1])
+            and not (instance and self._hosts.copy(network, node_id, host_id, instance)[1])
         )
 
     def _plan(self, network: str, node_id: str, host_id: str, instance: str) -> Change | None:
         if self._is_node(network, node_id, host_id, instance):
             return None
-        kv, host = self._host(network, node_id)
+        kv, host = self._hosts.host(network, node_id)
         twin = instance if host and host.host_id == host_id else ""
-        copy_kv, copy = self._copy(network, node_id, host_id, twin)
+        copy_kv, copy = self._hosts.copy(network, node_id, host_id, twin)
         if host and self._is_there(network, node_id, host, twin):
             seen = copy or Copy(host_id, "", int(self._clock()), 0)
             return self._noted(network, node_id, copy_kv, seen)
@@ -191,7 +166,7 @@ class Clones:
             ],
             [
                 self.bound(network, node_id, host_id, claimed=True),
-                Delete(_copy_key(network, node_id, host_id, twin)),
+                Delete(copy_key(network, node_id, host_id, twin)),
             ],
             self._deed("node bound to a host", network, node_id, host_id) if host else None,
         )
@@ -212,27 +187,25 @@ class Clones:
         return self._written(network, node_id, kv, replace(copy, origin=caller().origin, last_seen=now))
 
     def _written(self, network: str, node_id: str, kv: KeyValue | None, copy: Copy) -> Change | None:
-        if kv is None and len(list(self._copies(network, node_id))) >= MAX_COPIES:
+        if kv is None and len(list(self._hosts.copies(network, node_id))) >= MAX_COPIES:
             return None
-        key = _copy_key(network, node_id, copy.host_id, copy.instance)
+        put = self._hosts.put_copy(network, node_id, copy)
         deed = None if kv else self._deed("copy quarantined", network, node_id, copy.host_id)
-        guard = unchanged(kv) if kv else absent(key)
-        return Change([guard], [Put(key, authentic.encode(self._root, key, asdict(copy)))], deed)
+        return Change([unchanged(kv) if kv else absent(put.key)], [put], deed)
 
     def _deed(self, what: str, network: str, node_id: str, host_id: str) -> Deed:
         node = self._mirror.view(network).node(node_id)
-        _, host = self._host(network, node_id)
+        _, host = self._hosts.host(network, node_id)
         details = {"host": host_id, "before": host.host_id if host else ""}
         return Deed(what, network, node_id, node.name if node else "", details=details)
 
     def _quarantined(self, network: str, node_id: str, host_id: str, origin: str) -> CloneError:
-        _, host = self._host(network, node_id)
+        _, host = self._hosts.host(network, node_id)
         twin = host is not None and host.host_id == host_id
-        here = f"this one, {_short(host_id)} from {origin or 'here'}"
-        other = f"{_short(host.host_id)} from {host.origin or 'elsewhere'}" if host else "not known"
+        here = f"this one, {short(host_id)} from {origin or 'here'}"
         return CloneError(
-            f"another host is connected as this node ({node_id}): {other}; {here}, holds a copy of its keys "
-            f"{'and of its machine id ' if twin else ''}and is quarantined",
+            f"another host is connected as this node ({node_id}): {host or 'not known'}; {here}, holds "
+            f"a copy of its keys {'and of its machine id ' if twin else ''}and is quarantined",
             f"on the copy, {_NEW_MACHINE_ID if twin else ''}remove the state directory and join with a new "
             "token; if the other host is to go, end its agent: this one takes over within "
             f"{TAKES_OVER_AFTER / 60:.0f} to 3 minutes",
@@ -261,20 +234,19 @@ class Clones:
         return Copy(host_id, "", now, now - int(_NOTED_EVERY), other) if other not in ("", instance) else None
 
     def _twin_noted(self, network: str, node_id: str, twin: Copy) -> Change | None:
-        kv = self._mirror.key(_copy_key(network, node_id, twin.host_id, twin.instance))
+        kv = self._mirror.key(copy_key(network, node_id, twin.host_id, twin.instance))
         return None if kv else self._written(network, node_id, None, twin)
 
     # Joining.
 
     def bound(self, network: str, node_id: str, host_id: str, *, claimed: bool = False) -> Put:
         """Return the operation that binds a node to a host."""
-        key = keys.host(network, node_id)
         host = Host(host_id, caller().origin, int(self._clock()), claimed)
-        return Put(key, authentic.encode(self._root, key, asdict(host)))
+        return self._hosts.put_host(network, node_id, host)
 
     def bound_elsewhere(self, network: str, node_id: str, host_id: str) -> bool:
         """Tell whether another host than this one is there as the node."""
-        _, host = self._host(network, node_id)
+        _, host = self._hosts.host(network, node_id)
         if host is None or host.host_id == host_id:
             return False
         return self._is_there(network, node_id, host)
@@ -282,51 +254,15 @@ class Clones:
     def check_own(self, identity: Identity, host_id: str, instance: str = "") -> None:
         """Raise CloneError when another host is there as the node; a host that says no id is believed."""
         network, node_id = identity.network, identity.node_id
-        twin = instance and self._copy(network, node_id, host_id, instance)[1]
+        twin = instance and self._hosts.copy(network, node_id, host_id, instance)[1]
         if host_id and (twin or self.bound_elsewhere(network, node_id, host_id)):
             raise self._quarantined(network, node_id, host_id, caller().origin)
 
     # Telling.
 
-    def _host(self, network: str, node_id: str) -> tuple[KeyValue | None, Host | None]:
-        kv = self._mirror.held("hosts", network).get(node_id)
-        try:
-            return kv, Host(**authentic.decode(self._root, kv, "a node's host")) if kv else None
-        except StoreCorruptError as error:
-            _log.warning("a node's host in the store can't be read", extra={"reason": error.cause})
-            return kv, None
-
-    def _copy(
-        self, network: str, node_id: str, host_id: str, twin: str
-    ) -> tuple[KeyValue | None, Copy | None]:
-        kv = self._mirror.key(_copy_key(network, node_id, host_id, twin))
-        return kv, self._read_copy(kv) if kv else None
-
-    def _read_copy(self, kv: KeyValue) -> Copy | None:
-        try:
-            return Copy(**authentic.decode(self._root, kv, "a copy of a node"))
-        except StoreCorruptError as error:
-            _log.warning("a copy of a node in the store can't be read", extra={"reason": error.cause})
-            return None
-
-    def _copies(self, network: str, node_id: str) -> Iterator[Copy]:
-        for item, kv in self._mirror.held("copies", network).items():
-            if item.partition(".")[0] == node_id and (copy := self._read_copy(kv)):
-                yield copy
-
     def message(self, network: str, node_id: str) -> admin_pb2.Node:
         """Return what is known of a node's hosts, as a part of what meshctl gets."""
-        _, host = self._host(network, node_id)
-        message = admin_pb2.Node()
-        if host:
-            message.host_id, message.connected_from = host.host_id, host.origin
-            message.connected_since = host.since
-        now = self._clock()
-        for copy in self._copies(network, node_id):
-            if now - copy.last_seen < TOLD_FOR:
-                message.copies.append(_copy_message(copy))
-                message.problems.append(_problem(copy, host))
-        return message
+        return self._hosts.message(network, node_id, self._clock())
 
     # Forgetting.
 
@@ -335,39 +271,5 @@ class Clones:
         await self._mirror.change(self._forgetting)
 
     def _forgetting(self) -> Change | None:
-        horizon = self._clock() - TOLD_FOR
-        kvs = [kv for view in self._mirror.networks for kv in self._mirror.held("copies", view.name).values()]
-        old = [kv for kv in kvs if (copy := self._read_copy(kv)) is None or copy.last_seen < horizon]
-        old = old[: MAX_OPS // 2]
+        old = list(islice(self._hosts.forgotten(self._clock()), MAX_OPS // 2))
         return Change([unchanged(kv) for kv in old], [Delete(kv.key) for kv in old]) if old else None
-
-
-def _copy_key(network: str, node_id: str, host_id: str, twin: str) -> str:
-    # No instance has a line end in it, and no host id.
-    told_apart_by = f"{host_id}\n{twin}" if twin else host_id
-    return keys.copy(network, node_id, hashlib.sha256(told_apart_by.encode()).hexdigest()[:16])
-
-
-def _copy_message(copy: Copy) -> admin_pb2.Copy:
-    return admin_pb2.Copy(
-        host_id=copy.host_id,
-        since=copy.since,
-        last_seen=copy.last_seen,
-        instance=copy.instance,
-        **{"from": copy.origin},
-    )
-
-
-def _problem(copy: Copy, host: Host | None) -> mesh_pb2.Problem:
-    own = f"its own is {_short(host.host_id)} from {host.origin or 'elsewhere'}" if host else ""
-    held = "its keys and of its machine id" if copy.instance else "its keys"
-    reason = (
-        f"host {_short(copy.host_id)} from {copy.origin or 'elsewhere'} holds a copy of {held} "
-        f"and is quarantined; {own}"
-    )
-    return mesh_pb2.Problem(subject="host", reason=reason)
-
-
-def _short(host_id: str) -> str:
-    """Return a host id as people compare it: the end of a hash says no more than its beginning."""
-    return host_id[:12] if host_id else "(no host id)"

@@ -93,22 +93,23 @@ class Revocations:
                 return await self.remove(network, node_id)
         return self._mirror.revision
 
-    async def revoke(self, network: str, node: str, reason: str = "") -> Revoked:
+    async def revoke(self, network: str, node: str, reason: str = "", *, unknown: bool = False) -> Revoked:
         """Take a node out, and its key for good; asking again changes nothing.
 
         Args:
             network: its name.
-            node: name or id of a member or of one that was; or any id, to ban a key that was never seen.
+            node: name or id of a member, of one that was, or of a host that waits for approval.
             reason: for people; one line.
+            unknown: `node` may be any id, to ban a key that was never seen.
 
         Raises:
-            NotFoundError: neither a node nor an id.
+            NotFoundError: there is no such node, nor was there one that is still known.
             InvalidError: names that fit several, or no good reason.
 
         """
         if len(reason) > MAX_REASON or not reason.isprintable():
             raise InvalidError("that reason can't be kept", f"say it in a line of {MAX_REASON} characters")
-        node_id = await self._find(network, node)
+        node_id = await self._find(network, node, unknown=unknown)
         was_member = node_id in self._mirror.held("nodes", network)
         result = await self._mirror.change(lambda: self._ban(network, node_id, reason))
         view = self._mirror.view(network)
@@ -147,7 +148,7 @@ class Revocations:
                 reason = f"a later key of {node.name} ({node_id})"
                 yield self._writing(self._revocation(view, alias, banned=True, reason=reason))
 
-    async def _find(self, network: str, node: str) -> str:
+    async def _find(self, network: str, node: str, *, unknown: bool) -> str:
         try:
             return await self._membership.find(network, node)
         except NotFoundError:
@@ -157,11 +158,19 @@ class Revocations:
                 f"{len(named)} nodes that were taken out had the name {node}",
                 "name the id: `meshctl node list --revoked`",
             )
-        if not named and not _NODE_ID.fullmatch(node):
-            raise NotFoundError(
-                f"network {network} has and had no node {node!r}", "see `meshctl node list`, or name an id"
-            )
-        return next(iter(named), node)
+        if named:
+            return named.pop()
+        is_id = _NODE_ID.fullmatch(node) is not None
+        waits = node in self._mirror.held("pending", network)
+        if is_id and (unknown or waits or self._mirror.view(network).revocation(node)):
+            return node
+        # A name that was mistyped may pass for an id, and a ban is for ever.
+        raise NotFoundError(
+            f"network {network} has no node {node!r}, and knows of none that it had",
+            "see `meshctl node list`; to ban an id that never joined, add --unknown"
+            if is_id
+            else "see `meshctl node list`, or name an id",
+        )
 
     def _revocation(
         self, view: NetworkView, node_id: str, *, banned: bool = False, reason: str = ""

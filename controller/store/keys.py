@@ -18,8 +18,8 @@ Below /overmesh/v1/:
     credentials/<net>/<node id>  JSON, see trust/credentials.py
     tokens/<id>                  JSON, see members/tokens.py
     pending/<net>/<node id>      JSON, see members/pending.py
-    hosts/<net>/<node id>        JSON, see members/clones.py: which machine is the node
-    copies/<net>/<node id>.<tag> JSON, see members/clones.py: another that holds its keys
+    hosts/<net>/<node id>        JSON, see members/hosts.py: which machine is the node
+    copies/<net>/<node id>.<tag> JSON, see members/hosts.py: another that holds its keys
     presence/<net>/<node id>     JSON, see fleet/presence.py; under the controller's lease
 And outside, where no mirror holds it:
     /overmesh/audit/<time and random bits>   JSON, see audit.py

@@ -20,7 +20,9 @@ _MEANINGS = {
     ),
     "key_unknown": "a handshake with a public key that no peer has",
     "suite_mismatch": "a handshake with another suite than the peer is to use",
-    "handshake_replayed": "a handshake initiation that is old, or was made for another lane",
+    "handshake_replayed": (
+        "a handshake initiation that is not newer than one accepted before, or that was made for another lane"
+    ),
     "cookie_invalid": "a cookie that the peer did not make for this host's last message",
     "index_unknown": "a message for a session or handshake that does not exist (any more)",
     "session_expired": "a packet sealed with keys that are 3 minutes old or used up",

@@ -38,7 +38,8 @@ def ping(
 ) -> None:
     """Measure round trips to a peer through the overlay, and name the path they take.
 
-    Exit code 0 when any was answered, 1 when none was. With --json: one object per line.
+    Exit code 0 when any was answered, 1 when none was; then the last line says why that may be. With --json:
+    one object per line.
     """
     settings = load(AgentConfig, {"runtime_dir": runtime_dir}, file=config)
     from overmesh.cli import client
@@ -48,11 +49,15 @@ def ping(
         peer=peer, count=count, interval_ms=round(interval * 1000), timeout_ms=round(timeout * 1000)
     )
     replies = client.run(_probe(settings, request, as_json=as_json))
+    answered = any(reply.answered for reply in replies)
+    cause, fix = ("", "") if answered or not replies else _why(settings, peer, replies[0].peer)
     if as_json:
-        output.show_json({"summary": _summary(replies)}, line=True)
+        summary = _summary(replies) | {"cause": cause or None, "fix": fix or None}
+        output.show_json({"summary": summary}, line=True)
     else:
-        output.show(f"\n{_summary_line(peer, replies)}")
-    if not any(reply.answered for reply in replies):
+        advice = [f"{cause}. {fix[0].upper()}{fix[1:]}."] if cause else []
+        output.show(f"\n{_summary_line(peer, replies)}", *advice)
+    if not answered:
         raise typer.Exit(1)
 
 
@@ -76,6 +81,19 @@ async def _probe(
         except CancelledError:
             pass
     return replies
+
+
+def _why(settings: AgentConfig, asked: str, name: str) -> tuple[str, str]:
+    """Return why the peer that was asked by a name, id or address did not answer, and what to do."""
+    from overmesh.cli import client
+    from overmesh.cli.unanswered import why
+    from overmesh.proto import agent_pb2
+
+    status = client.ask_agent(settings, lambda agent: agent.Status(agent_pb2.StatusRequest()))
+    for peer in status.peers:
+        if peer.name == name:
+            return why(peer, through_host=asked not in (peer.name, peer.node_id))
+    return f"{name} is not in the map any more", "see meshctl status"
 
 
 def _line(reply: "agent_pb2.PingReply") -> str:

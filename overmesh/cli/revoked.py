@@ -33,6 +33,10 @@ def revoke(
         str,
         typer.Option(metavar="TEXT", show_default=False, help="For people: `node list --revoked` shows it."),
     ] = "",
+    unknown: Annotated[
+        bool,
+        typer.Option("--unknown", metavar="", help="NODE may be an id that nobody here ever had."),
+    ] = False,
     network: options.Network = options.DEFAULT,
     config: options.Config = None,
     runtime_dir: options.RuntimeDir = None,
@@ -46,7 +50,7 @@ def revoke(
     from overmesh.cli import client
     from overmesh.proto import admin_pb2
 
-    request = admin_pb2.RevokeNodeRequest(network=network, node=node, reason=reason)
+    request = admin_pb2.RevokeNodeRequest(network=network, node=node, reason=reason, unknown=unknown)
     reply = client.ask_controller(
         settings, lambda admin: admin.RevokeNode(request), shown_by="meshctl node list --revoked"
     )

@@ -13,7 +13,7 @@ from overmesh.config import AgentConfig, load
 from overmesh.model import Mode, Suite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from overmesh.proto import agent_pb2
 
@@ -86,6 +86,7 @@ def _facts(reply: "agent_pb2.StatusReply") -> list[tuple[str, output.Cell]]:
         ("interface", f"{reply.interface}, MTU {reply.mtu}: {reply.mtu_reason}"),
         ("fastpath", _fastpath(reply.fastpath)),
         ("offloads", _offloads(reply.fastpath.offloads)),
+        *_small_buffers(reply.fastpath.socket_buffers),
         ("endpoints", ", ".join(map(output.endpoint, reply.endpoints)) or "none"),
         ("map", f"revision {reply.revision}, confirmed {output.ago(reply.map_age_seconds)}"),
         ("controller", _controller(reply.controller)),
@@ -111,7 +112,27 @@ def _fastpath(fastpath: "agent_pb2.Fastpath") -> output.Cell:
         return Text("down", output.BAD)
     restarts = f", restarted {output.counted(fastpath.restarts, 'time')}" if fastpath.restarts else ""
     up = output.span(fastpath.uptime_seconds)
-    return f"{fastpath.backend}: {fastpath.reason}; up {up}, pid {fastpath.pid}{restarts}"
+    lanes = f"; {_lanes(fastpath)}" if fastpath.lanes else ""
+    return f"{fastpath.backend}: {fastpath.reason}{lanes}; up {up}, pid {fastpath.pid}{restarts}"
+
+
+def _lanes(fastpath: "agent_pb2.Fastpath") -> str:
+    ports = _ports(fastpath)
+    span = f"{ports[0]} to {ports[-1]}" if len(ports) > 1 else "".join(map(str, ports))
+    return f"{output.counted(fastpath.lanes, 'lane')} on UDP port{'s' if len(ports) > 1 else ''} {span}"
+
+
+def _ports(fastpath: "agent_pb2.Fastpath") -> list[int]:
+    """Return the ports of the lanes, which are in a row; each listens for IPv4 and IPv6."""
+    return sorted({int(address.rpartition(":")[2]) for address in fastpath.listening})
+
+
+def _small_buffers(buffers: "agent_pb2.SocketBuffers") -> list[tuple[str, output.Cell]]:
+    if min(buffers.receive, buffers.send) >= buffers.wanted:
+        return []
+    have = f"{output.size(buffers.receive)} in, {output.size(buffers.send)} out"
+    fix = "bursts may be dropped, raise net.core.rmem_max and wmem_max with sysctl"
+    return [("buffers", Text(f"{have} instead of {output.size(buffers.wanted)}: {fix}", "yellow"))]
 
 
 def _offloads(offloads: "Iterable[agent_pb2.Offload]") -> output.Cell:
@@ -145,7 +166,7 @@ def _peer_row(peer: "agent_pb2.Peer") -> tuple[output.Cell, ...]:
     return (
         f"{peer.name} (WireGuard)" if output.kind(peer.kind) == "wireguard" else peer.name,
         "\n".join(peer.addresses),
-        peer.endpoint or "not known",
+        "\n".join(endpoints(peer.endpoints)) or "not known",
         ", ".join(filter(None, (output.mode(peer.mode), output.suite(peer.suite)))),
         _session(peer),
         output.ago(peer.last_heard_seconds),
@@ -154,6 +175,18 @@ def _peer_row(peer: "agent_pb2.Peer") -> tuple[output.Cell, ...]:
         output.size(peer.rx_bytes),
         str(sum(peer.drops.values())),
     )
+
+
+def endpoints(lanes: "Iterable[str]") -> "Iterator[str]":
+    """Yield where the lanes of a peer are: mostly at one address, on ports in a row."""
+    ports: dict[str, list[int]] = {}
+    for endpoint in lanes:
+        address, _, port = endpoint.rpartition(":")
+        ports.setdefault(address, []).append(int(port))
+    for address, found in ports.items():
+        row = len(found) > 1 and found == list(range(found[0], found[0] + len(found)))
+        shown = [f"{found[0]}-{found[-1]}"] if row else map(str, found)
+        yield f"{address}:{','.join(shown)}"
 
 
 def _session(peer: "agent_pb2.Peer") -> output.Cell:
@@ -217,6 +250,9 @@ def _fastpath_dict(fastpath: "agent_pb2.Fastpath") -> dict[str, object]:
         "uptime_seconds": fastpath.uptime_seconds,
         "restarts": fastpath.restarts,
         "listening": list(fastpath.listening),
+        "lanes": fastpath.lanes or None,
+        "ports": _ports(fastpath),
+        "socket_buffers": _buffers_dict(fastpath),
         "version": fastpath.version,
         "offloads": [
             {"name": entry.name, "on": entry.on, "reason": entry.reason, "failures": entry.failures}
@@ -225,12 +261,20 @@ def _fastpath_dict(fastpath: "agent_pb2.Fastpath") -> dict[str, object]:
     }
 
 
+def _buffers_dict(fastpath: "agent_pb2.Fastpath") -> dict[str, int] | None:
+    if not fastpath.HasField("socket_buffers"):
+        return None
+    buffers = fastpath.socket_buffers
+    return {"receive": buffers.receive, "send": buffers.send, "wanted": buffers.wanted}
+
+
 def _peer_dict(peer: "agent_pb2.Peer") -> dict[str, object]:
     return {
         "name": peer.name,
         "node_id": peer.node_id,
         "addresses": list(peer.addresses),
         "endpoint": peer.endpoint,
+        "endpoints": list(peer.endpoints),
         "kind": output.kind(peer.kind),
         "mode": output.mode(peer.mode),
         "suite": output.suite(peer.suite) or None,

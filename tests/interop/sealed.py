@@ -58,6 +58,7 @@ class End:
         self.private_key = host.run("wg genkey").stdout.strip()
         self.public_key = host.run(f"sh -c 'echo {self.private_key} | wg pubkey'").stdout.strip()
         self.key_file = folder / f"{host.name}.key"
+        self.key_file.touch(0o600)
         self.key_file.write_text(self.private_key)
         self.process: Process
 

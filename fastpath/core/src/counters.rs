@@ -5,7 +5,7 @@
 //! peer stays.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -87,14 +87,22 @@ pub struct PeerCounters {
     connected: Moment,
     /// Written when the peer moves, which is rare.
     endpoint: Mutex<Option<SocketAddr>>,
-    /// Whether any lane has heard the peer; looked at once by each.
-    known: Arc<AtomicBool>,
+    any_lane: Arc<AnyLane>,
+}
+
+/// What lanes let each other know of a peer.
+#[derive(Debug, Default)]
+struct AnyLane {
+    /// Whether one has heard the peer; looked at once by each.
+    heard: AtomicBool,
+    /// How often one found that packets of the size that its path took do not arrive any more.
+    alarms: AtomicU32,
 }
 
 impl PeerCounters {
     /// Counters of the same peer for another lane.
     fn beside(&self) -> Self {
-        Self { known: self.known.clone(), ..Self::default() }
+        Self { any_lane: self.any_lane.clone(), ..Self::default() }
     }
 
     /// Counts packets sent.
@@ -111,7 +119,17 @@ impl PeerCounters {
 
     /// Notes that the peer was heard at `now`; true the first time on any lane.
     pub fn heard(&self, now: Duration) -> bool {
-        self.heard.note(now) && !self.known.swap(true, Relaxed)
+        self.heard.note(now) && !self.any_lane.heard.swap(true, Relaxed)
+    }
+
+    /// Has all lanes see whether their paths to the peer still take what they took.
+    pub(crate) fn alarm(&self) {
+        self.any_lane.alarms.fetch_add(1, Relaxed);
+    }
+
+    /// Another number than before: there was an alarm.
+    pub(crate) fn alarms(&self) -> u32 {
+        self.any_lane.alarms.load(Relaxed)
     }
 
     /// Notes that a handshake with the peer was complete at `now`.

@@ -21,8 +21,9 @@ pub use table::Table;
 pub const MIN_MTU: u32 = 576;
 /// Largest MTU: what IPv4 and UDP leave beside the Geneve header.
 pub const MAX_MTU: u32 = 65_507 - 8;
-/// Most lanes of a host: as many queues as the kernel gives a TUN interface.
-pub const MAX_LANES: u32 = 256;
+/// Most lanes of a host, here and to the agents (`overmesh/config.py`). The kernel would give a TUN interface
+/// 256 queues; each takes a port, and records say no more than this.
+pub const MAX_LANES: u32 = 64;
 
 /// Position of a peer in one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -162,6 +163,8 @@ pub enum TableError {
     SharedKey { first: String, second: String },
     #[error("peer {0} has this host's own public key. give every host a key of its own")]
     OwnKey(String),
+    #[error("peer {0} is stock, and suite aes is Overmesh's only. give it suite chacha")]
+    StockSuite(String),
 }
 
 fn parse_prefix(peer: &str, text: &str) -> Result<IpNet, TableError> {

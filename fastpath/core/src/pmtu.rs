@@ -222,7 +222,11 @@ impl Paths {
 
     fn advance(&mut self, peer: PeerIndex, tunnel: &Tunnel, now: Duration) {
         let counters = tunnel.counters.peer(peer);
-        let traffic = Traffic { sent: counters.tx_bytes.read(), received: counters.rx_packets.read() };
+        let traffic = Traffic {
+            sent: counters.tx_bytes.read(),
+            received: counters.rx_packets.read(),
+            alarms: counters.alarms(),
+        };
         let Some(search) = self.searches.get_mut(&peer) else { return };
         match search.advance(traffic, &mut self.random, now) {
             Step::Wait => {}
@@ -238,7 +242,11 @@ impl Paths {
     /// Tells packets, the clock and people what a search has come to.
     fn publish(&mut self, peer: PeerIndex, tunnel: &Tunnel) {
         let Some(search) = self.searches.get_mut(&peer) else { return };
-        tunnel.counters.peer(peer).path.set(search.known());
+        let (counters, known) = (tunnel.counters.peer(peer), search.known());
+        if counters.path.known(tunnel.table.mtu()).probed && !known.probed {
+            counters.alarm();
+        }
+        counters.path.set(known);
         self.wakes.push(Reverse((search.deadline(), peer.0)));
         self.outputs.extend(search.news().map(|news| Output::News(peer, news)));
     }
@@ -247,5 +255,71 @@ impl Paths {
 impl fmt::Debug for Paths {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Paths").field("searches", &self.searches).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::Load;
+    use crate::peers::tests::{peer, table};
+    use std::sync::Arc;
+
+    const PEER: PeerIndex = PeerIndex(0);
+
+    /// A lane whose path to the peer takes packets of `takes` bytes; answers come at once.
+    struct Lane {
+        tunnel: Tunnel,
+        paths: Paths,
+        takes: u16,
+    }
+
+    impl Lane {
+        fn new(tunnel: Tunnel) -> Self {
+            let mut token = 0;
+            let random = move || {
+                token += 1;
+                token
+            };
+            Self { tunnel, paths: Paths::new(Pace::default(), Box::new(random)), takes: 1420 }
+        }
+
+        /// Time passes with traffic, if the peer's answers come through.
+        fn busy(&mut self, seconds: std::ops::Range<u64>) {
+            for tick in seconds.start * 100..seconds.end * 100 {
+                let now = Duration::from_millis(tick * 10);
+                self.tunnel.counters.peer(PEER).sent(Load::of_one(1000));
+                self.tunnel.counters.peer(PEER).delivered(Load::of_one(1000));
+                if !self.tunnel.path(PEER).watched {
+                    self.paths.begin(PEER, &self.tunnel, now);
+                }
+                self.paths.handle_timeout(&self.tunnel, now);
+                while let Some(output) = self.paths.poll_output() {
+                    if let Output::Probe { size, token, .. } = output
+                        && size <= self.takes
+                    {
+                        assert!(self.paths.answered(PEER, token, &self.tunnel, now));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_whose_path_shrinks_has_the_others_look_at_theirs() {
+        let first = Tunnel::new(Arc::new(table(&[peer("b")])), None);
+        let mut lanes = [Lane::new(first.beside(1, None)), Lane::new(first)];
+        for lane in &mut lanes {
+            lane.busy(0..3);
+            lane.takes = 1350;
+        }
+        // The first validates as it is time to; the other does so though it is not.
+        lanes[0].busy(3..16);
+        assert_eq!(lanes[0].tunnel.path(PEER).sure, 1350);
+        assert_eq!(lanes[1].tunnel.path(PEER).sure, 1420);
+        lanes[1].busy(3..5);
+        assert!(lanes[1].tunnel.path(PEER).sure <= 1350);
+        lanes[1].busy(5..8);
+        assert_eq!(lanes[1].tunnel.path(PEER).sure, 1350);
     }
 }

@@ -11,7 +11,17 @@ use overmesh_io::fault::{Faults, Faulty};
 use overmesh_io::offloads::{Offloads, Report};
 use overmesh_io::pcap::Captured;
 use overmesh_io::tun::Tun;
-use overmesh_io::udp::Udp;
+use overmesh_io::udp::{Buffers, Udp};
+
+/// The underlay's side of a lane.
+pub struct Outer {
+    /// Carries datagrams.
+    pub device: Box<dyn Device>,
+    /// The addresses it listens on.
+    pub listening: Vec<SocketAddr>,
+    /// What its sockets can hold; `None`: it has none.
+    pub buffers: Option<Buffers>,
+}
 
 /// Opens the devices that a lane runs on.
 pub trait Backend: Send + Sync {
@@ -29,8 +39,8 @@ pub trait Backend: Send + Sync {
     /// Opens the host's side for a lane; the first, 0, is opened first.
     fn open_inner(&self, interface: &str, lane: usize) -> Result<Box<dyn Device>, OpenError>;
 
-    /// Opens the underlay's side; also tells the addresses it listens on.
-    fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError>;
+    /// Opens the underlay's side.
+    fn open_outer(&self, port: u16) -> Result<Outer, OpenError>;
 }
 
 /// The kernel's TUN and UDP, which every Linux host has.
@@ -70,13 +80,14 @@ impl Backend for TunBackend {
         Ok(Box::new(captured.map_err(unwritable)?))
     }
 
-    fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError> {
+    fn open_outer(&self, port: u16) -> Result<Outer, OpenError> {
         let udp = Udp::open(port, self.offloads.clone())?;
-        let listening = udp.listening();
-        match &self.faults {
-            Some(faults) => Ok((Box::new(Faulty::new(udp, faults.clone())), listening)),
-            None => Ok((Box::new(udp), listening)),
-        }
+        let (listening, buffers) = (udp.listening(), udp.buffers());
+        let device: Box<dyn Device> = match &self.faults {
+            Some(faults) => Box::new(Faulty::new(udp, faults.clone())),
+            None => Box::new(udp),
+        };
+        Ok(Outer { device, listening, buffers })
     }
 }
 

@@ -1,6 +1,7 @@
 //! A static file, to run the fastpath by hand: to learn from, to test, to measure.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -89,7 +90,7 @@ pub enum SuiteName {
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum ConfigError {
-    #[error("{} cannot be read: {error}. check the path", path.display())]
+    #[error("{} cannot be read: {error}. check the path and who may read it", path.display())]
     Read { path: PathBuf, error: io::Error },
     #[error("{} line {line}: {message}. correct that line", path.display())]
     Syntax { path: PathBuf, line: usize, message: String },
@@ -125,15 +126,28 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file. Logs a warning if others than its owner may read a secret.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.into(), error })?;
-        let mut config: Self = toml::from_str(&text).map_err(|error| syntax_error(path, &text, &error))?;
+        let bytes = Zeroizing::new(read_bytes(path)?);
+        let mut config = parse(&bytes).map_err(|(at, message)| ConfigError::Syntax {
+            path: path.into(),
+            line: bytes[..at].split(|byte| *byte == b'\n').count(),
+            message,
+        })?;
         config.private_key_file = config.private_key_file.map(|file| beside(path, &file));
         let desired = config.desired()?;
         desired.table().map_err(|error| ConfigError::Table { path: path.into(), error })?;
+        config.secrets(path).filter(|secret| is_exposed(secret)).for_each(|secret| {
+            let secret = secret.display();
+            tracing::warn!("others on this host may read the key in {secret}: type `chmod 600 {secret}`");
+        });
         Ok(config)
+    }
+
+    /// Files that hold a secret; `path` is this one's.
+    fn secrets<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+        let shared = self.peers.iter().any(|peer| peer.preshared_key.is_some());
+        self.private_key_file.as_deref().into_iter().chain(shared.then_some(path))
     }
 
     /// What it asks the engine for.
@@ -176,6 +190,24 @@ impl Config {
     }
 }
 
+fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|error| ConfigError::Read { path: path.into(), error })
+}
+
+/// What a file says; or where in it is what cannot be understood, and why.
+fn parse(bytes: &[u8]) -> Result<Config, (usize, String)> {
+    let text =
+        str::from_utf8(bytes).map_err(|error| (error.valid_up_to(), "this is not UTF-8".to_owned()))?;
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        (error.span().map_or(0, |span| span.start), error.message().replace('\n', " "))
+    })
+}
+
+/// Whether others than the owner of a file have any access to it, which is what `ssh` asks of keys.
+fn is_exposed(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0)
+}
+
 fn one() -> u32 {
     1
 }
@@ -212,9 +244,8 @@ fn keys(peer: &Peer, public_key: &str) -> Result<PeerKeys, ConfigError> {
 }
 
 fn read_private_key(path: &Path) -> Result<PrivateKey, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.into(), error })?;
-    let text = Zeroizing::new(text);
+    let bytes = Zeroizing::new(read_bytes(path)?);
+    let text = str::from_utf8(&bytes).unwrap_or_default();
     parse_key(text.trim(), || format!("what is in {}", path.display())).map(PrivateKey::from)
 }
 
@@ -226,15 +257,6 @@ fn parse_key(text: &str, what: impl FnOnce() -> String) -> Result<[u8; 32], Conf
 /// A path in a file counts from that file's folder.
 fn beside(file: &Path, path: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(path)
-}
-
-fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
-    let start = error.span().map_or(0, |span| span.start);
-    ConfigError::Syntax {
-        path: path.into(),
-        line: 1 + text[..start].matches('\n').count(),
-        message: error.message().replace('\n', " "),
-    }
 }
 
 fn run(command: &str) -> Result<(), SetupError> {
@@ -287,6 +309,10 @@ mod tests {
             .unwrap();
         let error = Config::read(&path).unwrap_err().to_string();
         assert!(error.starts_with("the public_key of peer two is no key. write what `wg genkey`"), "{error}");
+        let stock = format!("private_key_file = 'one.key'\n{peer}stock = true\n");
+        std::fs::write(&path, stock).unwrap();
+        let error = Config::read(&path).unwrap_err().to_string();
+        assert!(error.ends_with("peer two is stock, and suite aes is Overmesh's only. give it suite chacha"));
         assert!(read(&peer).unwrap_err().contains("peer two has a public key, and the network is plain"));
         assert!(read("private_key_file = 'none.key'").unwrap_err().contains("none.key cannot be read"));
     }
@@ -297,6 +323,22 @@ mod tests {
         assert!(error.starts_with("hosts.toml line 2: unknown field `portt`, expected one of"), "{error}");
         let error = read("[[peer]]\nname = 'two'\nprefixes = []\nkey = 1\n").unwrap_err();
         assert!(error.starts_with("hosts.toml line 4: unknown field `key`"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_not_called_unreadable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hosts.toml");
+        std::fs::write(&path, b"mtu = 1420\ninterface = '\xff'\n").unwrap();
+        let error = Config::read(&path).unwrap_err().to_string();
+        assert!(error.ends_with("hosts.toml line 2: this is not UTF-8. correct that line"), "{error}");
+
+        std::fs::write(folder.path().join("one.key"), [0xff; 44]).unwrap();
+        std::fs::write(&path, "private_key_file = 'one.key'").unwrap();
+        let error = Config::read(&path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("one.key is no key. write what `wg genkey`, `wg pubkey` or `wg genpsk` prints")
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use overmesh_core::pmtu::Pace;
 use overmesh_fastpath::backend::TunBackend;
@@ -26,7 +27,7 @@ use tracing::info;
 #[command(version, max_term_width = 100)]
 struct Options {
     /// Serve the agent on this unix socket
-    #[arg(long, value_name = "PATH", required_unless_present = "config")]
+    #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 
     /// Run by hand with this file
@@ -63,6 +64,10 @@ enum LogFormat {
 /// Why the process ends: cause and fix.
 #[derive(Debug, Error)]
 enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error("neither --socket nor --config is given: there is nothing to do. give one of them, or both")]
+    NothingToDo,
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -78,20 +83,29 @@ enum Error {
 }
 
 impl Error {
+    /// In a line what `clap` says in several.
+    fn usage(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let cause = lines.join(" ");
+        Self::Usage(match error.kind() {
+            // What values are good, their own types say.
+            ErrorKind::ValueValidation => cause,
+            _ => format!("{cause}. type `overmesh-fastpath --help` for what there is"),
+        })
+    }
+
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => 2.into(),
+            Self::Usage(_) | Self::NothingToDo | Self::Config(_) => 2.into(),
             _ => 1.into(),
         }
     }
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    start_log(options.log_format);
-    // The socket and captures are the owner's only, from the moment they exist.
-    rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    match run(options) {
+    match parse_options().and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -100,7 +114,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// The options; ends the process after `--help` and `--version`.
+fn parse_options() -> Result<Options, Error> {
+    let options = Options::try_parse()
+        .map_err(|error| if error.use_stderr() { Error::usage(&error) } else { error.exit() })?;
+    if options.socket.is_none() && options.config.is_none() {
+        return Err(Error::NothingToDo);
+    }
+    Ok(options)
+}
+
 fn run(options: Options) -> Result<(), Error> {
+    start_log(options.log_format);
+    // The socket and captures are the owner's only, from the moment they exist.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let config = options.config.as_deref().map(Config::read).transpose()?;
     if options.check {
         return Ok(());

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use overmesh_core::peers::Table;
+use overmesh_core::peers::{PeerIndex, Table};
 use overmesh_core::pmtu::Pace;
 use overmesh_core::tunnel::Tunnel;
-use overmesh_io::device::{Device, OpenError};
+use overmesh_io::device::OpenError;
+use overmesh_io::udp::Buffers;
 use tokio::sync::{broadcast, oneshot};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Outer};
 use crate::command::{Command, Devices, Event, Install, LaneHandle, Replaced};
 use crate::engine::{Desired, EngineError};
 use crate::lane;
@@ -41,13 +42,19 @@ pub(crate) struct Running {
 struct Lane {
     handle: LaneHandle,
     thread: Option<JoinHandle<()>>,
-    listening: Vec<SocketAddr>,
+    port: Port,
 }
 
-/// What takes the place of devices of a lane, and where it listens then.
+/// What is told of a lane's port.
+struct Port {
+    listening: Vec<SocketAddr>,
+    buffers: Option<Buffers>,
+}
+
+/// What takes the place of devices of a lane.
 struct Replacement {
     devices: Devices,
-    listening: Option<Vec<SocketAddr>>,
+    port: Option<Port>,
 }
 
 impl Running {
@@ -86,13 +93,24 @@ impl Running {
         &self.tunnels[0]
     }
 
+    /// The lanes that carry packets to a peer; the first is one.
+    pub(crate) fn carriers(&self, peer: PeerIndex) -> impl Iterator<Item = &Tunnel> {
+        let lanes = self.tunnels[..self.lanes.len()].iter().map(Arc::as_ref);
+        lanes.filter(move |tunnel| tunnel.carrier(peer) == tunnel.lane)
+    }
+
     pub(crate) fn tell_first(&self, command: Command) {
         self.lanes[0].handle.tell(command);
     }
 
     /// Where the lanes listen.
     pub(crate) fn listening(&self) -> impl Iterator<Item = &SocketAddr> {
-        self.lanes.iter().flat_map(|lane| &lane.listening)
+        self.lanes.iter().flat_map(|lane| &lane.port.listening)
+    }
+
+    /// What the sockets of any lane can hold at least.
+    pub(crate) fn buffers(&self) -> Option<Buffers> {
+        self.lanes.iter().filter_map(|lane| lane.port.buffers).reduce(Buffers::min)
     }
 
     /// All that may fail comes first; then the lanes that stay change, and the others end.
@@ -146,14 +164,14 @@ impl Running {
             return Err(EngineError::PortsOverlap { port: desired.port, lanes, current });
         }
         let open = |lane: usize| {
-            let mut replacement = Replacement { devices: Devices::default(), listening: None };
+            let mut replacement = Replacement { devices: Devices::default(), port: None };
             if desired.interface != self.interface {
                 replacement.devices.inner = Some(site.backend.open_inner(&desired.interface, lane)?);
             }
             if desired.port != self.port {
-                let (outer, listening) = open_outer(site, desired, lane)?;
-                replacement.devices.outer = Some(outer);
-                replacement.listening = Some(listening);
+                let Outer { device, listening, buffers } = open_outer(site, desired, lane)?;
+                replacement.devices.outer = Some(device);
+                replacement.port = Some(Port { listening, buffers });
             }
             Ok(replacement)
         };
@@ -165,21 +183,18 @@ impl Running {
         let mut added: Vec<Lane> = vec![];
         for tunnel in tunnels {
             let inner = site.backend.open_inner(&desired.interface, tunnel.lane)?;
-            let (outer, listening) = open_outer(site, desired, tunnel.lane)?;
+            let Outer { device: outer, listening, buffers } = open_outer(site, desired, tunnel.lane)?;
             let lower = self.lanes.iter().chain(&added).map(|lane| &lane.handle);
             let (handle, thread) =
                 lane::spawn(inner, outer, tunnel.clone(), lower, site.clock, site.pace, site.events.clone())?;
-            added.push(Lane { handle, thread: Some(thread), listening });
+            let port = Port { listening, buffers };
+            added.push(Lane { handle, thread: Some(thread), port });
         }
         Ok(added)
     }
 }
 
-fn open_outer(
-    site: &Site,
-    desired: &Desired,
-    lane: usize,
-) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError> {
+fn open_outer(site: &Site, desired: &Desired, lane: usize) -> Result<Outer, OpenError> {
     let above = u16::try_from(lane).expect("lanes are checked to fit the ports");
     site.backend.open_outer(desired.port + above)
 }
@@ -187,11 +202,13 @@ fn open_outer(
 impl Lane {
     /// Returns once the lane goes on with the new; the old is freed here, not on the lane.
     async fn install(&mut self, replacement: Replacement, tunnel: Arc<Tunnel>) -> Result<(), EngineError> {
-        let Replacement { devices, listening } = replacement;
+        let Replacement { devices, port } = replacement;
         let (done, replaced) = oneshot::channel();
         self.handle.tell(Command::Install(Install { tunnel, devices, done }));
         let Replaced { .. } = replaced.await.map_err(|_| EngineError::Stopped)?;
-        self.listening = listening.unwrap_or(std::mem::take(&mut self.listening));
+        if let Some(port) = port {
+            self.port = port;
+        }
         Ok(())
     }
 

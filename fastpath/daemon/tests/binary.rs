@@ -1,5 +1,7 @@
 //! The program as a user meets it: options, exit codes, errors, signals. Needs no privileges.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -35,13 +37,41 @@ fn signal(child: &mut Child, signal: Signal) -> std::process::ExitStatus {
 }
 
 #[test]
-fn wrong_usage_exits_with_2() {
-    assert_eq!(run(&[]).0, 2);
-    assert_eq!(run(&["--nonsense"]).0, 2);
-    assert_eq!(run(&["--check"]).0, 2);
-    let (code, message) = run(&["--socket", "/tmp/x", "--fault", "loss=2"]);
-    assert_eq!(code, 2);
-    assert!(message.contains("\"2\" is no chance. give a number from 0 to 1"), "{message}");
+fn wrong_usage_exits_with_2_and_says_in_a_line_why() {
+    for (arguments, cause) in [
+        (&[][..], "neither --socket nor --config is given: there is nothing to do. give one of them"),
+        (&["--nonsense"], "unexpected argument '--nonsense' found. type `overmesh-fastpath --help`"),
+        (&["--check"], "the following required arguments were not provided: --config <FILE>. type"),
+        (&["--log-format", "xml"], "invalid value 'xml' for '--log-format <LOG_FORMAT>' [possible values"),
+        (
+            &["--socket", "/tmp/x", "--fault", "loss=2"],
+            "invalid value 'loss=2' for '--fault <loss=0.05,seed=7>': \"2\" is no chance. give a number",
+        ),
+    ] {
+        let (code, message) = run(arguments);
+        assert_eq!((code, message.lines().count()), (2, 1), "{message}");
+        assert!(message.starts_with(&format!("error: {cause}")), "{message}");
+    }
+}
+
+#[test]
+fn help_is_no_error() {
+    let Output { status, stdout, .. } = fastpath(&["--help"]).output().unwrap();
+    assert!(status.success() && stdout.starts_with(b"Carries the packets of one host"));
+}
+
+#[test]
+fn a_key_that_others_may_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let [config, key] = ["hosts.toml", "one.key"].map(|name| folder.path().join(name));
+    std::fs::write(&config, "private_key_file = 'one.key'\n").unwrap();
+    std::fs::write(&key, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n").unwrap();
+    for (mode, expected) in [(0o600, 0), (0o640, 1), (0o604, 1)] {
+        std::fs::set_permissions(&key, Permissions::from_mode(mode)).unwrap();
+        let (code, log) = run(&["--config", config.to_str().unwrap(), "--check"]);
+        assert_eq!((code, log.lines().count()), (0, expected), "{mode:o}: {log}");
+        assert_eq!(log.contains(&format!("type `chmod 600 {}`", key.display())), expected == 1);
+    }
 }
 
 #[test]

@@ -256,6 +256,8 @@ async fn statistics_are_of_all_lanes_and_forget_none_that_was() {
     for lanes in [3, 1] {
         a.client.apply(with_lanes(lanes)).await.unwrap();
         let stats = a.stats().await;
+        let endpoints = [B, "192.0.2.2:6082"];
+        assert_eq!(stats.peers[0].endpoints, endpoints[..lanes.min(2) as usize]);
         assert_eq!((stats.lanes, stats.handed_over), (lanes, 1));
         assert_eq!((stats.peers[0].tx_packets, stats.peers[0].tx_bytes), (3, 300));
         assert_eq!(stats.drops, [("no_route".to_string(), 3)].into());
@@ -372,11 +374,9 @@ async fn a_session_goes_on_while_a_host_changes_its_key() {
     for (host, request) in steps {
         assert!(hosts[host].client.apply(request).await.unwrap().into_inner().changed);
         assert!(hosts[0].reaches("b").await);
+        let least = connected.elapsed().as_millis();
         let age = hosts[0].stats().await.peers[0].last_handshake_ms_ago;
-        assert!(
-            u128::from(age.unsigned_abs()) + 10 >= connected.elapsed().as_millis(),
-            "it is a new session"
-        );
+        assert!(u128::from(age.unsigned_abs()) + 1 >= least, "it is a new session");
     }
 }
 

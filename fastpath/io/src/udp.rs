@@ -25,8 +25,26 @@ const MAX_DATAGRAM: usize = 65_527;
 const MAX_SEGMENTS: usize = 64;
 /// Destinations to which runs cannot be sent, before no run is sent to anyone.
 const MAX_APART: usize = 16;
-/// Asked of the kernel for each direction: bursts of many senders have to wait somewhere.
-const SOCKET_BUFFER: usize = 8 << 20;
+
+/// How much a socket can hold that waits, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffers {
+    /// On the way in.
+    pub receive: usize,
+    /// On the way out.
+    pub send: usize,
+}
+
+impl Buffers {
+    /// What is asked of the kernel: bursts of many senders have to wait somewhere.
+    pub const WANTED: usize = 8 << 20;
+
+    /// The smaller of two, either way.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self { receive: self.receive.min(other.receive), send: self.send.min(other.send) }
+    }
+}
 
 /// The UDP sockets of one port.
 pub struct Udp {
@@ -61,6 +79,12 @@ impl Udp {
 
     fn note_gso(&mut self) {
         self.capabilities.max_segments = if self.offloads.is_on(Offload::Gso) { MAX_SEGMENTS } else { 1 };
+    }
+
+    /// What any of its sockets can hold at least.
+    #[must_use]
+    pub fn buffers(&self) -> Option<Buffers> {
+        self.sockets.iter().map(|socket| socket.buffers).reduce(Buffers::min)
     }
 
     /// The addresses it listens on.
@@ -106,6 +130,7 @@ impl Device for Udp {
 struct Socket {
     fd: OwnedFd,
     local: SocketAddr,
+    buffers: Buffers,
     messages: Messages,
     /// Destinations to which the kernel cannot cut a run: those datagrams go one by one.
     apart: Vec<IpAddr>,
@@ -119,11 +144,11 @@ impl Socket {
         if local.is_ipv6() {
             sockopt::set_ipv6_v6only(&fd, true)?;
         }
-        enlarge_buffers(&fd)?;
+        let buffers = enlarge_buffers(&fd)?;
         forbid_fragments(&fd, local.is_ipv4()).map_err(|error| errno_of(&error))?;
         bind(&fd, &local)?;
         let local = getsockname(&fd)?.try_into()?;
-        Ok(Self { fd, local, messages: Messages::new(MESSAGES), apart: vec![] })
+        Ok(Self { fd, local, buffers, messages: Messages::new(MESSAGES), apart: vec![] })
     }
 
     fn recv(&mut self, batch: &mut Batch) -> io::Result<()> {
@@ -223,23 +248,24 @@ fn enable_offloads(sockets: &[Socket], offloads: &Offloads) {
 }
 
 /// Beyond the host's limit (`net.core.rmem_max`) with `CAP_NET_ADMIN`, else up to it.
-fn enlarge_buffers(fd: &OwnedFd) -> rustix::io::Result<()> {
-    sockopt::set_socket_recv_buffer_size_force(fd, SOCKET_BUFFER)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(fd, SOCKET_BUFFER))?;
-    sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER)
-        .or_else(|_| sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER))?;
+fn enlarge_buffers(fd: &OwnedFd) -> rustix::io::Result<Buffers> {
+    let wanted = Buffers::WANTED;
+    sockopt::set_socket_recv_buffer_size_force(fd, wanted)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(fd, wanted))?;
+    sockopt::set_socket_send_buffer_size_force(fd, wanted)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(fd, wanted))?;
     // The kernel tells twice what it was asked for, its own needs included: socket(7).
     let receive = sockopt::socket_recv_buffer_size(fd)? / 2;
     let send = sockopt::socket_send_buffer_size(fd)? / 2;
-    if receive.min(send) < SOCKET_BUFFER {
+    if receive.min(send) < wanted {
         tracing::warn!(
             receive,
             send,
-            wanted = SOCKET_BUFFER,
+            wanted,
             "small socket buffers: bursts may be dropped. raise net.core.rmem_max and wmem_max with sysctl"
         );
     }
-    Ok(())
+    Ok(Buffers { receive, send })
 }
 
 fn errno_of(error: &io::Error) -> Errno {

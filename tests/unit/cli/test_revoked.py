@@ -36,7 +36,9 @@ def test_revoke(controller: Fake, meshctl: Meshctl) -> None:
 def test_revoke_a_key_that_was_never_seen_as_json(controller: Fake, meshctl: Meshctl) -> None:
     never_seen = admin_pb2.Revocation(node_id="6xkq2jzv4wpa7ydn", banned=True)
     controller.answers["RevokeNode"] = admin_pb2.RevokeNodeReply(revocation=never_seen, revision=12)
-    assert "Revoked 6xkq2jzv4wpa7ydn at" in meshctl("node", "revoke", "6xkq2jzv4wpa7ydn").out
+    assert "Revoked 6xkq2jzv4wpa7ydn at" in meshctl("node", "revoke", "6xkq2jzv4wpa7ydn", "--unknown").out
+    asked = admin_pb2.RevokeNodeRequest(network="mesh", node="6xkq2jzv4wpa7ydn", unknown=True)
+    assert controller.requests == [asked]
     said = json.loads(meshctl("node", "revoke", "6xkq2jzv4wpa7ydn", "--json").out)
     assert (said["was_member"], said["revocation"]["banned"], said["revocation"]["not_after"]) == (
         False,

@@ -32,6 +32,9 @@ def status(**fields: Any) -> agent_pb2.StatusReply:
             reason="the only one",
             uptime_seconds=3700,
             restarts=1,
+            lanes=2,
+            listening=["0.0.0.0:51820", "[::]:51820", "0.0.0.0:51821", "[::]:51821"],
+            socket_buffers=agent_pb2.SocketBuffers(receive=8 << 20, send=8 << 20, wanted=8 << 20),
             offloads=[
                 agent_pb2.Offload(name="tso", on=True),
                 agent_pb2.Offload(name="uso", reason="the kernel is older than 6.8.5"),
@@ -52,7 +55,8 @@ def status(**fields: Any) -> agent_pb2.StatusReply:
                 name="web2",
                 node_id="x",
                 addresses=["10.77.0.2", "fd00::2"],
-                endpoint="[2001:db8::2]:51820",
+                endpoint="192.0.2.7:7000",
+                endpoints=["192.0.2.7:7000", "192.0.2.7:7001"],
                 mode=mesh_pb2.MODE_SEALED,
                 suite=mesh_pb2.SUITE_AES,
                 last_handshake_seconds=72,
@@ -90,7 +94,8 @@ def test_page(agent: Fake, meshctl: Meshctl) -> None:
         "addresses   10.77.0.1, fd00::1\n"
         "packets     sealed: encrypted (WireGuard, AES-256-GCM and ChaCha20-Poly1305)\n"
         "interface   om0, MTU 1420: eth0 has 1500, less 80 for the tunnel\n"
-        "fastpath    tun: the only one; up 1h 1m, pid 22, restarted 1 time\n"
+        "fastpath    tun: the only one; 2 lanes on UDP ports 51820 to 51821; "
+        "up 1h 1m, pid 22, restarted 1 time\n"
         "offloads    tso, gso on; uso off: the kernel is older than 6.8.5\n"
         "endpoints   192.0.2.2:51820\n"
         "map         revision 9, confirmed 4s ago\n"
@@ -101,7 +106,7 @@ def test_page(agent: Fake, meshctl: Meshctl) -> None:
         "\n"
         "PEER  ADDRESSES  ENDPOINT             MODE            SESSION     LAST HEARD  MTU"
         "              SENT  RECEIVED  DROPS\n"
-        "web2  10.77.0.2  [2001:db8::2]:51820  sealed, aes     1m 12s old  2s ago      1420"
+        "web2  10.77.0.2  192.0.2.7:7000-7001  sealed, aes     1m 12s old  2s ago      1420"
         "          2.0 KiB     999 B      3\n"
         "      fd00::2\n"
         "web3  10.77.0.3  not known            sealed, chacha  none yet    never       1420 assumed"
@@ -127,6 +132,9 @@ def test_json(agent: Fake, meshctl: Meshctl) -> None:
     assert shown["digest"] == "abcd"
     assert shown["drops"] == {"brand_new": 5, "no_route": 0, "too_big": 2}
     assert shown["fastpath"]["pid"] == 22
+    assert (shown["fastpath"]["lanes"], shown["fastpath"]["ports"]) == (2, [51820, 51821])
+    assert shown["fastpath"]["socket_buffers"]["wanted"] == 8 << 20
+    assert shown["peers"][0]["endpoints"] == ["192.0.2.7:7000", "192.0.2.7:7001"]
     assert [peer["last_heard_seconds"] for peer in shown["peers"]] == [2, None]
     assert shown["peers"][0]["tx_bytes"] == 2048
     assert [
@@ -164,9 +172,36 @@ def test_a_wireguard_peer_shows_as_such(agent: Fake, meshctl: Meshctl) -> None:
     assert json.loads(meshctl("status", "--json").out)["peers"][0]["kind"] == "wireguard"
 
 
+@pytest.mark.parametrize(
+    ("endpoints", "shown"),
+    [
+        (["192.0.2.2:51820"], "192.0.2.2:51820"),
+        (["[2001:db8::2]:51820", "[2001:db8::2]:51821"], "[2001:db8::2]:51820-51821"),
+        (["192.0.2.2:51820", "192.0.2.2:51821", "192.0.2.2:51822"], "192.0.2.2:51820-51822"),
+        (["192.0.2.2:4000", "192.0.2.2:51821"], "192.0.2.2:4000,51821"),
+        (["192.0.2.2:51820", "192.0.2.9:51821"], "192.0.2.2:51820"),
+    ],
+)
+def test_the_lanes_of_a_peer(endpoints: list[str], shown: str, agent: Fake, meshctl: Meshctl) -> None:
+    peer = agent_pb2.Peer(name="web2", addresses=["10.77.0.2"], endpoints=endpoints)
+    agent.answers["Status"] = status(peers=[peer])
+    assert peers_line(meshctl)[2] == shown
+    assert ("192.0.2.9:51821" in meshctl("status").out) == ("192.0.2.9:51821" in endpoints)
+
+
+def test_small_buffers_are_said_and_no_problem(agent: Fake, meshctl: Meshctl) -> None:
+    small = agent_pb2.SocketBuffers(receive=208 << 10, send=8 << 20, wanted=8 << 20)
+    agent.answers["Status"] = status(
+        fastpath=agent_pb2.Fastpath(running=True, backend="tun", reason="x", socket_buffers=small)
+    )
+    ran = meshctl("status")
+    assert ran.code == 0
+    assert "\nbuffers     208.0 KiB in, 8.0 MiB out instead of 8.0 MiB: bursts may be dropped" in ran.out
+
+
 def test_plain_says_that_it_is_not_encrypted(agent: Fake, meshctl: Meshctl) -> None:
     peer = agent_pb2.Peer(
-        name="web2", addresses=["10.77.0.2"], endpoint="192.0.2.2:6081", mode=mesh_pb2.MODE_PLAIN
+        name="web2", addresses=["10.77.0.2"], endpoints=["192.0.2.2:6081"], mode=mesh_pb2.MODE_PLAIN
     )
     agent.answers["Status"] = status(mode=mesh_pb2.MODE_PLAIN, peers=[peer])
     assert "packets     plain: not encrypted (Geneve)\n" in meshctl("status").out

@@ -1,8 +1,9 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from overmesh.config import AgentConfig, ControllerConfig, load
+from overmesh.config import MAX_LANES, AgentConfig, ControllerConfig, load
 from overmesh.errors import ConfigError
 
 
@@ -76,3 +77,9 @@ def test_a_wrong_variable_is_named() -> None:
 def test_a_file_that_was_named_has_to_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml can't be read"):
         load(AgentConfig, {}, file=tmp_path / "absent.toml", environ={})
+
+
+def test_lanes_are_as_many_as_the_fastpath_takes() -> None:
+    core = Path(__file__).parents[3] / "fastpath" / "core" / "src"
+    [most] = re.findall(r"pub const MAX_LANES: u32 = (\d+);", (core / "peers.rs").read_text())
+    assert int(most) == MAX_LANES

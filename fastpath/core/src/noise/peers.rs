@@ -161,7 +161,9 @@ impl Peers {
             }
             places.push(at);
         }
-        replaced.iter().for_each(|peer| self.unlink(peer));
+        for peer in &replaced {
+            self.unlink(peer);
+        }
         let mut old = replaced.into_iter().map(|peer| (peer.keys.public_key, peer)).collect();
         for at in places {
             self.take_up(at, &mut old);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::noise::{HostKeys, PrivateKey, PublicKey};
+use crate::noise::{HostKeys, PrivateKey, PublicKey, Suite};
 
 /// A peer with nothing but its id.
 pub(crate) fn peer(id: &str) -> PeerSpec {
@@ -102,6 +102,17 @@ fn a_host_or_peer_that_changes_its_key_has_two() {
 }
 
 #[test]
+fn a_stock_peer_has_the_suite_of_every_wireguard() {
+    let keys = |suite| Some(PeerKeys { suite, ..PeerKeys::new([9; 32].into()) });
+    let table = |suite| {
+        let spec = PeerSpec { keys: keys(suite), stock: true, ..peer("a") };
+        Table::new(42, 1420, Some(host_keys(1)), &[spec])
+    };
+    assert!(table(Suite::ChaChaPoly).is_ok());
+    assert_eq!(table(Suite::AesGcm).unwrap_err(), TableError::StockSuite("a".into()));
+}
+
+#[test]
 fn one_peer_may_nest_in_another() {
     let table = table(&[with("wide", &["10.0.0.0/8"], &[]), with("host", &["10.0.0.1/32"], &[])]);
     let owner = |text: &str| table.owner_of(text.parse().unwrap()).map(|at| &*table.peer(at).id);
@@ -144,7 +155,7 @@ fn a_lane_is_as_many_ports_above_and_meets_the_one_of_its_number() {
 #[test]
 fn lanes_are_bounded_by_queues_and_ports() {
     let lanes = |lanes| refused(&[PeerSpec { lanes, ..with("a", &[], &["192.0.2.1:65534"]) }]);
-    assert!(lanes(257).starts_with("peer a: 257 lanes are too many."));
+    assert_eq!(lanes(65), "peer a: 65 lanes are too many. give at most 64");
     assert_eq!(
         lanes(3),
         "peer a: 3 lanes from port 65534 on go beyond port 65535. give a lower port or fewer lanes"

@@ -74,6 +74,8 @@ pub(super) struct Traffic {
     pub(super) sent: u64,
     /// Packets from it.
     pub(super) received: u64,
+    /// Not exchanged, but heard: how often any lane found its path to the peer narrower.
+    pub(super) alarms: u32,
 }
 
 /// What to do now.
@@ -259,12 +261,12 @@ impl Search {
     }
 
     fn look_after(&mut self, traffic: Traffic, now: Duration) -> Option<u16> {
-        let unanswered = self.glance(traffic, now);
+        let doubtful = self.glance(traffic, now);
         self.deadline = now + GLANCE;
         if now > self.busy_at + 2 * GLANCE {
             return None;
         }
-        if now >= self.validate_at || unanswered {
+        if now >= self.validate_at || doubtful {
             return Some(self.low);
         }
         if now >= self.raise_at && self.low < self.mtu {
@@ -274,14 +276,16 @@ impl Search {
         None
     }
 
-    /// Whether as much was sent as a large packet since the last time, and nothing came back.
+    /// Whether as much was sent as a large packet since the last time, and nothing came back; or another lane
+    /// has lost its path.
     fn glance(&mut self, traffic: Traffic, now: Duration) -> bool {
         let before = std::mem::replace(&mut self.traffic, traffic);
         if traffic.sent != before.sent {
             self.busy_at = now;
         }
-        traffic.received == before.received
-            && traffic.sent.saturating_sub(before.sent) > u64::from(self.base())
+        let unanswered = traffic.received == before.received
+            && traffic.sent.saturating_sub(before.sent) > u64::from(self.base());
+        unanswered || traffic.alarms != before.alarms
     }
 
     fn is_idle(&self, now: Duration) -> bool {
@@ -511,6 +515,21 @@ mod tests {
         assert_eq!(world.sizes(), (1350, 1350));
         let [_, news @ ..] = &world.news[..] else { panic!("{:?}", world.news) };
         assert_eq!(news, [News::BlackHole { mtu: 1420 }, News::Found { mtu: 1350 }]);
+    }
+
+    #[test]
+    fn what_another_lane_found_is_seen_to_within_a_second() {
+        for takes in [1420, 1350] {
+            let mut world = World::new(1420, 1420);
+            world.busy(15);
+            let probes = world.probes;
+            world.takes = takes;
+            world.traffic.alarms += 1;
+            world.busy(1);
+            assert!(world.probes > probes);
+            world.busy(4);
+            assert_eq!(world.sizes(), (takes, takes));
+        }
     }
 
     #[test]

@@ -133,6 +133,20 @@ pub struct StatsReply {
     /// packets that one lane gave to another, which the peer has too: the slow way
     #[prost(uint64, tag = "14")]
     pub handed_over: u64,
+    /// absent: nothing is applied, or the backend has no sockets
+    #[prost(message, optional, tag = "15")]
+    pub socket_buffers: ::core::option::Option<SocketBuffers>,
+}
+/// the smallest of the sockets', in bytes
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SocketBuffers {
+    #[prost(uint32, tag = "1")]
+    pub receive: u32,
+    #[prost(uint32, tag = "2")]
+    pub send: u32,
+    /// asked of the kernel for either
+    #[prost(uint32, tag = "3")]
+    pub wanted: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Offload {
@@ -181,12 +195,15 @@ pub struct PeerStats {
     /// -1: never
     #[prost(int64, tag = "11")]
     pub last_handshake_ms_ago: i64,
-    /// largest inner packet that reaches it
+    /// largest inner packet that reaches it on every lane that there is traffic on
     #[prost(uint32, tag = "12")]
     pub path_mtu: u32,
     /// false: not confirmed yet, or a stock peer: path_mtu is an assumption
     #[prost(bool, tag = "13")]
     pub path_mtu_probed: bool,
+    /// of every lane that carries packets to it, by lane; the first is `endpoint`
+    #[prost(string, repeated, tag = "14")]
+    pub endpoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventsRequest {}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use overmesh_core::peers::PeerSpec;
-use overmesh_fastpath::backend::Backend;
+use overmesh_fastpath::backend::{Backend, Outer};
 use overmesh_fastpath::engine::Desired;
 use overmesh_io::device::{Batch, Device, OpenError};
 use overmesh_io::loopback::{Loopback, pair};
@@ -90,10 +90,11 @@ impl Backend for Memory {
         Ok(Box::new(here))
     }
 
-    fn open_outer(&self, port: u16) -> Result<(Box<dyn Device>, Vec<SocketAddr>), OpenError> {
+    fn open_outer(&self, port: u16) -> Result<Outer, OpenError> {
         let (here, there) = pair(self.local, self.remote).unwrap();
         self.ends.lock().unwrap().outer.insert(port, there);
-        Ok((Box::new(here), vec![SocketAddr::new(self.local.ip(), port)]))
+        let listening = vec![SocketAddr::new(self.local.ip(), port)];
+        Ok(Outer { device: Box::new(here), listening, buffers: None })
     }
 }
 

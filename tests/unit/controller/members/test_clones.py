@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from overmesh.controller.members.clones import TAKES_OVER_AFTER, TOLD_FOR, Clones
+from overmesh.controller.members.clones import TAKES_OVER_AFTER, Clones
+from overmesh.controller.members.hosts import TOLD_FOR
 from overmesh.controller.serving.caller import _CALLER, Caller
 from overmesh.controller.store import keys
 from overmesh.controller.store.base import Delete, Put

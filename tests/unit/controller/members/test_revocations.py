@@ -15,7 +15,7 @@ from overmesh.controller.notices import KEPT, Notices
 from overmesh.controller.store import backup, keys, open_store
 from overmesh.controller.store.base import Delete, KeyValue, Put
 from overmesh.controller.trust import MEMBERSHIP_DAYS, CertificateRequest, Identity
-from overmesh.errors import InvalidError, NotFoundError, RemovedError, RevokedError
+from overmesh.errors import ApprovalPendingError, InvalidError, NotFoundError, RemovedError, RevokedError
 from overmesh.model import Node, Revocation, endpoints_key, node_key, revoked_key
 from overmesh.proto import mesh_pb2
 from overmesh.proto.codec import MAX_WITHHELD
@@ -76,7 +76,7 @@ async def test_the_log_has_the_name_and_the_id_of_who_is_taken_out(
     await lab.revocations.remove("mesh", a.id)
     lab.agents.close(agent)
     await lab.revocations.revoke("mesh", "b")
-    await lab.revocations.revoke("mesh", NEVER_SEEN)
+    await lab.revocations.revoke("mesh", NEVER_SEEN, unknown=True)
     said = [(record.message, vars(record).get("node"), vars(record)["id"]) for record in caplog.records]
     assert said == [
         ("node removed", "a", a.id),
@@ -171,7 +171,7 @@ async def test_revoking_who_was_removed_or_never_seen(lab: Mesh) -> None:
     await lab.revocations.remove("mesh", host.id)
     later = await lab.revocations.revoke("mesh", "a")
     assert (later.was_member, later.revocation.node_id, later.revocation.banned) == (False, host.id, True)
-    unknown = await lab.revocations.revoke("mesh", NEVER_SEEN)
+    unknown = await lab.revocations.revoke("mesh", NEVER_SEEN, unknown=True)
     assert (unknown.was_member, unknown.revocation.name) == (False, "")
     assert [known.node_id for known in lab.revocations.known("mesh")] == [NEVER_SEEN, host.id]
 
@@ -187,19 +187,43 @@ async def test_a_name_that_two_had_is_not_enough(lab: Mesh) -> None:
 
 @pytest.mark.parametrize("node", ["nobody", "", "A234567ABCDEFGHI", "a234567abcdefgh1", f"{NEVER_SEEN}a"])
 async def test_what_is_neither_a_node_nor_an_id(lab: Mesh, node: str) -> None:
-    with pytest.raises(NotFoundError):
-        await lab.revocations.revoke("mesh", node)
+    for unknown in (False, True):
+        with pytest.raises(NotFoundError, match=r"has no node '.*', and knows of none that it had") as raised:
+            await lab.revocations.revoke("mesh", node, unknown=unknown)
+        assert raised.value.fix == "see `meshctl node list`, or name an id"
+
+
+async def test_a_name_that_passes_for_an_id_is_not_banned_by_mistake(lab: Mesh) -> None:
+    await lab.joined("database-primary")
+    before = lab.mirror.revision
+    for mistyped in ("databaseprimaryy", NEVER_SEEN):
+        with pytest.raises(NotFoundError, match="has no node") as raised:
+            await lab.revocations.revoke("mesh", mistyped)
+        assert "to ban an id that never joined, add --unknown" in raised.value.fix
+    assert lab.mirror.revision == before
+
+
+async def test_ids_that_are_known_need_no_more_words(lab: Mesh) -> None:
+    removed, waiting = await lab.joined("a"), Host("b")
+    await lab.revocations.remove("mesh", removed.id)
+    _, asking = await lab.tokens.create("mesh", 3600, 1, (), approval=True)
+    with pytest.raises(ApprovalPendingError):
+        await lab.joins.join(waiting.application(asking))
+    for host in (removed, waiting):
+        assert not (await lab.revocations.revoke("mesh", host.id)).was_member
+        with pytest.raises(RevokedError):
+            await lab.joins.join(host.application(await lab.token()))
 
 
 @pytest.mark.parametrize("reason", ["x" * (MAX_REASON + 1), "two\nlines"])
 async def test_reasons_that_can_not_be_kept(lab: Mesh, reason: str) -> None:
     with pytest.raises(InvalidError, match="reason"):
-        await lab.revocations.revoke("mesh", NEVER_SEEN, reason)
+        await lab.revocations.revoke("mesh", NEVER_SEEN, reason, unknown=True)
 
 
 async def test_a_banned_key_comes_in_by_no_door(lab: Mesh) -> None:
     host = Host("a")
-    await lab.revocations.revoke("mesh", host.id)
+    await lab.revocations.revoke("mesh", host.id, unknown=True)
     with pytest.raises(RevokedError, match="revoked for good"):
         await lab.joins.join(host.application(await lab.token()))
     with pytest.raises(RevokedError):
@@ -236,7 +260,8 @@ async def test_a_ban_and_a_join_at_once(lab: Mesh) -> None:
     for number in range(10):
         host = Host(f"n{number}")
         joining = lab.joins.join(host.application(token))
-        await asyncio.gather(joining, lab.revocations.revoke("mesh", host.id), return_exceptions=True)
+        banning = lab.revocations.revoke("mesh", host.id, unknown=True)
+        await asyncio.gather(joining, banning, return_exceptions=True)
         assert await lab.store.get(keys.node("mesh", host.id)) is None
     assert lab.addresses() == []
 
@@ -287,7 +312,7 @@ async def test_whose_record_was_put_back_gets_no_stream_and_reports_nothing(lab:
 async def test_expired_revocations_are_swept_a_day_later_and_bans_never(lab: Mesh) -> None:
     host = await lab.joined("a")
     await lab.revocations.remove("mesh", host.id)
-    await lab.revocations.revoke("mesh", NEVER_SEEN)
+    await lab.revocations.revoke("mesh", NEVER_SEEN, unknown=True)
     lab.clock.now = START + MEMBERSHIP_DAYS * DAY + DAY
     await lab.revocations.sweep()
     assert len(lab.revocations.known("mesh")) == 2
@@ -336,7 +361,7 @@ async def test_a_store_that_can_not_be_put_right_keeps_the_agents_right(lab: Mes
 async def test_many_lost_revocations_are_all_put_back(lab: Mesh, tmp_path: Path) -> None:
     known = [NEVER_SEEN[:-2] + a + b for a in "abcdefgh" for b in "abcdefghijklmnop"]
     for node_id in known:
-        await lab.revocations.revoke("mesh", node_id)
+        await lab.revocations.revoke("mesh", node_id, unknown=True)
     here = remembered(lab, tmp_path)
     for start in range(0, len(known), 64):
         await put(lab, *(Delete(keys.revoked("mesh", node_id)) for node_id in known[start : start + 64]))
@@ -362,7 +387,7 @@ async def test_what_is_kept_of_a_network_that_is_away_is_kept(lab: Mesh, tmp_pat
     (tmp_path / FILE).write_text('{"away": {"revoked/x": "AA=="}}')
     here = remembered(lab, tmp_path)
     here.load()
-    await lab.revocations.revoke("mesh", NEVER_SEEN)
+    await lab.revocations.revoke("mesh", NEVER_SEEN, unknown=True)
     await here.save()
     kept = json.loads((tmp_path / FILE).read_text())
     assert kept["away"] == {"revoked/x": "AA=="}
@@ -393,7 +418,7 @@ async def test_what_a_node_claims_to_have_seen_has_to_be_genuine(lab: Mesh, tmp_
 
 
 async def test_a_backup_carries_revocations(lab: Mesh, tmp_path: Path) -> None:
-    await lab.revocations.revoke("mesh", NEVER_SEEN)
+    await lab.revocations.revoke("mesh", NEVER_SEEN, unknown=True)
     await put(lab, Put(keys.ROOT_PIN, ROOT.pin))
     content = backup.decode(backup.encode(await backup.read(lab.store)), "backup")
     other = open_store(f"sqlite:{tmp_path / 'other.db'}")
