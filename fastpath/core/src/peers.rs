@@ -163,8 +163,6 @@ pub enum TableError {
     SharedKey { first: String, second: String },
     #[error("peer {0} has this host's own public key. give every host a key of its own")]
     OwnKey(String),
-    #[error("peer {0} is stock, and suite aes is Overmesh's only. give it suite chacha")]
-    StockSuite(String),
 }
 
 fn parse_prefix(peer: &str, text: &str) -> Result<IpNet, TableError> {

@@ -12,7 +12,7 @@ use foldhash::fast::FixedState;
 
 use super::digest::{Sum, digest};
 use super::{MAX_MTU, MIN_MTU, Peer, PeerIndex, PeerSpec, TableError};
-use crate::noise::{HostKeys, PeerKeys, PrivateKey, PublicKey, Suite};
+use crate::noise::{HostKeys, PeerKeys, PrivateKey, PublicKey};
 use crate::routes::Routes;
 use crate::wire::geneve;
 
@@ -163,13 +163,12 @@ impl Table {
         self.sum.turn(&peer);
     }
 
-    /// All peers have keys, for a suite that they have, which are not this host's; or none has any.
+    /// All peers have keys that are not this host's, or none has any.
     fn check_keys(&self, peer: &Peer) -> Result<(), TableError> {
         let (sealed, id) = (self.host_keys.is_some(), || peer.id.to_string());
         match &peer.keys {
             None if sealed => Err(TableError::NoKey(id())),
             Some(_) if !sealed => Err(TableError::KeyInPlain(id())),
-            Some(keys) if peer.stock && keys.suite != Suite::default() => Err(TableError::StockSuite(id())),
             Some(keys) if keys.names().any(|name| self.own.contains(&name)) => Err(TableError::OwnKey(id())),
             _ => Ok(()),
         }

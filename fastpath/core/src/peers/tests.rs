@@ -1,5 +1,5 @@
 use super::*;
-use crate::noise::{HostKeys, PrivateKey, PublicKey, Suite};
+use crate::noise::{HostKeys, PrivateKey, PublicKey};
 
 /// A peer with nothing but its id.
 pub(crate) fn peer(id: &str) -> PeerSpec {
@@ -99,17 +99,6 @@ fn a_host_or_peer_that_changes_its_key_has_two() {
     assert_eq!(table(both, Some(public(2))).unwrap_err(), TableError::OwnKey("a".into()));
     let twice = TableError::SharedKey { first: "a".into(), second: "a".into() };
     assert_eq!(table(host_keys(1), Some(public(9))).unwrap_err(), twice);
-}
-
-#[test]
-fn a_stock_peer_has_the_suite_of_every_wireguard() {
-    let keys = |suite| Some(PeerKeys { suite, ..PeerKeys::new([9; 32].into()) });
-    let table = |suite| {
-        let spec = PeerSpec { keys: keys(suite), stock: true, ..peer("a") };
-        Table::new(42, 1420, Some(host_keys(1)), &[spec])
-    };
-    assert!(table(Suite::ChaChaPoly).is_ok());
-    assert_eq!(table(Suite::AesGcm).unwrap_err(), TableError::StockSuite("a".into()));
 }
 
 #[test]
