@@ -25,7 +25,7 @@ async def leave(identity: Identity, host_id: str, instance: str = "") -> None:
     Args:
         identity: who leaves.
         host_id: of this machine.
-        instance: of the agent that runs on it; empty: none does.
+        instance: of the agent that runs on it, or that was quarantined; else empty.
 
     Raises:
         CloneError: this is only a copy of the host that is the node.

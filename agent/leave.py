@@ -41,7 +41,8 @@ async def leave(config: AgentConfig, *, force: bool) -> bool:
 
 async def _tell(config: AgentConfig, state: StateDir, *, force: bool) -> bool:
     try:
-        await calls.leave(state.identity(), host_id(config))
+        identity = state.identity()
+        await calls.leave(identity, host_id(config), identity.membership.quarantined)
     except OvermeshError as error:
         if force:
             return False

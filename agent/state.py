@@ -74,6 +74,7 @@ class Membership:
 
     host_id: of the machine that joined, to tell a copy of its disk; empty when an older version joined.
     join: host:port of the join port that it joined at. keys_since: unix seconds, 0 when it is not known.
+    quarantined: the agent's run that a controller took for a copy, while it is one; else empty.
     """
 
     node_id: str
@@ -85,6 +86,7 @@ class Membership:
     host_id: str = ""
     join: tuple[str, ...] = ()
     keys_since: int = 0
+    quarantined: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +331,7 @@ def _membership_text(membership: Membership) -> bytes:
             "host_id": membership.host_id,
             "join": list(membership.join),
             "keys_since": membership.keys_since,
+            "quarantined": membership.quarantined,
         }
     )
 
@@ -345,4 +348,5 @@ def _membership(data: bytes) -> Membership:
         host_id=str(value.get("host_id", "")),
         join=tuple(str(target) for target in value.get("join", ())),
         keys_since=int(value.get("keys_since", 0)),
+        quarantined=str(value.get("quarantined", "")),
     )

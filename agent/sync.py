@@ -102,8 +102,10 @@ class Sync:
     ) -> None:
         self.identity = identity
         self.host_id = host_id
-        # Of this run of the agent: a machine id may be one that a copy of this machine has too.
-        self.instance = secrets.token_hex(8)
+        # Of this run of the agent: a machine id may be one that a copy of this machine has too. A copy that
+        # is restarted says who it was, or it would take the node over once more.
+        mine = identity.membership
+        self.instance = mine.quarantined or secrets.token_hex(8)
         self._replaced = False
         # Longer each time: two that are alike do not storm.
         self._quarrel = Backoff()
@@ -123,7 +125,7 @@ class Sync:
         # Whether the controller of this attempt has given us its map.
         self._served = False
         self._opened: tuple[str, grpc.aio.Channel] | None = None
-        self.contact = Contact(copied=identity.membership.host_id not in ("", host_id))
+        self.contact = Contact(copied=mine.host_id not in ("", host_id) or mine.quarantined != "")
         self.problems: tuple[Problem, ...] = ()
 
     def report(self, facts: Facts) -> None:
@@ -210,6 +212,8 @@ class Sync:
             if isinstance(error, CloneError | ReplacedError):
                 self.contact.copied, self.contact.advice = True, error.fix
                 await self._apply()
+            if isinstance(error, CloneError):
+                await self._be_known(quarantined=self.instance)
         if _is_cancelled():
             raise asyncio.CancelledError
         await self._remember()
@@ -297,8 +301,7 @@ class Sync:
     async def _taken(self) -> None:
         """Be the node on this machine from now on: the controller knows of no other."""
         self.contact.copied, self.contact.advice = False, ""
-        mine = replace(self.identity.membership, host_id=self.host_id)
-        await self._become_at_least_for_now(replace(self.identity, membership=mine))
+        await self._be_known(host_id=self.host_id, quarantined="")
         await self._apply()
 
     async def _take_over(self) -> None:
@@ -373,20 +376,20 @@ class Sync:
 
     async def _remember(self) -> None:
         """Keep on disk where controllers are, so that this host starts with any of them alive."""
-        known = tuple(self.controllers[: controllers.REMEMBERED])
-        mine = replace(self.identity.membership, controllers=known)
-        if mine != self.identity.membership:
-            await self._become_at_least_for_now(replace(self.identity, membership=mine))
+        await self._be_known(controllers=tuple(self.controllers[: controllers.REMEMBERED]))
 
     async def _become(self, identity: Identity) -> None:
         """Be this from now on, and after a restart."""
         before, self.identity = self.identity, identity
         await self._on_disk(self._state.change_identity, before, identity)
 
-    async def _become_at_least_for_now(self, identity: Identity) -> None:
-        """Do the same; when the disk does not take it, until a restart."""
+    async def _be_known(self, **changed: Any) -> None:
+        """Change this of the membership; when the disk does not take it, until a restart."""
+        mine = replace(self.identity.membership, **changed)
+        if mine == self.identity.membership:
+            return
         try:
-            await self._become(identity)
+            await self._become(replace(self.identity, membership=mine))
         except StateError as error:
             log.warning("who this host is can't be kept", extra={"reason": error.cause})
 

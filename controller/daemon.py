@@ -114,10 +114,14 @@ async def running(
 
     """
     async with AsyncExitStack() as undo:
+        # Settings that can't be right end it before there is anything in the store for others to see.
+        advertised = tuple(map(_host, config.advertise))
         _make_state_dir(config)
         numbers = Metrics()
         store = TimedStore(open_store(config.store_target), numbers.store_took)
         undo.push_async_callback(store.close)
+        undo.enter_context(metrics.served(config.metrics, numbers.registry))
+        undo.enter_context(trace.tracing(config.trace, "controller"))
         root = await _root(config, store, clock)
         parts = Parts.of(store, root, clock, platform.node())
         await parts.mirror.load()
@@ -129,7 +133,7 @@ async def running(
         await remembered.restore()
         undo.push_async_callback(remembered.end)
 
-        hosts = tuple(map(_host, config.advertise)) or _own_hosts(parts.mirror)
+        hosts = advertised or _own_hosts(parts.mirror)
         certificates = ServerCertificates(root, lambda: parts.mirror.roots, hosts, clock)
         servers = Servers(numbers.answered, parts.mirror.current)
         undo.push_async_callback(servers.stop, GRACE)
@@ -161,8 +165,6 @@ async def running(
         own = (certificates.keep_fresh(), watch.follow(), registration.keep(), remembered.keep())
         duties = {following, *(_duty(undo, duty) for duty in (*own, *_chores(parts)))}
         numbers.watch(parts.mirror, parts.agents, parts.lease)
-        undo.enter_context(metrics.served(config.metrics, numbers.registry))
-        undo.enter_context(trace.tracing(config.trace, "controller"))
         _log.info("controller ready", extra=_event(listening, root, parts.mirror))
         yield Controller(listening, root, parts.mirror, parts.agents, duties)
 

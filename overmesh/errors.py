@@ -165,7 +165,7 @@ class UnreachableError(MeshError):
 
 
 class ReplacedError(UnreachableError):
-    """The stream ends, for another one of this node has come: this agent's next run, or a copy of its host."""
+    """The stream ends, another one of this node has come: this agent's next run, or a copy of its host."""
 
 
 class PinMismatchError(MeshError):

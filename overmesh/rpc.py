@@ -108,11 +108,7 @@ def raised(error: grpc.aio.AioRpcError, peer: str) -> OvermeshError:
             f"the certificate of {peer} is not accepted: {mistrust[1]}",
             "compare the clocks of both hosts" if clocks else "check that the address is right",
         )
-    if error.code() in (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-    ):
+    if error.code() in _NO_ANSWER:
         return errors.UnreachableError(
             f"{peer} does not answer: {_last_cause(error.details())}",
             "check that it runs and that the address is right",

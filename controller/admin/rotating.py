@@ -5,7 +5,9 @@ from typing import Any
 import grpc.aio
 
 from overmesh.controller.fleet import Fleet
+from overmesh.controller.parts import Parts
 from overmesh.controller.rotation.roots import Rotation
+from overmesh.errors import NotFoundError
 from overmesh.proto import admin_pb2, admin_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -14,6 +16,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Rotating(admin_pb2_grpc.AdminServicer):
     """The part of the admin service that rotates the mesh root; each step answers where the mesh stands."""
 
+    _parts: Parts
     _fleet: Fleet
     _rotation: Rotation
 
@@ -41,7 +44,12 @@ class Rotating(admin_pb2_grpc.AdminServicer):
         self, request: admin_pb2.RetireRootRequest, _context: Context
     ) -> admin_pb2.RootsState:
         """Have nobody trust the old root."""
-        await self._rotation.retire(force=request.force)
+        try:
+            await self._rotation.retire(force=request.force)
+        except NotFoundError:
+            # The answer to the same request was lost.
+            if not await self._parts.audit.done():
+                raise
         return await self._roots_state()
 
     async def _roots_state(self) -> admin_pb2.RootsState:

@@ -239,19 +239,23 @@ class Pendings:
         # A name that a host asked for in vain must not be in the way of one that asks for it now.
         hosts = [host for host in hosts if host.state(self._clock()) == WAITING] or hosts[-1:]
         if not hosts:
-            raise self._gone(node)
+            raise self._gone(network, node)
         if len(hosts) > 1:
             ids = ", ".join(host.id for host in hosts)
             raise InvalidError(f"several hosts wait as {node}: {ids}", "say which, by its id")
         return hosts[0]
 
-    def _gone(self, node: str) -> NotFoundError:
+    def _gone(self, network: str, node: str) -> NotFoundError:
+        nodes, names = (self._mirror.held(kind, network) for kind in ("nodes", "names"))
+        if node in nodes or node.lower() in names:
+            fix = f"to take it out: `meshctl node remove {node}{_in(network)}`"
+            return NotFoundError(f"{node} does not wait for approval: it is a member", fix)
         return NotFoundError(f"no host {node!r} waits for approval", "see `meshctl node pending`")
 
     def _decision(self, network: str, node_id: str, decision: str) -> Change | None:
         kv, known = self._known(network, node_id)
         if kv is None or known is None:
-            raise self._gone(node_id)
+            raise self._gone(network, node_id)
         now = self._clock()
         if known.state(now) == EXPIRED:
             raise TokenError(

@@ -33,7 +33,7 @@ from overmesh.controller.store import keys
 from overmesh.controller.store.base import KeyValue, Put, absent, unchanged
 from overmesh.controller.trust import MeshRoot, rootfiles
 from overmesh.controller.trust.rootkey import RootKey
-from overmesh.errors import InvalidError, RecordError, StoreCorruptError
+from overmesh.errors import InvalidError, NotFoundError, RecordError, StoreCorruptError
 from overmesh.model import Controller, Kind, Node, Root, controller_key, root_key
 from overmesh.proto import admin_pb2
 from overmesh.proto.roots import fingerprint
@@ -173,13 +173,14 @@ class Rotation:
             force: though members still have certificates of it; they come back by themselves.
 
         Raises:
-            InvalidError: nothing is to be retired, or not yet; without force, who has not come over.
+            NotFoundError: there is no old root.
+            InvalidError: not yet; without force, who has not come over.
             StoreUnavailableError: asking again tells.
 
         """
         step = self.step
         if not step.overlap:
-            return
+            raise NotFoundError("there is no old root", "see `meshctl root status`")
         if step.staged or step.signing != self._root.fingerprint:
             raise InvalidError(
                 "the next root does not sign yet", "activate it first: `meshctl root activate`"

@@ -50,7 +50,7 @@ class Metrics:
         )
         self._joins = Counter(
             "overmesh_joins",
-            "Hosts that asked to join, by what came of it",
+            "Times that a host asked to join, by what came of it",
             ("result",),
             registry=self.registry,
         )
@@ -69,7 +69,10 @@ class Metrics:
             self.joined(result)
 
     def joined(self, result: str) -> None:
-        """Note what came of a wish to join: new, again, pending, or an error's name."""
+        """Note what came of a wish to join: new, again, or an error's name.
+
+        A host that waits for approval asks again and again, and counts each time (ApprovalPendingError).
+        """
         self._joins.labels(result).inc()
 
     def acked(self, seconds: float) -> None:

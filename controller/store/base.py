@@ -170,7 +170,8 @@ class Store(Protocol):
 
         Raises:
             LeaseNotFoundError: a Put names a lease that is gone; nothing was done.
-            StoreUnavailableError: it may or may not have happened, now or in a moment.
+            UnconfirmedError: it may or may not have happened, now or in a moment.
+            StoreUnavailableError: it has not, and will not.
             TypeError: a value that is not bytes.
             ValueError: one key twice, or a key that is empty or not ASCII.
 

@@ -20,6 +20,7 @@ app = typer.Typer(help="Run the controller: who is in, and who sees whom.")
         "meshctl controller run",
         "meshctl controller run --advertise mesh.example.org",
         "meshctl controller run --range 10.90.0.0/16 --range fd12:3456:789a::/64 --log-format json",
+        "meshctl controller run --store 'etcd://a:2379,b:2379,c:2379/mesh?ca=ca.pem&cert=our.pem&key=our.key'",
     )
 )
 def run(
@@ -43,7 +44,12 @@ def run(
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(metavar="TARGET", help="Where the truth is kept. Default: sqlite:STATE_DIR/store.db."),
+        typer.Option(
+            metavar="TARGET",
+            help="Where the truth is kept: sqlite:FILE, or for several controllers "
+            "etcd://HOST[,HOST…]/PREFIX, with ?ca=FILE&cert=FILE&key=FILE for TLS. "
+            "Default: sqlite:STATE_DIR/store.db.",
+        ),
     ] = None,
     state_dir: options.StateDir = None,
     runtime_dir: options.RuntimeDir = None,

@@ -183,8 +183,10 @@ def seconds(text: str) -> int:
     """
     parts = _DURATION.findall(text)
     total = sum(int(count) * _UNITS[unit] for count, unit in parts)
-    if not total or "".join(count + unit for count, unit in parts) != text:
+    if not parts or "".join(count + unit for count, unit in parts) != text:
         raise UsageError(f"{text!r} is not a duration", "write it like 90s, 30m, 1h or 7d")
+    if not total:
+        raise UsageError(f"{text!r} is no time at all", "it has to be more than 0: 90s, 30m, 1h or 7d")
     return total
 
 

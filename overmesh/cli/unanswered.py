@@ -9,8 +9,8 @@ from overmesh.model import Mode
 if TYPE_CHECKING:
     from overmesh.proto import agent_pb2
 
-# Heard within so many seconds, a peer is there and the way from it is open.
-_LATELY = 15
+# Heard within so many seconds, a peer is there: while it was pinged; within a keepalive, where its host was.
+_LATELY, _KEPT_ALIVE = 5, 30
 
 
 def why(peer: "agent_pb2.Peer", *, through_host: bool) -> tuple[str, str]:
@@ -29,7 +29,7 @@ def why(peer: "agent_pb2.Peer", *, through_host: bool) -> tuple[str, str]:
             f"on {peer.name}, say where it is reached: `endpoints` in agent.toml, or --endpoint",
         )
     heard = output.ago(peer.last_heard_seconds)
-    if 0 <= peer.last_heard_seconds <= _LATELY:
+    if 0 <= peer.last_heard_seconds <= (_KEPT_ALIVE if through_host else _LATELY):
         return _lately(peer, heard, through_host=through_host)
     where = ", ".join(endpoints(peer.endpoints))
     fix = f"see that its agent runs (meshctl status on {peer.name}) and that nothing shuts UDP to {where}"
@@ -56,7 +56,7 @@ def _stock(peer: "agent_pb2.Peer") -> tuple[str, str]:
 def _lately(peer: "agent_pb2.Peer", heard: str, *, through_host: bool) -> tuple[str, str]:
     if through_host:
         return (
-            f"{peer.name} was heard {heard}: its fastpath is there, and its host does not answer ICMP",
+            f"the fastpath of {peer.name} was heard {heard}: its host may not answer ICMP",
             f"see its firewall; `meshctl ping {peer.name}` asks the fastpath",
         )
     return (

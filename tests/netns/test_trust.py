@@ -119,6 +119,10 @@ def test_a_cloned_virtual_machine(mesh: Mesh) -> None:
     assert [seen["from"] for seen in shown["copies"]] == [underlay(copy)]
     assert [problem["subject"] for problem in shown["problems"]] == ["host"]
     assert "another host is connected" in copy.run("meshctl leave", check=False).stderr
+    clone.kill_agent()
+    clone.start_agent()
+    until(lambda: clone.status().get("controller", {}).get("error"), "the copy is refused again")
+    assert not clone.reaches(b.addresses[0])
     time.sleep(5)
     assert vm.status()["working"]
     assert mesh.nodes()["vm"]["endpoints"][0]["address"] == underlay(vm.host)

@@ -3,7 +3,7 @@
 EtcdStore ─┬─ reads ────────────────────► members.py   the member in use, or the next
            ├─ changes ──► grouping.py ──┘   └─ failures.py   etcd's errors as ours
            └─ watches ──► watch.py   resumes by revision
-     both ──► wire.py   our values as etcd's messages       target.py   the URL
+     both ──► wire.py   our values as etcd's messages       target.py   the URL, tls.py   its files
 
 aetcd, the asyncio line of etcd3, is used for the stubs that it has generated from etcd's API
 (`aetcd.rpc`) and for nothing else. etcd3's own release no longer imports with a current protobuf;

@@ -27,7 +27,7 @@ from overmesh.controller.store.feed import Feed
 from overmesh.controller.store.sqlite.file import explained, is_passing
 from overmesh.controller.store.sqlite.ledger import Ledger
 from overmesh.controller.store.sqlite.tables import Tables
-from overmesh.errors import StoreError, StoreUnavailableError
+from overmesh.errors import StoreError, StoreUnavailableError, UnconfirmedError
 
 T = TypeVar("T")
 
@@ -152,14 +152,16 @@ class Writer:
 
     def _commit(self, requests: list[_Request], time: float) -> tuple[list[Any], list[WatchBatch]]:
         """Return each request's result or error, and the changes; they are durable now."""
-        failure = self._lost
+        failure, kind = self._lost, StoreUnavailableError
         if not failure:
             try:
                 with self._tables.transaction("IMMEDIATE"):
                     return self._carry_out(requests, time)
             except Exception as error:  # whatever it is, memory and file may now differ
                 failure = self._failure(error)
-        return [StoreUnavailableError(*failure) for _ in requests], []
+                if self._lost:
+                    kind = UnconfirmedError  # the log in the file may hold them all the same
+        return [kind(*failure) for _ in requests], []
 
     def _carry_out(self, requests: list[_Request], time: float) -> tuple[list[Any], list[WatchBatch]]:
         if self._stale:

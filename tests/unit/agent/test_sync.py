@@ -34,6 +34,7 @@ class Member:
     """A host with its replica and its Sync, without an interface or a fastpath."""
 
     def __init__(self, config: AgentConfig, held: Held | None = None, host_id: str = "") -> None:
+        self.config = config
         self.state = state(config)
         self.identity = self.state.identity()
         mine = self.identity.membership

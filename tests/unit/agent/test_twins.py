@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from overmesh.agent.calls import leave
 from overmesh.agent.pace import Backoff
-from overmesh.agent.sync import UNDISPUTED
+from overmesh.agent.sync import UNDISPUTED, Sync
 from overmesh.config import AgentConfig
 from overmesh.controller.members.clones import Clones
-from overmesh.errors import ReplacedError, UnreachableError
+from overmesh.errors import CloneError, ReplacedError, UnreachableError
 from overmesh.model import Endpoint
 from tests.unit.agent.conftest import Mesh, host, joined
+from tests.unit.agent.test_failover import Two, address, two  # noqa: F401
 from tests.unit.agent.test_sync import FACTS, Member, following, listed, until, until_listed
 
 
@@ -61,6 +63,27 @@ async def test_one_stays_and_the_other_is_told_what_to_do(
     assert mesh.controller.mirror.revision - before < 12
 
 
+async def test_a_copy_that_is_restarted_disturbs_nobody(
+    mesh: Mesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first, second = await twins(mesh, tmp_path)
+    async with following(first):
+        await until(lambda: first.sync.contact.connected)
+        async with following(second):
+            await until(lambda: second.state.identity().membership.quarantined != "")
+            await until(lambda: first.sync.contact.connected)
+        before = connects(caplog)
+        again = Member(second.config)
+        assert again.sync.contact.copied, "before it has asked"
+        async with following(again):
+            await until(lambda: bool(again.sync.contact.advice))
+        with pytest.raises(CloneError):
+            await leave(again.identity, first.sync.host_id, again.identity.membership.quarantined)
+        assert first.sync.contact.connected
+    assert connects(caplog) == before
+
+
 async def test_two_of_one_snapshot_that_are_even_the_same_run(mesh: Mesh, tmp_path: Path) -> None:
     """A virtual machine that was saved while it ran, and resumed twice."""
     first, second = await twins(mesh, tmp_path)
@@ -72,6 +95,29 @@ async def test_two_of_one_snapshot_that_are_even_the_same_run(mesh: Mesh, tmp_pa
             await asyncio.sleep(1)
             assert second.sync.contact.copied is not first.sync.contact.copied
             assert len((await listed(mesh, "a")).copies) == 1
+
+
+async def test_at_two_controllers_at_once(
+    two: Two,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each of them can reach one controller only, and neither was there first."""
+    caplog.set_level(logging.INFO)
+    (one, _), (other, _) = await two.start("one"), await two.start("other")
+    members = await twins(one, tmp_path)
+    reaches = {id(member.sync): (address(mesh),) for member, mesh in zip(members, (one, other), strict=True)}
+    monkeypatch.setattr(Sync, "controllers", property(lambda sync: reaches[id(sync)]))
+    first, second = members
+    async with following(first, second):
+        await until(lambda: first.sync.contact.copied is not second.sync.contact.copied)
+        await asyncio.sleep(3)
+        assert first.sync.contact.copied is not second.sync.contact.copied
+        stays = second if first.sync.contact.copied else first
+        assert stays.sync.contact.connected
+        assert not (first.sync.contact.connected and second.sync.contact.connected)
+    assert connects(caplog) < 12
 
 
 async def test_an_agent_that_is_restarted_is_no_copy(mesh: Mesh, tmp_path: Path) -> None:

@@ -18,10 +18,17 @@ def test_durations(text: str, value: int) -> None:
     assert seconds(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "5", "s", "1 h", "-1h", "1.5h", "1h30", "h1", "0s", "1y"])
+@pytest.mark.parametrize("text", ["", "5", "s", "1 h", "-1h", "1.5h", "1h30", "h1", "1y"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError, match="is not a duration"):
         seconds(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "0h0m"])
+def test_no_time_at_all(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time at all") as raised:
+        seconds(text)
+    assert "more than 0" in raised.value.fix
 
 
 def test_settings_as_they_would_be_typed() -> None:

@@ -137,6 +137,25 @@ async def test_settings_that_can_not_be(
     assert words in (await refusal(config(tmp_path, **other), error)).cause
 
 
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"metrics": "7444"}, "metrics: '7444'"),
+        ({"trace": "192.0.2.9:4318"}, "trace: '192.0.2.9:4318'"),
+        ({"advertise": ("a.example:7443",)}, "advertise: 'a.example:7443'"),
+        ({"certificate_lifetime": 5}, "certificate_lifetime"),
+    ],
+)
+async def test_a_setting_that_can_not_be_is_found_before_anything_is_written(
+    tmp_path: Path, other: dict[str, object], words: str
+) -> None:
+    settings = config(tmp_path, **other)
+    assert words in (await refusal(settings, ConfigError)).cause
+    store = open_store(settings.store_target)
+    assert not (await store.range("/")).kvs
+    await store.close()
+
+
 # Where it listens.
 
 

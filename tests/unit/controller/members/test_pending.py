@@ -79,6 +79,10 @@ async def test_from_waiting_to_member(lab: Mesh) -> None:
     node = lab.mirror.view("mesh").node(host.id)
     assert node
     assert node.tags == ("rack:7",)
+    for named in ("A", host.id):
+        with pytest.raises(NotFoundError, match="does not wait for approval: it is a member") as raised:
+            await lab.pending.decide("mesh", named, APPROVED)
+        assert raised.value.fix == f"to take it out: `meshctl node remove {named}`"
     assert (await join(lab, host, token)).already_member
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from overmesh import rpc
 from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.proto.roots import Roots
 from tests.unit.controller.lab import Client, Host
@@ -55,7 +56,11 @@ async def test_both_go_over_and_either_may_be_asked(tmp_path: Path) -> None:
         request = mesh_pb2.RenewRequest(network="mesh", node_id=host.id, csr=host.csr())
         await both.join.Renew(request)
         await shown(two, lambda now: not now.members)
-        await two.admin.RetireRoot(admin_pb2.RetireRootRequest())
+        named = ((rpc.REQUEST_ID, rpc.request_id()),)
+        for _ in range(2):  # the answer was lost
+            await two.admin.RetireRoot(admin_pb2.RetireRootRequest(), metadata=named)
+        with pytest.raises(grpc.aio.AioRpcError, match="there is no old root"):
+            await two.admin.RetireRoot(admin_pb2.RetireRootRequest())
         for talking in (one, two):
             await shown(talking, lambda now: len(now.roots) == 1)
             files = talking.settings.state_dir

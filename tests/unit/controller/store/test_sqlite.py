@@ -22,7 +22,13 @@ from overmesh.controller.store.base import Delete, Put, WatchBatch
 from overmesh.controller.store.sqlite import SqliteStore
 from overmesh.controller.store.sqlite.file import StoreFile
 from overmesh.controller.store.sqlite.ledger import Ledger
-from overmesh.errors import LeaseNotFoundError, StoreBusyError, StoreCorruptError, StoreUnavailableError
+from overmesh.errors import (
+    LeaseNotFoundError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreUnavailableError,
+    UnconfirmedError,
+)
 
 ROOT = Path(__file__).parents[4]
 
@@ -363,13 +369,14 @@ class TestFailingDisk:
         before = await store.range("")
         with (
             largest_file(Path(f"{path}-wal").stat().st_size + 10_000),
-            pytest.raises(StoreUnavailableError, match="may be lost") as caught,
+            pytest.raises(UnconfirmedError, match="may be lost") as caught,
         ):
             await store.txn((), [Put("/big", bytes(100_000))])
         assert "restart the controller" in caught.value.fix
         for _ in range(2):
-            with pytest.raises(StoreUnavailableError, match="may be lost"):
+            with pytest.raises(StoreUnavailableError, match="may be lost") as refused:
                 await store.txn((), [Put("/small", b"")])
+            assert not isinstance(refused.value, UnconfirmedError), "it was not begun"
             with pytest.raises(StoreUnavailableError, match="may be lost"):
                 await anext(watch)
         assert await store.range("") == before
