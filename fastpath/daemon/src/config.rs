@@ -96,6 +96,10 @@ pub enum ConfigError {
     Syntax { path: PathBuf, line: usize, message: String },
     #[error("{} is no key. write what `wg genkey`, `wg pubkey` or `wg genpsk` prints", .0)]
     Key(String),
+    #[error(
+        "peer {0} is stock, and suite aes is Overmesh's only: they would shake no hands. give it suite chacha"
+    )]
+    StockSuite(String),
     #[error("{}: {error}", path.display())]
     Table { path: PathBuf, error: TableError },
 }
@@ -229,6 +233,9 @@ fn spec(peer: &Peer) -> Result<PeerSpec, ConfigError> {
 }
 
 fn keys(peer: &Peer, public_key: &str) -> Result<PeerKeys, ConfigError> {
+    if peer.stock && peer.suite == SuiteName::Aes {
+        return Err(ConfigError::StockSuite(peer.name.clone()));
+    }
     let key = |text: &str, which: &str| parse_key(text, || format!("the {which} of peer {}", peer.name));
     let preshared_key = peer.preshared_key.as_deref().map(|text| key(text, "preshared_key")).transpose()?;
     Ok(PeerKeys {
@@ -312,7 +319,7 @@ mod tests {
         let stock = format!("private_key_file = 'one.key'\n{peer}stock = true\n");
         std::fs::write(&path, stock).unwrap();
         let error = Config::read(&path).unwrap_err().to_string();
-        assert!(error.ends_with("peer two is stock, and suite aes is Overmesh's only. give it suite chacha"));
+        assert!(error.starts_with("peer two is stock, and suite aes is Overmesh's only: "), "{error}");
         assert!(read(&peer).unwrap_err().contains("peer two has a public key, and the network is plain"));
         assert!(read("private_key_file = 'none.key'").unwrap_err().contains("none.key cannot be read"));
     }

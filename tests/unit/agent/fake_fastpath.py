@@ -87,7 +87,7 @@ class Earlier(Fake):
 
     async def Change(self, request: fastpath_pb2.ChangeRequest, context: Any) -> fastpath_pb2.ApplyReply:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
-        raise AssertionError
+        return fastpath_pb2.ApplyReply()
 
 
 async def serve(socket: str, no_offload: str) -> None:

@@ -65,7 +65,7 @@ def test_a_change_of_the_fastpath_names_what_is_different() -> None:
     after = replace(before, revision=6, peers=(replace(a, id="d"), a, moved))
     request = codec.change_request(before, b"digest", after)
     assert request.desired == codec.apply_request(replace(after, peers=(after.peers[0], moved)))
-    assert (request.removed, request.base) == (["c"], b"digest")
+    assert (list(request.removed), request.base) == (["c"], b"digest")
     nothing = codec.change_request(after, b"", replace(after, mtu=1000))
     assert nothing.desired == codec.apply_request(replace(after, mtu=1000, peers=()))
     assert not nothing.removed
