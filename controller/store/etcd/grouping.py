@@ -23,6 +23,8 @@ from overmesh.errors import StoreError, StoreUnavailableError
 
 # etcd's limit (--max-txn-ops), for comparisons as well as for operations.
 MAX_OPS = 128
+# Well below etcd's other limit (--max-request-bytes, 1.5 MiB).
+MAX_BYTES = 1 << 20
 # Seconds that those who wait give what is under way: it may be at a member that is frozen.
 PATIENCE = 0.02
 
@@ -83,13 +85,15 @@ class Grouping:
         group: list[_Part] = []
         written: set[str] = set()
         seen: set[str] = set()
-        compares = ops = 0
+        compares = ops = size = 0
         while self._waiting:
             part = self._waiting[0]
             if not part.answer.done():  # else its caller has given up
                 compares, ops = compares + len(part.request.compare), ops + len(part.request.success)
+                size += part.request.ByteSize()
                 in_the_way = part.written & seen or part.seen & written
-                if group and (in_the_way or max(compares, ops) > MAX_OPS):
+                too_much = max(compares, ops) > MAX_OPS or size > MAX_BYTES
+                if group and (in_the_way or too_much):
                     break
                 group.append(part)
                 written |= part.written

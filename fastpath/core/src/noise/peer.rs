@@ -1,4 +1,4 @@
-//! The sealed side of one peer: its sessions, its handshake, its timers. Section 6 of the WireGuard
+//! The sealed side of one peer: its sessions, its handshakes (`handshakes.rs`), its timers. Section 6 of the WireGuard
 //! paper; where that is silent, what Linux does (`drivers/net/wireguard/{timers,send,receive,noise}.c`).
 //!
 //! ```text
@@ -10,21 +10,25 @@
 //! then it is proved that the initiator is there now, and where. The session before the current one is kept
 //! for what is still on its way.
 
+mod handshakes;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+use handshakes::Turn;
+
 use super::cookie::Signer;
-use super::handshake::{Initiator, Responder};
+use super::handshake::Initiator;
 use super::keys::PeerKeys;
 use super::peers::{Now, Output, Shared};
 use super::session::{REJECT_AFTER_TIME, Role, Session, message_len};
-use super::tai64n::{self, Tai64n};
+use super::tai64n::Tai64n;
 use super::timers::{Timer, Timers};
 use crate::drops::DropReason;
 use crate::peers::PeerIndex;
-use crate::wire::wireguard::{CookieReply, Data, HEADER_LEN, Response, TAG_LEN};
+use crate::wire::wireguard::{Data, HEADER_LEN, TAG_LEN};
 
 /// How long to wait for the answer to an initiation,
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,27 +65,6 @@ impl Sealer<'_> {
     /// If `message` is shorter than that.
     pub fn seal(&mut self, message: &mut [u8]) {
         self.session.seal(message);
-    }
-}
-
-/// With which of its keys this host begins, while it changes them: who does not answer one may know the
-/// other alone.
-#[derive(Debug, Default)]
-struct Turn {
-    with_other: bool,
-    unanswered: bool,
-}
-
-impl Turn {
-    /// Whether the next initiation is begun with the other key.
-    fn begin(&mut self) -> bool {
-        self.with_other ^= std::mem::replace(&mut self.unanswered, true);
-        self.with_other
-    }
-
-    /// Lets the next be begun as the last one was: it was answered by a cookie.
-    fn keep(&mut self) {
-        self.unanswered = false;
     }
 }
 
@@ -318,128 +301,6 @@ impl Peer {
             self.renewed = true;
             self.begin_handshake(now, shared);
         }
-    }
-
-    // --- handshakes ---
-
-    /// Sends an initiation unless one was just sent.
-    pub(super) fn begin_handshake(&mut self, now: Now, shared: &mut Shared) {
-        self.attempts = 0;
-        self.initiate(now, shared);
-    }
-
-    fn initiate(&mut self, now: Now, shared: &mut Shared) {
-        let Some(endpoint) = self.endpoint else { return };
-        if self.initiation_sent.is_some_and(|sent| now.time < sent + REKEY_TIMEOUT) {
-            return;
-        }
-        self.initiation_sent = Some(now.time);
-        self.jitter = shared.jitter(REKEY_JITTER);
-        self.forget_initiation(shared);
-        match self.new_initiation(now, shared) {
-            Ok(message) => shared.transmit(self.at, endpoint, message),
-            Err(reason) => shared.drop(reason.by(self.at)),
-        }
-        self.has_sent(now.time);
-        self.timers.arm(Timer::Retransmit, now.time + REKEY_TIMEOUT + self.jitter);
-    }
-
-    fn new_initiation(&mut self, now: Now, shared: &mut Shared) -> Result<Vec<u8>, DropReason> {
-        let (stamp, ephemeral) = (self.next_stamp(now.unix, shared.lane), shared.ephemeral());
-        let index = shared.new_index(self.at);
-        let private_key = shared.private_key(self.turn.begin());
-        let begun = Initiator::initiate(private_key, &self.keys, index, stamp, ephemeral);
-        let (initiator, mut message) = begun.inspect_err(|_| shared.release(index))?;
-        self.initiator = Some((index, initiator));
-        self.signer.sign(&mut message, now.time);
-        Ok(message.to_vec())
-    }
-
-    /// Newer than any before, even if the wall clock was set back.
-    fn next_stamp(&mut self, unix: Duration, lane: u8) -> Tai64n {
-        self.newest_sent = unix.max(self.newest_sent + tai64n::GRAIN);
-        tai64n::stamp(self.newest_sent, lane)
-    }
-
-    fn forget_initiation(&mut self, shared: &mut Shared) {
-        if let Some((index, _)) = self.initiator.take() {
-            shared.release(index);
-        }
-    }
-
-    /// Takes the answer to this end's initiation.
-    pub(super) fn finish(
-        &mut self,
-        response: Response,
-        source: SocketAddr,
-        now: Now,
-        shared: &mut Shared,
-    ) -> Result<(), DropReason> {
-        let outstanding = self.initiator.as_mut().filter(|(index, _)| *index == response.receiver());
-        let (index, initiator) = outstanding.ok_or(DropReason::IndexUnknown)?;
-        let keys = initiator.finish(response)?;
-        let session = Session::new(*index, response.sender(), Role::Initiator, keys, now.time);
-        self.initiator = None;
-        self.move_to(Some(source), shared);
-        self.has_received(now.time);
-
-        // A session that this end answered for is newer than the current one.
-        let older = if self.next.is_some() { &mut self.next } else { &mut self.current };
-        let previous = std::mem::replace(&mut self.previous, older.take());
-        shared.retire(previous);
-        shared.retire(self.current.replace(Box::new(session)));
-        self.session_made(now.time);
-        self.handshake_done(shared);
-        self.flush(true, now, shared);
-        Ok(())
-    }
-
-    /// Answers an initiation of this peer's. It may be an old one, played again to another lane or after a
-    /// restart of this host: an answer is all that it gets.
-    pub(super) fn respond(
-        &mut self,
-        responder: Responder,
-        source: SocketAddr,
-        now: Now,
-        shared: &mut Shared,
-    ) -> Result<(), DropReason> {
-        if tai64n::lane(&responder.stamp) != shared.lane || responder.stamp <= self.newest_stamp {
-            return Err(DropReason::HandshakeReplayed);
-        }
-        if self.initiation_accepted.is_some_and(|accepted| now.time < accepted + INITIATION_INTERVAL) {
-            return Err(DropReason::HandshakeRate);
-        }
-        let (stamp, remote) = (responder.stamp, responder.sender());
-        let index = shared.new_index(self.at);
-        let (keys, mut message) =
-            responder.respond(&self.keys.preshared_key, index).inspect_err(|_| shared.release(index))?;
-        self.newest_stamp = stamp;
-        self.initiation_accepted = Some(now.time);
-        let session = Session::new(index, remote, Role::Responder, keys, now.time);
-        shared.retire(self.next.replace(Box::new(session)));
-        self.session_made(now.time);
-        self.signer.sign(&mut message, now.time);
-        shared.transmit(self.at, source, message.to_vec());
-        Ok(())
-    }
-
-    /// Takes a cookie; the next attempt uses it.
-    pub(super) fn take_cookie(&mut self, reply: CookieReply, now: Now) -> Result<(), DropReason> {
-        self.signer.take(reply, now.time)?;
-        self.turn.keep();
-        Ok(())
-    }
-
-    fn session_made(&mut self, now: Duration) {
-        self.timers.arm(Timer::Wipe, now + WIPE_AFTER);
-    }
-
-    fn handshake_done(&mut self, shared: &mut Shared) {
-        shared.report(Output::Connected(self.at));
-        self.timers.cancel(Timer::Retransmit);
-        self.attempts = 0;
-        self.turn = Turn::default();
-        self.renewed = false;
     }
 
     // --- time ---

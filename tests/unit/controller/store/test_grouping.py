@@ -8,7 +8,7 @@ import pytest
 from aetcd import rpc
 
 from overmesh.controller.store.base import Compare, Op, Put, absent
-from overmesh.controller.store.etcd.grouping import MAX_OPS, PATIENCE, Grouping
+from overmesh.controller.store.etcd.grouping import MAX_BYTES, MAX_OPS, PATIENCE, Grouping
 from overmesh.controller.store.etcd.wire import Wire
 from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
 
@@ -112,6 +112,15 @@ async def test_no_more_than_etcd_takes() -> None:
     assert [len(keys) for keys in etcd.written] == [1, MAX_OPS]
     await etcd.answer()
     assert [len(keys) for keys in etcd.written] == [1, MAX_OPS, half]
+
+
+async def test_no_larger_than_etcd_takes() -> None:
+    etcd = Etcd()
+    await etcd.begin(Put("/a", b""))
+    for key in ("/b", "/c", "/d"):
+        await etcd.begin(Put(key, bytes(MAX_BYTES * 2 // 5)))
+    await etcd.answer()
+    assert etcd.written[1:] == [[b"/b", b"/c"]]
 
 
 async def test_when_one_does_not_hold_each_goes_by_itself() -> None:
