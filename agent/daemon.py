@@ -208,7 +208,7 @@ class Agent:
         if self.current is None or not self.fastpath.running:
             return
         with suppress(FastpathError):
-            stats = await self.fastpath.stats()
+            stats = await self.fastpath.itself()
             mtu = self.current.desired.mtu
             self.sync.report(
                 Facts(self.current.endpoints, stats.backend, stats.backend_reason, mtu, max(stats.lanes, 1))

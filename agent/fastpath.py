@@ -26,7 +26,7 @@ from overmesh.config import AgentConfig
 from overmesh.errors import FastpathError
 from overmesh.model import FastpathState
 from overmesh.proto import fastpath_pb2, fastpath_pb2_grpc
-from overmesh.proto.codec import ApplyEncoder
+from overmesh.proto.codec import apply_request, change_request
 
 BINARY = "overmesh-fastpath"
 CALL_TIMEOUT = 5.0
@@ -38,7 +38,6 @@ YOUNG = 10.0
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 
 LOG_LIMIT = 8 << 20
-_APPLY = "/overmesh.fastpath.v1.Fastpath/Apply"
 
 log = logging.getLogger("overmesh.agent.fastpath")
 
@@ -59,7 +58,6 @@ class Fastpath:
         self._changed = changed
         self._stub: Any = None
         self._given: tuple[FastpathState, bytes] | None = None
-        self._encoder = ApplyEncoder()
         self._wanted = True
         self._pid = 0
         self._child = 0
@@ -101,7 +99,7 @@ class Fastpath:
         if started:
             await self._start()
         async with self._connected():
-            stats = await self.stats()
+            stats = await self.itself()
             self._pid = stats.pid
             outdated = not started and _unwanted(stats) != set(self._config.no_offload)
             if outdated:
@@ -174,8 +172,6 @@ class Fastpath:
         target = f"unix:{self._config.fastpath_socket.absolute()}"
         async with grpc.aio.insecure_channel(target, options=options) as channel:
             self._stub = fastpath_pb2_grpc.FastpathStub(channel)  # type: ignore[no-untyped-call]
-            # Its request comes encoded: most of it is what the one before was.
-            self._stub.Apply = channel.unary_unary(_APPLY, None, fastpath_pb2.ApplyReply.FromString)
             try:
                 yield
             finally:
@@ -217,9 +213,22 @@ class Fastpath:
     # Talked to. Everything here raises FastpathError when it does not answer or refuses.
 
     async def apply(self, state: FastpathState) -> None:
-        """Give it the whole desired state."""
-        await self._call("Apply", self._encoder.encode(state))
-        self._given = state, (await self.stats()).table_digest
+        """Make it go by a state: by what has changed about the last one, or by the whole."""
+        reply = await self._change(state) or await self._call("Apply", apply_request(state))
+        # One of an earlier version does not tell at once.
+        self._given = state, reply.table_digest or (await self.itself()).table_digest
+
+    async def _change(self, state: FastpathState) -> fastpath_pb2.ApplyReply | None:
+        """Return its answer; None when only the whole will do."""
+        if self._given is None:
+            return None
+        try:
+            reply: fastpath_pb2.ApplyReply = await self._call("Change", change_request(*self._given, state))
+        except FastpathError as error:
+            # It has something else by now, or is of a version that knows no changes.
+            log.info("fastpath gets everything anew", extra={"reason": error.cause})
+            return None
+        return reply
 
     async def applied(self) -> FastpathState | None:
         """Return what this agent gave it, None when it now has something else or is not running."""
@@ -227,13 +236,19 @@ class Fastpath:
             return None
         state, digest = self._given
         with suppress(FastpathError):
-            if (await self.stats()).table_digest == digest:
+            if (await self.itself()).table_digest == digest:
                 return state
         return None
 
     async def stats(self) -> fastpath_pb2.StatsReply:
         """Return its counters and what it knows of itself."""
         reply: fastpath_pb2.StatsReply = await self._call("Stats", fastpath_pb2.StatsRequest())
+        return reply
+
+    async def itself(self) -> fastpath_pb2.StatsReply:
+        """Return what it knows of itself, without its peers."""
+        request = fastpath_pb2.StatsRequest(without_peers=True)
+        reply: fastpath_pb2.StatsReply = await self._call("Stats", request)
         return reply
 
     async def probe(self, peer: str, timeout: float) -> fastpath_pb2.ProbeReply:

@@ -318,6 +318,21 @@ def apply_request(state: FastpathState) -> fastpath_pb2.ApplyRequest:
     )
 
 
+def change_request(before: FastpathState, base: bytes, state: FastpathState) -> fastpath_pb2.ChangeRequest:
+    """Return what makes one state of the fastpath another.
+
+    Args:
+        before: what it has; a peer that is the same object there stays.
+        base: digest of the table that it made of that.
+        state: the desired one.
+
+    """
+    gone = {peer.id: peer for peer in before.peers}
+    changed = tuple(peer for peer in state.peers if gone.pop(peer.id, None) is not peer)
+    desired = apply_request(replace(state, peers=changed))
+    return fastpath_pb2.ChangeRequest(desired=desired, removed=gone, base=base)
+
+
 def _fastpath_peer(peer: FastpathPeer) -> fastpath_pb2.Peer:
     return fastpath_pb2.Peer(
         id=peer.id,
@@ -332,30 +347,6 @@ def _fastpath_peer(peer: FastpathPeer) -> fastpath_pb2.Peer:
         stock=peer.stock,
         previous_public_key=peer.previous_public_key,
     )
-
-
-_PEERS_TAG = b"\x32"  # field 6 of ApplyRequest, length-delimited
-
-
-class ApplyEncoder:
-    """Encodes one state of the fastpath after the other; a peer that stays the same object just once."""
-
-    def __init__(self) -> None:
-        self._peers: dict[str, tuple[FastpathPeer, bytes]] = {}
-
-    def encode(self, state: FastpathState) -> bytes:
-        """Return an encoded ApplyRequest."""
-        before, self._peers = self._peers, {}
-        for peer in state.peers:
-            known = before.get(peer.id)
-            self._peers[peer.id] = known if known and known[0] is peer else (peer, _encoded_peer(peer))
-        head = apply_request(replace(state, peers=())).SerializeToString()
-        return head + b"".join(encoded for _, encoded in self._peers.values())
-
-
-def _encoded_peer(peer: FastpathPeer) -> bytes:
-    encoded = _fastpath_peer(peer).SerializeToString()
-    return _PEERS_TAG + _varint(len(encoded)) + encoded
 
 
 # The peer map stream by bytes: an item is encoded once when it changes, and the same bytes go

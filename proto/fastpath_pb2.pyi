@@ -47,6 +47,16 @@ class ApplyRequest(_message.Message):
     other_private_key: bytes
     def __init__(self, revision: _Optional[int] = ..., tun: _Optional[str] = ..., mtu: _Optional[int] = ..., network_number: _Optional[int] = ..., port: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., private_key: _Optional[bytes] = ..., lanes: _Optional[int] = ..., other_private_key: _Optional[bytes] = ...) -> None: ...
 
+class ChangeRequest(_message.Message):
+    __slots__ = ("desired", "removed", "base")
+    DESIRED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    desired: ApplyRequest
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    base: bytes
+    def __init__(self, desired: _Optional[_Union[ApplyRequest, _Mapping]] = ..., removed: _Optional[_Iterable[str]] = ..., base: _Optional[bytes] = ...) -> None: ...
+
 class Peer(_message.Message):
     __slots__ = ("id", "name", "prefixes", "endpoints", "mode", "public_key", "preshared_key", "suite", "keepalive_s", "lanes", "stock", "previous_public_key")
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -76,18 +86,22 @@ class Peer(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., prefixes: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., public_key: _Optional[bytes] = ..., preshared_key: _Optional[bytes] = ..., suite: _Optional[_Union[Suite, str]] = ..., keepalive_s: _Optional[int] = ..., lanes: _Optional[int] = ..., stock: _Optional[bool] = ..., previous_public_key: _Optional[bytes] = ...) -> None: ...
 
 class ApplyReply(_message.Message):
-    __slots__ = ("revision", "peers", "changed")
+    __slots__ = ("revision", "peers", "changed", "table_digest")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
+    TABLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     revision: int
     peers: int
     changed: bool
-    def __init__(self, revision: _Optional[int] = ..., peers: _Optional[int] = ..., changed: _Optional[bool] = ...) -> None: ...
+    table_digest: bytes
+    def __init__(self, revision: _Optional[int] = ..., peers: _Optional[int] = ..., changed: _Optional[bool] = ..., table_digest: _Optional[bytes] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("without_peers",)
+    WITHOUT_PEERS_FIELD_NUMBER: _ClassVar[int]
+    without_peers: bool
+    def __init__(self, without_peers: _Optional[bool] = ...) -> None: ...
 
 class StatsReply(_message.Message):
     __slots__ = ("revision", "backend", "backend_reason", "pid", "uptime_ms", "version", "listening", "peers", "drops", "mtu", "table_digest", "offloads", "lanes", "handed_over", "socket_buffers")

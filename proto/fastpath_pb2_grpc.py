@@ -39,6 +39,11 @@ class FastpathStub:
                 request_serializer=overmesh_dot_proto_dot_fastpath__pb2.ApplyRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_fastpath__pb2.ApplyReply.FromString,
                 _registered_method=True)
+        self.Change = channel.unary_unary(
+                '/overmesh.fastpath.v1.Fastpath/Change',
+                request_serializer=overmesh_dot_proto_dot_fastpath__pb2.ChangeRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_fastpath__pb2.ApplyReply.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/overmesh.fastpath.v1.Fastpath/Stats',
                 request_serializer=overmesh_dot_proto_dot_fastpath__pb2.StatsRequest.SerializeToString,
@@ -66,6 +71,13 @@ class FastpathServicer:
 
     def Apply(self, request, context):
         """The whole desired state; replaces what was there. Counters of peers that stay are kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Change(self, request, context):
+        """The same by what is different about the peers. Comes to what Apply would have, and costs as much as changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +115,11 @@ def add_FastpathServicer_to_server(servicer, server):
             'Apply': grpc.unary_unary_rpc_method_handler(
                     servicer.Apply,
                     request_deserializer=overmesh_dot_proto_dot_fastpath__pb2.ApplyRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_fastpath__pb2.ApplyReply.SerializeToString,
+            ),
+            'Change': grpc.unary_unary_rpc_method_handler(
+                    servicer.Change,
+                    request_deserializer=overmesh_dot_proto_dot_fastpath__pb2.ChangeRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_fastpath__pb2.ApplyReply.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
@@ -152,6 +169,33 @@ class Fastpath:
             target,
             '/overmesh.fastpath.v1.Fastpath/Apply',
             overmesh_dot_proto_dot_fastpath__pb2.ApplyRequest.SerializeToString,
+            overmesh_dot_proto_dot_fastpath__pb2.ApplyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Change(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.fastpath.v1.Fastpath/Change',
+            overmesh_dot_proto_dot_fastpath__pb2.ChangeRequest.SerializeToString,
             overmesh_dot_proto_dot_fastpath__pb2.ApplyReply.FromString,
             options,
             channel_credentials,

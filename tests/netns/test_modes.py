@@ -77,6 +77,27 @@ def test_status_of_peers(mesh: Mesh) -> None:
 
 
 @both
+def test_others_come_move_and_go(mesh: Mesh) -> None:
+    """The fastpath is told what changes, while it carries packets."""
+    a, b = mesh["a"], mesh["b"]
+    pings = [Pinging(a, b.addresses[0]), Pinging(b, a.addresses[1])]
+    for _ in range(3):
+        mesh.join("d")
+        d = mesh.members.pop("d")
+        assert a.reaches(d.addresses[0])
+        d.host.run("ip address add 192.0.2.200/24 dev eth0")
+        until(lambda: "192.0.2.200" in str(mesh.nodes()["d"]), "d is there as well")
+        d.host.run("ip address delete 192.0.2.200/24 dev eth0")
+        until(lambda: "192.0.2.200" not in str(mesh.nodes()["d"]), "d is there no more")
+        mesh.until_in_step()
+        d.host.run("meshctl leave")
+        d.agent.wait()
+    mesh.until_in_step()
+    assert [ping.stop().lost for ping in pings] == [0, 0]
+    assert "everything anew" not in a.agent.log + b.agent.log
+
+
+@both
 def test_agent_killed(mesh: Mesh) -> None:
     pinging = Pinging(mesh["a"], mesh["b"].addresses[0])
     for name in ("a", "b"):

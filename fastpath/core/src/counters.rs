@@ -28,13 +28,14 @@ impl Counters {
     /// keep theirs. `first` are those of the first lane for the same table, unless these are they.
     #[must_use]
     pub fn new(table: &Table, previous: Option<(&Table, &Self)>, first: Option<&Self>) -> Self {
-        let kept = |id: &str| {
+        let kept = |(index, peer): (PeerIndex, &Arc<Peer>)| {
             let (table, counters) = previous?;
-            table.index_of(id).map(|index| counters.peers[index.0].clone())
+            let before = if table.has(index, peer) { Some(index) } else { table.index_of(&peer.id) };
+            before.map(|index| counters.peers[index.0].clone())
         };
         let beside = |index: PeerIndex| first.map(|first| Arc::new(first.peer(index).beside()));
         let peer =
-            |(index, peer): (PeerIndex, &Peer)| kept(&peer.id).or_else(|| beside(index)).unwrap_or_default();
+            |entry: (PeerIndex, &Arc<Peer>)| kept(entry).or_else(|| beside(entry.0)).unwrap_or_default();
         Self {
             drops: previous.map(|(_, counters)| counters.drops.clone()).unwrap_or_default(),
             handed_over: previous.map(|(_, counters)| counters.handed_over.clone()).unwrap_or_default(),

@@ -4,15 +4,17 @@
 //! stable compiler, and adds mutations. Each panics if a promise is broken.
 #![allow(clippy::missing_panics_doc)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 pub use crate::noise::fuzz::{sealed, session};
+use crate::noise::{HostKeys, PeerKeys, PrivateKey, PublicKey};
 use crate::offload::cut::Cut;
 use crate::offload::merge::{Flow, Merged, Segment};
 use crate::offload::virtio::{HEADER_LEN, Header};
-use crate::peers::{PeerSpec, Table};
+use crate::peers::{PeerIndex, PeerSpec, Table};
 use crate::tunnel::{Content, Framing, Tunnel};
 use crate::wire::{control, geneve, icmp, ip};
 
@@ -20,7 +22,7 @@ use crate::wire::{control, geneve, icmp, ip};
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: that of its file in `fuzz/fuzz_targets` and folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("geneve", geneve),
     ("ip", ip),
     ("control", control),
@@ -30,6 +32,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("merge", merge),
     ("sealed", sealed),
     ("session", session),
+    ("changes", changes),
 ];
 
 static TUNNEL: LazyLock<Tunnel> = LazyLock::new(|| {
@@ -152,5 +155,95 @@ pub fn merge(bytes: &[u8]) {
         cut.write(1, &mut again);
         assert_eq!(again[tail.payload()..], second[tail.payload()..]);
         assert!(Segment::parse(&again).is_some(), "its checksums are right");
+    }
+}
+
+static HOST: LazyLock<HostKeys> = LazyLock::new(|| PrivateKey::from([1; 32]).into());
+static OWN: LazyLock<PublicKey> = LazyLock::new(|| HOST.own.public());
+
+/// A table that changes, four bytes at a time, is at every step what it would be if it were made anew, and what
+/// one refuses so does the other. The first byte says whether the network is sealed.
+pub fn changes(bytes: &[u8]) {
+    let Some((sealed, steps)) = bytes.split_first() else { return };
+    let host = (sealed & 1 != 0).then(|| HOST.clone());
+    let mut wanted: BTreeMap<String, PeerSpec> = BTreeMap::new();
+    let Ok(mut table) = Table::new(42, 1420, host.clone(), &[]) else { return };
+    // Several steps make a change, up to one whose first byte is even.
+    for change in steps.as_chunks::<4>().0.chunk_by(|step, _| step[0] & 1 != 0) {
+        let mut next = wanted.clone();
+        let (mut specs, mut removed) = (BTreeMap::new(), vec![]);
+        for [_, id, what, where_] in change {
+            let id = format!("p{}", id % 8);
+            if what % 4 == 0 {
+                specs.remove(&id);
+                next.remove(&id);
+                removed.extend(wanted.contains_key(&id).then(|| id.clone()));
+            } else {
+                let spec = spec(&id, *what, *where_, host.is_some());
+                specs.insert(id.clone(), spec.clone());
+                next.insert(id, spec);
+            }
+        }
+        removed.sort();
+        removed.dedup();
+        let specs: Vec<_> = specs.into_values().collect();
+        let whole: Vec<_> = next.values().cloned().collect();
+        let anew = Table::new(42, 1420, host.clone(), &whole);
+        match table.changed(42, 1420, host.clone(), &specs, &removed) {
+            Ok(changed) => {
+                check_alike(&changed, &anew.expect("what can become of a table can be made"));
+                (table, wanted) = (changed, next);
+            }
+            Err(_) => assert!(anew.is_err()),
+        }
+    }
+}
+
+/// A peer of which little is its own, so that peers get into each other's way.
+fn spec(id: &str, what: u8, place: u8, sealed: bool) -> PeerSpec {
+    let own = place % 8;
+    let prefix = match what >> 6 {
+        0 | 1 => format!("10.77.0.{own}/32"),
+        2 => format!("10.77.0.{}/31", own & 6),
+        _ => "0.0.0.0/0".into(),
+    };
+    let key = |number: u8| match number % 16 {
+        0 => *OWN,
+        number => [number; 32].into(),
+    };
+    PeerSpec {
+        id: id.into(),
+        name: format!("{}", what % 3),
+        prefixes: if what & 4 == 0 { vec![prefix] } else { vec![prefix, format!("fd00::{own}/128")] },
+        endpoints: vec![format!("192.0.2.{}:6081", place >> 5), format!("192.0.2.{}:7000", place >> 6)],
+        keys: (sealed || place == 255).then(|| PeerKeys {
+            previous: (what & 8 != 0).then(|| key(place >> 4)),
+            ..PeerKeys::new(key(place))
+        }),
+        lanes: u32::from(what >> 4 & 3),
+        stock: what & 2 != 0,
+    }
+}
+
+fn check_alike(one: &Table, other: &Table) {
+    let id = |table: &Table, at: PeerIndex| table.peer(at).id.clone();
+    assert_eq!(one.digest(), other.digest());
+    assert_eq!(one.peers().len(), other.peers().len());
+    for (at, peer) in other.entries() {
+        let there = one.index_of(&peer.id).expect("the same ids");
+        assert_eq!((one.peer(there), id(other, at)), (&**peer, peer.id.clone()));
+    }
+    for last in 0..9 {
+        let inner = [IpAddr::from([10, 77, 0, last]), format!("fd00::{last}").parse().expect("an address")];
+        for address in inner {
+            let owner = |table: &Table| table.owner_of(address).map(|at| id(table, at));
+            assert_eq!(owner(one), owner(other));
+        }
+        let underlay = IpAddr::from([192, 0, 2, last]);
+        let there = |table: &Table| {
+            table.at_underlay(underlay).iter().map(|at| id(table, *at)).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(there(one), there(other));
+        assert_eq!(one.at_underlay(underlay).len(), other.at_underlay(underlay).len());
     }
 }

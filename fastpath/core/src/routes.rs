@@ -3,68 +3,101 @@
 //! One hash table per prefix length in use, longest first. An overlay has few lengths (host
 //! addresses, a subnet or two), so a lookup is a few probes however many peers there are.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
+use std::ops::BitAnd;
 
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
 /// Routes from prefixes to `T`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Routes<T> {
-    v4: Vec<SameLength<u32, T>>,
-    v6: Vec<SameLength<u128, T>>,
+    v4: Lengths<u32, T>,
+    v6: Lengths<u128, T>,
 }
 
-/// All routes of one prefix length.
-#[derive(Debug)]
-struct SameLength<A, T> {
-    mask: A,
-    routes: HashMap<A, T, FixedState>,
+impl<T> Default for Routes<T> {
+    fn default() -> Self {
+        Self { v4: Lengths(vec![]), v6: Lengths(vec![]) }
+    }
 }
 
 impl<T: Copy> Routes<T> {
-    /// Builds the routes. Of two equal prefixes the later wins; callers who mind check before.
+    /// Builds the routes. Of two equal prefixes the later wins.
     pub fn new(prefixes: impl IntoIterator<Item = (IpNet, T)>) -> Self {
-        let mut v4 = Vec::new();
-        let mut v6 = Vec::new();
+        let mut routes = Self::default();
         for (prefix, value) in prefixes {
-            match prefix {
-                IpNet::V4(net) => insert(&mut v4, net.netmask().into(), net.network().into(), value),
-                IpNet::V6(net) => insert(&mut v6, net.netmask().into(), net.network().into(), value),
-            }
+            routes.insert(prefix, value);
         }
-        v4.sort_unstable_by_key(|same: &SameLength<u32, T>| std::cmp::Reverse(same.mask));
-        v6.sort_unstable_by_key(|same: &SameLength<u128, T>| std::cmp::Reverse(same.mask));
-        Self { v4, v6 }
+        routes
+    }
+
+    /// Sets the value of a prefix; returns the one it had.
+    pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
+        match prefix {
+            IpNet::V4(net) => self.v4.insert(net.netmask().into(), net.network().into(), value),
+            IpNet::V6(net) => self.v6.insert(net.netmask().into(), net.network().into(), value),
+        }
+    }
+
+    /// Takes a prefix out; returns its value.
+    pub fn remove(&mut self, prefix: IpNet) -> Option<T> {
+        match prefix {
+            IpNet::V4(net) => self.v4.remove(net.netmask().into(), net.network().into()),
+            IpNet::V6(net) => self.v6.remove(net.netmask().into(), net.network().into()),
+        }
     }
 
     /// The value of the longest prefix that contains `address`.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<T> {
         match address {
-            IpAddr::V4(address) => longest(&self.v4, address.into()),
-            IpAddr::V6(address) => longest(&self.v6, address.into()),
+            IpAddr::V4(address) => self.v4.longest(address.into()),
+            IpAddr::V6(address) => self.v6.longest(address.into()),
         }
     }
 }
 
-fn insert<A, T>(lengths: &mut Vec<SameLength<A, T>>, mask: A, network: A, value: T)
-where
-    A: Copy + Eq + std::hash::Hash,
-{
-    let at = lengths.iter().position(|same| same.mask == mask).unwrap_or_else(|| {
-        lengths.push(SameLength { mask, routes: HashMap::default() });
-        lengths.len() - 1
-    });
-    lengths[at].routes.insert(network, value);
+/// Routes of one IP version, the longest prefixes first.
+#[derive(Debug, Clone)]
+struct Lengths<A, T>(Vec<SameLength<A, T>>);
+
+/// All routes of one prefix length.
+#[derive(Debug, Clone)]
+struct SameLength<A, T> {
+    mask: A,
+    routes: HashMap<A, T, FixedState>,
 }
 
-fn longest<A, T: Copy>(lengths: &[SameLength<A, T>], address: A) -> Option<T>
-where
-    A: Copy + Eq + std::hash::Hash + std::ops::BitAnd<Output = A>,
-{
-    lengths.iter().find_map(|same| same.routes.get(&(address & same.mask)).copied())
+impl<A: Copy + Ord + Hash + BitAnd<Output = A>, T: Copy> Lengths<A, T> {
+    fn insert(&mut self, mask: A, network: A, value: T) -> Option<T> {
+        let at = self.position(mask).unwrap_or_else(|at| {
+            self.0.insert(at, SameLength { mask, routes: HashMap::default() });
+            at
+        });
+        self.0[at].routes.insert(network, value)
+    }
+
+    fn remove(&mut self, mask: A, network: A) -> Option<T> {
+        let at = self.position(mask).ok()?;
+        let value = self.0[at].routes.remove(&network);
+        if self.0[at].routes.is_empty() {
+            self.0.remove(at);
+        }
+        value
+    }
+
+    /// Where the prefixes of a length are, or belong.
+    fn position(&self, mask: A) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&Reverse(mask), |same| Reverse(same.mask))
+    }
+
+    fn longest(&self, address: A) -> Option<T> {
+        self.0.iter().find_map(|same| same.routes.get(&(address & same.mask)).copied())
+    }
 }
 
 #[cfg(test)]

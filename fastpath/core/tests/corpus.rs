@@ -12,8 +12,8 @@ use proptest::prelude::*;
 
 /// Changed inputs a target; `MUTATIONS` in the environment sets another number.
 const MUTATIONS: u64 = 20_000;
-/// Targets that make handshakes get this part of them.
-const SLOW: (&[&str], u64) = (&["sealed", "session"], 40);
+/// Targets that make handshakes or tables get this part of them.
+const SLOW: (&[&str], u64) = (&["sealed", "session", "changes"], 40);
 
 fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
@@ -128,6 +128,11 @@ fn write_the_seeds() {
     write("sealed", "cookie", &wireguard::emit_cookie_reply(1, &[2; 24], &[3; 32]));
     write("sealed", "data", &[data.as_slice(), &[0; 48]].concat());
     write_scripts();
+    let (last, more) = (0, 1);
+    let changes =
+        [more, 0, 1, 0, more, 1, 1, 33, last, 2, 5, 66, last, 0, 0, 0, more, 1, 129, 3, last, 2, 9, 35];
+    write("changes", "plain", &[&[0], &changes[..]].concat());
+    write("changes", "sealed", &[&[1], &changes[..]].concat());
     for (name, source, destination) in [("v4", one_v4, two_v4), ("v6", one_v6, two_v6)] {
         write_super_packets(name, source, destination);
     }

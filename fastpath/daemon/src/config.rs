@@ -167,6 +167,7 @@ impl Config {
             lanes: self.lanes,
             host_keys: private_key.map(HostKeys::from),
             peers: self.peers.iter().map(spec).collect::<Result<_, _>>()?,
+            base: None,
         })
     }
 

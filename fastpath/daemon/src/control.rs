@@ -12,13 +12,13 @@ use tokio_stream::{Stream, StreamExt, once};
 use tonic::{Request, Response, Status};
 
 use crate::command;
-use crate::engine::{Desired, Engine, EngineError};
+use crate::engine::{Base, Desired, Engine, EngineError};
 use crate::proto;
 use crate::proto::event::Body;
 use crate::proto::fastpath_server::Fastpath;
 use crate::proto::{
-    ApplyReply, ApplyRequest, DeviceLost, Event, EventsRequest, Mode, Peer, PeerHeard, ProbeReply,
-    ProbeRequest, ShutdownReply, ShutdownRequest, Started, StatsReply, StatsRequest,
+    ApplyReply, ApplyRequest, ChangeRequest, DeviceLost, Event, EventsRequest, Mode, Peer, PeerHeard,
+    ProbeReply, ProbeRequest, ShutdownReply, ShutdownRequest, Started, StatsReply, StatsRequest,
 };
 use crate::stats::{VERSION, pid, stats};
 
@@ -38,19 +38,34 @@ impl Control {
     pub fn new(engine: Arc<Mutex<Engine>>, shutdown: Arc<Notify>) -> Self {
         Self { engine, shutdown }
     }
+
+    async fn make_so(&self, desired: Desired) -> Result<Response<ApplyReply>, Status> {
+        let applied = self.engine.lock().await.apply(&desired).await.map_err(|error| status(&error))?;
+        let peers = u32::try_from(applied.peers).unwrap_or(u32::MAX);
+        Ok(Response::new(ApplyReply {
+            revision: desired.revision,
+            peers,
+            changed: applied.changed,
+            table_digest: applied.digest.into(),
+        }))
+    }
 }
 
 #[tonic::async_trait]
 impl Fastpath for Control {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
-        let desired = desired(request.into_inner())?;
-        let applied = self.engine.lock().await.apply(&desired).await.map_err(|error| status(&error))?;
-        let peers = u32::try_from(applied.peers).unwrap_or(u32::MAX);
-        Ok(Response::new(ApplyReply { revision: desired.revision, peers, changed: applied.changed }))
+        self.make_so(desired(request.into_inner())?).await
     }
 
-    async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
-        Ok(Response::new(stats(&*self.engine.lock().await)))
+    async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ApplyReply>, Status> {
+        let ChangeRequest { desired: wanted, removed, base } = request.into_inner();
+        let base = Some(Base { digest: base, removed });
+        self.make_so(Desired { base, ..desired(wanted.unwrap_or_default())? }).await
+    }
+
+    async fn stats(&self, request: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
+        let StatsRequest { without_peers } = request.into_inner();
+        Ok(Response::new(stats(&*self.engine.lock().await, !without_peers)))
     }
 
     type EventsStream = Events;
@@ -122,6 +137,7 @@ fn desired(request: ApplyRequest) -> Result<Desired, Status> {
         lanes: request.lanes,
         host_keys: own.map(|own| HostKeys { own: own.into(), other: other.map(Into::into) }),
         peers: request.peers.into_iter().map(peer).collect::<Result<_, _>>()?,
+        base: None,
     })
 }
 
@@ -174,7 +190,8 @@ fn status(error: &EngineError) -> Status {
     match error {
         EngineError::Table(_) | EngineError::ProbeTooBig(_) => Status::invalid_argument(message),
         EngineError::UnknownPeer(_) => Status::not_found(message),
-        EngineError::Device(_)
+        EngineError::OtherBase
+        | EngineError::Device(_)
         | EngineError::Host(_)
         | EngineError::Stopped
         | EngineError::PortsOverlap { .. }

@@ -37,15 +37,30 @@ pub struct Desired {
     pub lanes: u32,
     /// This host's keys: the network is sealed. `None`: it is plain.
     pub host_keys: Option<HostKeys>,
-    /// All peers.
+    /// All peers, or those that are not as the base has them.
     pub peers: Vec<PeerSpec>,
+    /// What `peers` change.
+    pub base: Option<Base>,
+}
+
+/// A table that is applied, as one who wants to change it names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// Of the table.
+    pub digest: Vec<u8>,
+    /// Ids of peers that go.
+    pub removed: Vec<String>,
 }
 
 impl Desired {
     /// The table of what is asked for, checked.
     pub fn table(&self) -> Result<Table, TableError> {
+        self.table_after(&Table::default(), &[])
+    }
+
+    fn table_after(&self, base: &Table, removed: &[String]) -> Result<Table, TableError> {
         check_lanes("this host", self.lanes, [self.port])?;
-        Table::new(self.network_number, self.mtu, self.host_keys.clone(), &self.peers)
+        base.changed(self.network_number, self.mtu, self.host_keys.clone(), &self.peers, removed)
     }
 }
 
@@ -54,6 +69,8 @@ impl Desired {
 pub struct Applied {
     /// Peers in the table.
     pub peers: usize,
+    /// Of the table.
+    pub digest: [u8; 32],
     /// False: all of it was already so.
     pub changed: bool,
 }
@@ -64,6 +81,9 @@ pub enum EngineError {
     /// The state asked for contradicts itself.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// A change to a table that is not the one applied.
+    #[error("what is to be changed is not what is applied. apply the whole table")]
+    OtherBase,
     /// A device could not be opened.
     #[error(transparent)]
     Device(#[from] OpenError),
@@ -138,14 +158,22 @@ impl Engine {
 
     /// Makes `desired` so. On an error, what was there before goes on as it was.
     pub async fn apply(&mut self, desired: &Desired) -> Result<Applied, EngineError> {
-        let table = desired.table()?;
-        let peers = table.peers().len();
+        let table = match &desired.base {
+            None => desired.table()?,
+            Some(base) => desired.table_after(self.table_of(base)?, &base.removed)?,
+        };
+        let (peers, digest) = (table.peers().len(), table.digest());
         let site = Site { backend: &*self.backend, clock: self.clock, pace: self.pace, events: &self.events };
         let changed = self.running.change(&site, desired, table).await?;
         if changed {
             info!(revision = desired.revision, peers, lanes = desired.lanes.max(1), "applied");
         }
-        Ok(Applied { peers, changed })
+        Ok(Applied { peers, digest, changed })
+    }
+
+    fn table_of(&self, base: &Base) -> Result<&Table, EngineError> {
+        let running = self.running().filter(|running| running.digest == *base.digest);
+        running.map(|running| &*running.first().table).ok_or(EngineError::OtherBase)
     }
 
     /// Sends an echo of `size` bytes (0: the smallest) to a peer.

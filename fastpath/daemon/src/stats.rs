@@ -17,8 +17,8 @@ use crate::running::Running;
 /// The version of this build.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Everything the fastpath knows of itself.
-pub(crate) fn stats(engine: &Engine) -> StatsReply {
+/// What the fastpath knows of itself, and of its peers where that is asked for.
+pub(crate) fn stats(engine: &Engine, with_peers: bool) -> StatsReply {
     let itself = StatsReply {
         backend: engine.backend().name().into(),
         backend_reason: engine.backend().reason().into(),
@@ -33,7 +33,7 @@ pub(crate) fn stats(engine: &Engine) -> StatsReply {
         Some(running) => StatsReply {
             revision: running.revision,
             listening: running.listening().map(ToString::to_string).collect(),
-            peers: peers(running, engine.uptime()),
+            peers: if with_peers { peers(running, engine.uptime()) } else { vec![] },
             drops: by_name(running.tunnels.iter().map(|tunnel| &*tunnel.counters.drops)),
             mtu: running.first().table.mtu(),
             table_digest: running.digest.into(),
@@ -71,7 +71,7 @@ fn peer_stats(running: &Running, index: PeerIndex, peer: &Peer, now: Duration) -
         Some(Suite::AesGcm) => (Mode::Sealed, proto::Suite::Aes),
     };
     PeerStats {
-        id: peer.id.clone(),
+        id: peer.id.to_string(),
         endpoint: endpoints.first().map(ToString::to_string).unwrap_or_default(),
         endpoints: endpoints.iter().map(ToString::to_string).collect(),
         tx_packets: sum(|lane| &lane.tx_packets),

@@ -13,7 +13,8 @@ use overmesh_fastpath::engine::Engine;
 use overmesh_fastpath::proto::event::Body;
 use overmesh_fastpath::proto::fastpath_client::FastpathClient;
 use overmesh_fastpath::proto::{
-    ApplyRequest, EventsRequest, Mode, Peer, ProbeRequest, ShutdownRequest, StatsReply, StatsRequest, Suite,
+    ApplyRequest, ChangeRequest, EventsRequest, Mode, Peer, ProbeRequest, ShutdownRequest, StatsReply,
+    StatsRequest, Suite,
 };
 use overmesh_fastpath::server::Server;
 use support::{A, B, Memory, eventually, join, receive, send};
@@ -80,12 +81,17 @@ impl Host {
     }
 
     async fn stats(&mut self) -> StatsReply {
-        self.client.stats(StatsRequest {}).await.unwrap().into_inner()
+        self.client.stats(StatsRequest::default()).await.unwrap().into_inner()
     }
 
     /// Code and message of a refused apply.
     async fn refused(&mut self, request: ApplyRequest) -> (Code, String) {
         let status = self.client.apply(request).await.unwrap_err();
+        (status.code(), status.message().into())
+    }
+
+    async fn refused_change(&mut self, request: ChangeRequest) -> (Code, String) {
+        let status = self.client.change(request).await.unwrap_err();
         (status.code(), status.message().into())
     }
 }
@@ -112,6 +118,97 @@ async fn applying_the_same_twice_changes_nothing() {
     assert_eq!(stats.listening, [A]);
     assert_eq!(stats.table_digest.len(), 32);
     assert_eq!((stats.peers[0].endpoint.as_str(), stats.peers[0].last_heard_ms_ago), (B, -1));
+}
+
+fn change(base: &[u8], desired: ApplyRequest, removed: &[&str]) -> ChangeRequest {
+    let removed = removed.iter().map(ToString::to_string).collect();
+    ChangeRequest { desired: Some(desired), removed, base: base.to_vec() }
+}
+
+#[tokio::test]
+async fn a_change_comes_to_what_the_whole_would_have() {
+    let [mut one, mut other] = [host(A, B).await, host(A, B).await];
+    let [b, c, d] = [("b", 2), ("c", 3), ("d", 4)].map(|(id, n)| peer(id, &format!("10.77.0.{n}/32"), B));
+    let first = one.client.apply(apply(1, &[b.clone(), c.clone()])).await.unwrap().into_inner();
+    let moved = Peer { endpoints: vec!["192.0.2.9:6081".into()], ..c };
+    let step = change(&first.table_digest, apply(2, &[moved.clone(), d.clone()]), &["b"]);
+    let second = one.client.change(step).await.unwrap().into_inner();
+    assert_eq!((second.revision, second.peers, second.changed), (2, 2, true));
+
+    let whole = other.client.apply(apply(2, &[d, moved])).await.unwrap().into_inner();
+    assert_eq!(second.table_digest, whole.table_digest);
+    let [one, other] = [one.stats().await, other.stats().await];
+    assert_eq!(one.table_digest, whole.table_digest);
+    let of = |stats: &StatsReply, id: &str| stats.peers.iter().find(|peer| peer.id == id).unwrap().clone();
+    for id in ["c", "d"] {
+        assert_eq!(of(&one, id), of(&other, id));
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_what_is_not_applied_is_refused_and_the_whole_is_asked_for() {
+    let mut host = host(A, B).await;
+    let refusal = (
+        Code::FailedPrecondition,
+        "what is to be changed is not what is applied. apply the whole table".to_string(),
+    );
+    let [b, c] = [peer("b", "10.77.0.2/32", B), peer("c", "10.77.0.3/32", B)];
+    assert_eq!(host.refused_change(change(&[0; 32], apply(1, std::slice::from_ref(&b)), &[])).await, refusal);
+    let base = host.client.apply(apply(1, &[b])).await.unwrap().into_inner().table_digest;
+    host.client.change(change(&base, apply(2, &[c]), &[])).await.unwrap();
+    for other in [&base[..], &[1], &[]] {
+        assert_eq!(host.refused_change(change(other, apply(3, &[]), &["b"])).await, refusal);
+    }
+
+    let base = host.stats().await.table_digest;
+    let (code, message) = host.refused_change(change(&base, apply(3, &[]), &["d"])).await;
+    assert_eq!(code, Code::InvalidArgument);
+    assert_eq!(message, "peer d is to go and is not there. apply the whole table");
+    let (_, message) = host.refused_change(ChangeRequest { base, ..ChangeRequest::default() }).await;
+    assert!(message.contains("port 0 is no UDP port"), "{message}");
+    assert_eq!((host.stats().await.revision, host.stats().await.peers.len()), (2, 2));
+}
+
+#[tokio::test]
+async fn statistics_come_without_peers_where_nobody_wants_them() {
+    let mut host = host(A, B).await;
+    host.client.apply(apply(1, &[peer("b", "10.77.0.2/32", B)])).await.unwrap();
+    let all = host.stats().await;
+    let stats = host.client.stats(StatsRequest { without_peers: true }).await.unwrap().into_inner();
+    assert_eq!((all.peers.len(), stats.peers.len()), (1, 0));
+    assert_eq!((stats.table_digest, stats.listening), (all.table_digest, all.listening));
+}
+
+#[tokio::test]
+async fn a_session_outlives_changes_of_others_and_of_positions() {
+    let mut hosts = [host(A, B).await, host(B, A).await];
+    let stranger = |id: &str, n: u8| {
+        let mode = Mode::Sealed.into();
+        Peer { mode, public_key: vec![n; 32], ..peer(id, &format!("10.77.0.{n}/32"), "192.0.2.9:6081") }
+    };
+    let mut request = apply_sealed(1, 2, peer("b", "10.77.0.2/32", B));
+    request.peers.splice(0..0, [stranger("x", 9), stranger("y", 10)]);
+    let mut base = hosts[0].client.apply(request.clone()).await.unwrap().into_inner().table_digest;
+    hosts[1].client.apply(apply_sealed(2, 1, peer("a", "10.77.0.1/32", A))).await.unwrap();
+    join(hosts[0].memory.underlay(), hosts[1].memory.underlay());
+    assert!(hosts[0].reaches("b").await);
+    let connected = std::time::Instant::now();
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+
+    // b takes the place of x, then y moves, goes and comes again.
+    let moved = Peer { endpoints: vec![], ..stranger("y", 10) };
+    let steps: [(&[Peer], &[&str]); 4] =
+        [(&[], &["x"]), (&[moved], &[]), (&[], &["y"]), (&[stranger("y", 10), stranger("z", 11)], &[])];
+    for (peers, removed) in steps {
+        let desired = ApplyRequest { private_key: vec![1; 32], ..apply(2, peers) };
+        let step = change(&base, desired, removed);
+        base = hosts[0].client.change(step).await.unwrap().into_inner().table_digest;
+        assert!(hosts[0].reaches("b").await && hosts[1].reaches("a").await);
+        let stats = hosts[0].stats().await;
+        let b = stats.peers.iter().find(|peer| peer.id == "b").unwrap();
+        let age = u128::from(b.last_handshake_ms_ago.unsigned_abs());
+        assert!(age + 10 >= connected.elapsed().as_millis(), "it is a new session");
+    }
 }
 
 #[tokio::test]

@@ -20,13 +20,34 @@ class Fake(fastpath_pb2_grpc.FastpathServicer):
             fastpath_pb2.Offload(name=name, unwanted=name in no_offload.split(",")) for name in ("tso", "uso")
         ]
         self.applied = fastpath_pb2.ApplyRequest()
+        self.changes = 0
         self.ended = asyncio.Event()
 
     async def Apply(self, request: fastpath_pb2.ApplyRequest, context: Any) -> fastpath_pb2.ApplyReply:
         if request.tun == "refused":
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no interface refused")
         changed, self.applied = request != self.applied, request
-        return fastpath_pb2.ApplyReply(revision=request.revision, peers=len(request.peers), changed=changed)
+        return fastpath_pb2.ApplyReply(
+            revision=request.revision,
+            peers=len(request.peers),
+            changed=changed,
+            table_digest=self.digest,
+        )
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.applied.SerializeToString(deterministic=True)).digest()
+
+    async def Change(self, request: fastpath_pb2.ChangeRequest, context: Any) -> fastpath_pb2.ApplyReply:
+        if request.base != self.digest:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not what is applied")
+        self.changes += 1
+        peers = {peer.id: peer for peer in (*self.applied.peers, *request.desired.peers)}
+        desired = fastpath_pb2.ApplyRequest()
+        desired.CopyFrom(request.desired)
+        del desired.peers[:]
+        desired.peers.extend(peer for name, peer in peers.items() if name not in request.removed)
+        return await self.Apply(desired, context)
 
     async def Stats(self, request: fastpath_pb2.StatsRequest, context: Any) -> fastpath_pb2.StatsReply:
         return fastpath_pb2.StatsReply(
@@ -34,8 +55,9 @@ class Fake(fastpath_pb2_grpc.FastpathServicer):
             backend="fake",
             pid=os.getpid(),
             version="0",
+            backend_reason=f"{self.changes} changes, {len(self.applied.peers)} peers",
             offloads=self.offloads,
-            table_digest=hashlib.sha256(self.applied.SerializeToString(deterministic=True)).digest(),
+            table_digest=self.digest,
         )
 
     async def Events(
@@ -55,8 +77,22 @@ class Fake(fastpath_pb2_grpc.FastpathServicer):
         return fastpath_pb2.ShutdownReply()
 
 
+class Earlier(Fake):
+    """One that knows no changes."""
+
+    async def Apply(self, request: fastpath_pb2.ApplyRequest, context: Any) -> fastpath_pb2.ApplyReply:
+        reply = await super().Apply(request, context)
+        reply.ClearField("table_digest")
+        return reply
+
+    async def Change(self, request: fastpath_pb2.ChangeRequest, context: Any) -> fastpath_pb2.ApplyReply:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        return fastpath_pb2.ApplyReply()
+
+
 async def serve(socket: str, no_offload: str) -> None:
-    fake, server = Fake(no_offload), grpc.aio.server()
+    fake = (Earlier if os.environ.get("EARLIER") else Fake)(no_offload)
+    server = grpc.aio.server()
     fastpath_pb2_grpc.add_FastpathServicer_to_server(fake, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix:{socket}")
     await server.start()

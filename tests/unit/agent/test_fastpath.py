@@ -13,6 +13,7 @@ import pytest
 from overmesh.agent.fastpath import BINARY, Fastpath, find_binary
 from overmesh.config import AgentConfig
 from overmesh.errors import FastpathError
+from overmesh.model import FastpathState
 from tests.unit.agent.test_desired import desired
 
 ROOT = Path(__file__).parents[3]
@@ -46,8 +47,8 @@ async def supervised(config: AgentConfig, log: Path) -> AsyncIterator[Fastpath]:
 
 
 @asynccontextmanager
-async def started(directory: Path) -> AsyncIterator[Fastpath]:
-    async with supervised(settings(directory), directory / "log") as fastpath:
+async def started(directory: Path, script: str = FAKE) -> AsyncIterator[Fastpath]:
+    async with supervised(settings(directory, script), directory / "log") as fastpath:
         try:
             await until(lambda: fastpath.running)
             yield fastpath
@@ -89,6 +90,41 @@ async def test_what_somebody_else_gave_it_is_not_what_we_did(tmp_path: Path) -> 
             await until(lambda: other.running)
             await other.apply(replace(STATE, mtu=1000))
         assert await fastpath.applied() is None
+
+
+def moved(state: FastpathState, revision: int) -> FastpathState:
+    """Return a state in which the first peer is new and another one came."""
+    first, *rest = state.peers
+    came = replace(first, id=f"n{revision}")
+    return replace(state, revision=revision, peers=(replace(first, name="moved"), *rest, came))
+
+
+async def test_what_changes_is_given_as_a_change(tmp_path: Path) -> None:
+    async with started(tmp_path) as fastpath:
+        await fastpath.apply(STATE)
+        for state in (moved(STATE, 6), moved(STATE, 7), STATE):
+            await fastpath.apply(state)
+            assert await fastpath.applied() == state
+        assert (await fastpath.stats()).backend_reason == "3 changes, 1 peers"
+
+
+async def test_who_has_something_else_is_given_the_whole(tmp_path: Path) -> None:
+    async with started(tmp_path) as fastpath:
+        await fastpath.apply(STATE)
+        async with supervised(settings(tmp_path), tmp_path / "log") as other:
+            await until(lambda: other.running)
+            await other.apply(replace(STATE, peers=()))
+        await fastpath.apply(moved(STATE, 6))
+        assert await fastpath.applied() == moved(STATE, 6)
+        assert (await fastpath.stats()).backend_reason == "0 changes, 2 peers"
+
+
+async def test_one_of_an_earlier_version_is_always_given_the_whole(tmp_path: Path) -> None:
+    async with started(tmp_path, FAKE.replace("exec", "EARLIER=1 exec")) as fastpath:
+        for state in (STATE, moved(STATE, 6)):
+            await fastpath.apply(state)
+            assert await fastpath.applied() == state
+        assert (await fastpath.stats()).backend_reason == "0 changes, 2 peers"
 
 
 async def test_killed_it_is_started_again_and_knows_nothing(tmp_path: Path) -> None:

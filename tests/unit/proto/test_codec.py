@@ -55,25 +55,20 @@ def test_a_stranger_has_no_say_over_terminals_and_memory() -> None:
     assert (len(read.reason), len(all_read)) == (codec.MAX_TEXT, codec.MAX_PROBLEMS)
 
 
-def test_a_peer_that_stays_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    peers = [
+def test_a_change_of_the_fastpath_names_what_is_different() -> None:
+    a, b, c = (
         FastpathPeer(name, name, (), (Endpoint(ip_address("192.0.2.1"), 7),), Mode.SEALED, b"k" * 32)
-        for name in ("a", "b", "c" * 200)
-    ]
-    first = FastpathState(5, "om0", 1420, 7, 51820, tuple(peers), b"k" * 32, lanes=4)
-    moved = replace(peers[1], endpoints=(Endpoint(ip_address("192.0.2.2"), 7),))
-    second = replace(first, revision=6, peers=(peers[0], moved))
-    encoded, encode = [], codec._encoded_peer
-
-    def noted(peer: FastpathPeer) -> bytes:
-        encoded.append(peer.id)
-        return encode(peer)
-
-    monkeypatch.setattr(codec, "_encoded_peer", noted)
-    encoder = codec.ApplyEncoder()
-    for state in (first, second, first):
-        assert fastpath_pb2.ApplyRequest.FromString(encoder.encode(state)) == codec.apply_request(state)
-    assert encoded == ["a", "b", "c" * 200, "b", "b", "c" * 200]
+        for name in ("a", "b", "c")
+    )
+    before = FastpathState(5, "om0", 1420, 7, 51820, (a, b, c), b"k" * 32, lanes=4)
+    moved = replace(b, endpoints=(Endpoint(ip_address("192.0.2.2"), 7),))
+    after = replace(before, revision=6, peers=(replace(a, id="d"), a, moved))
+    request = codec.change_request(before, b"digest", after)
+    assert request.desired == codec.apply_request(replace(after, peers=(after.peers[0], moved)))
+    assert (list(request.removed), request.base) == (["c"], b"digest")
+    nothing = codec.change_request(after, b"", replace(after, mtu=1000))
+    assert nothing.desired == codec.apply_request(replace(after, mtu=1000, peers=()))
+    assert not nothing.removed
 
 
 def test_the_fastpath_gets_the_whole_state() -> None:

@@ -73,7 +73,7 @@ pub(super) struct Peer {
     pub(super) keys: PeerKeys,
     at: PeerIndex,
     /// What the map says.
-    configured: Option<SocketAddr>,
+    pub(super) configured: Option<SocketAddr>,
     /// Where it is, as far as known.
     endpoint: Option<SocketAddr>,
     signer: Signer,
@@ -127,23 +127,17 @@ impl Peer {
         }
     }
 
-    /// Takes over what a new map says of the same peer: its place, its configured endpoint, its key.
-    pub(super) fn adopt(
-        &mut self,
-        at: PeerIndex,
-        keys: PeerKeys,
-        configured: Option<SocketAddr>,
-        shared: &mut Shared,
-    ) {
-        self.at = at;
-        if configured != self.configured {
-            self.configured = configured;
-            self.move_to(configured, shared);
+    /// Takes over what a new map says of the same peer: its place, its configured endpoint, its keys.
+    pub(super) fn adopt(&mut self, new: Self, shared: &mut Shared) {
+        self.at = new.at;
+        if new.configured != self.configured {
+            self.configured = new.configured;
+            self.move_to(new.configured, shared);
         }
-        if keys.public_key != self.keys.public_key {
-            self.signer = Signer::new(&keys.public_key);
+        if new.keys.public_key != self.keys.public_key {
+            self.signer = new.signer;
         }
-        self.keys = keys;
+        self.keys = new.keys;
         self.wake = None;
     }
 

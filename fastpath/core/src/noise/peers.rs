@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt;
+use std::mem;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
@@ -74,8 +75,8 @@ pub struct Peers {
     states: Vec<Peer>,
     /// By either key, where a peer changes its own.
     by_key: HashMap<PublicKey, PeerIndex, RandomState>,
-    /// The suites that peers use; initiations are tried with these.
-    suites: Vec<Suite>,
+    /// How many peers use which suite; initiations are tried with those in use.
+    users: [usize; Suite::ALL.len()],
     load: Load,
     limiter: Limiter,
     /// When peers want to be woken. An entry that is not its peer's `wake` is void.
@@ -99,7 +100,7 @@ impl Peers {
             },
             states: Vec::new(),
             by_key: HashMap::default(),
-            suites: Vec::new(),
+            users: Default::default(),
             load: Load::default(),
             limiter: Limiter::default(),
             wakes: BinaryHeap::new(),
@@ -135,36 +136,73 @@ impl Peers {
         mtu: usize,
         now: Now,
     ) {
-        self.shared.mtu = mtu;
-        let old = std::mem::take(&mut self.states);
-        let mut old: HashMap<PublicKey, Peer, RandomState> =
-            old.into_iter().map(|peer| (peer.keys.public_key, peer)).collect();
-        for (at, (keys, endpoint)) in peers.into_iter().enumerate() {
-            let known = keys.names().find_map(|name| old.remove(&name));
-            let kept = known.filter(|peer| is_same(&peer.keys, &keys));
-            self.states.push(if let Some(mut peer) = kept {
-                peer.adopt(PeerIndex(at), keys, endpoint, &mut self.shared);
-                peer
-            } else {
-                self.shared.report(Output::Moved(PeerIndex(at), endpoint));
-                Peer::new(PeerIndex(at), keys, endpoint)
-            });
-        }
-        self.index(now);
+        let peers: Vec<_> = peers.into_iter().collect();
+        let places = (0..peers.len()).map(PeerIndex);
+        self.change(peers.len(), places.zip(peers), mtu, now);
     }
 
-    fn index(&mut self, now: Now) {
-        self.wakes.clear();
-        self.shared.indexes.clear();
-        self.by_key.clear();
-        for (at, peer) in self.states.iter_mut().enumerate() {
-            self.by_key.extend(peer.keys.names().map(|name| (name, PeerIndex(at))));
-            self.shared.indexes.extend(peer.indexes().map(|index| (index, PeerIndex(at))));
-            peer.start(now);
-            schedule(&mut self.wakes, at, peer);
+    /// The same where most peers stay: there are `count` now, and those in `changed`, in the order of their
+    /// positions, are not what was there before. Nothing happens to the others.
+    pub fn change(
+        &mut self,
+        count: usize,
+        changed: impl IntoIterator<Item = (PeerIndex, (PeerKeys, Option<SocketAddr>))>,
+        mtu: usize,
+        now: Now,
+    ) {
+        self.shared.mtu = mtu;
+        let mut replaced: Vec<_> = self.states.drain(count.min(self.states.len())..).collect();
+        let mut places = Vec::new();
+        for (at, (keys, endpoint)) in changed {
+            let peer = Peer::new(at, keys, endpoint);
+            match self.states.get_mut(at.0) {
+                Some(before) => replaced.push(mem::replace(before, peer)),
+                None => self.states.push(peer),
+            }
+            places.push(at);
         }
-        let used = |suite: &Suite| self.states.iter().any(|peer| peer.keys.suite == *suite);
-        self.suites = Suite::ALL.into_iter().filter(used).collect();
+        for peer in &replaced {
+            self.unlink(peer);
+        }
+        let mut old = replaced.into_iter().map(|peer| (peer.keys.public_key, peer)).collect();
+        for at in places {
+            self.take_up(at, &mut old);
+            self.link(at, now);
+        }
+    }
+
+    /// Has the new peer at a position go on with what there was of it, wherever that was.
+    fn take_up(&mut self, at: PeerIndex, old: &mut HashMap<PublicKey, Peer, RandomState>) {
+        let peer = &mut self.states[at.0];
+        let known = peer.keys.names().find_map(|name| old.remove(&name));
+        match known.filter(|known| is_same(&known.keys, &peer.keys)) {
+            Some(known) => {
+                let new = mem::replace(peer, known);
+                peer.adopt(new, &mut self.shared);
+            }
+            None => self.shared.report(Output::Moved(at, peer.configured)),
+        }
+    }
+
+    /// Has the peer at a position be found and woken.
+    fn link(&mut self, at: PeerIndex, now: Now) {
+        let peer = &mut self.states[at.0];
+        self.by_key.extend(peer.keys.names().map(|name| (name, at)));
+        self.shared.indexes.extend(peer.indexes().map(|index| (index, at)));
+        self.users[peer.keys.suite as usize] += 1;
+        peer.start(now);
+        schedule(&mut self.wakes, at.0, peer);
+    }
+
+    /// Undoes what [`Self::link`] did.
+    fn unlink(&mut self, peer: &Peer) {
+        for name in peer.keys.names() {
+            self.by_key.remove(&name);
+        }
+        for index in peer.indexes() {
+            self.shared.release(index);
+        }
+        self.users[peer.keys.suite as usize] -= 1;
     }
 
     /// A session to seal packets to a peer with; `None`: [`Self::wait`].
@@ -219,8 +257,8 @@ impl Peers {
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(Reverse((at, peer))) = self.wakes.peek().copied().filter(|due| due.0.0 <= now.time) {
             self.wakes.pop();
-            if self.states[peer].wake == Some(at) {
-                self.states[peer].wake = None;
+            if let Some(state) = self.states.get_mut(peer).filter(|state| state.wake == Some(at)) {
+                state.wake = None;
                 self.with(PeerIndex(peer), |peer, shared| peer.handle_timeout(now, shared));
             }
         }
@@ -264,13 +302,14 @@ impl Peers {
 
     /// Who began a handshake, and with which suite: that which opens it.
     fn identify(&mut self, initiation: Initiation, local: usize) -> Result<(Suite, Responder), DropReason> {
-        let Self { shared, suites, locals, .. } = self;
+        let Self { shared, users, locals, .. } = self;
         let mut open = |suite: Suite| {
             let ephemeral = shared.ephemeral();
             Responder::open(&locals[local].private_key, suite, initiation, ephemeral)
                 .map(|opened| (suite, opened))
         };
-        let opened = suites.iter().find_map(|suite| open(*suite).ok());
+        let used = |suite: &Suite| users[*suite as usize] > 0;
+        let opened = Suite::ALL.into_iter().filter(used).find_map(|suite| open(suite).ok());
         opened.ok_or(DropReason::HandshakeInvalid)
     }
 

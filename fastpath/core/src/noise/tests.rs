@@ -17,6 +17,7 @@ use super::{admission, replay};
 use crate::drops::DropReason;
 use crate::wire::wireguard::{self, HEADER_LEN, TAG_LEN};
 
+mod changes;
 mod played_again;
 mod rotation;
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::TryRecvError;
 use std::time::Instant;
 
-use overmesh_core::peers::Table;
+use overmesh_core::tunnel::Tunnel;
 use overmesh_core::wire::{control, geneve};
 
 use super::{Lane, Lost, new_batch, new_sealed, now_on, padded_to};
@@ -29,7 +29,7 @@ impl Lane {
         let Install { tunnel, devices, done } = install;
         let devices = self.replace_devices(devices);
         self.paths.install(&self.tunnel, &tunnel);
-        self.replace_sealed(&tunnel.table);
+        self.replace_sealed(&tunnel);
         let _ = done.send(Replaced { devices, tunnel: mem::replace(&mut self.tunnel, tunnel) });
     }
 
@@ -49,15 +49,16 @@ impl Lane {
     }
 
     /// Sessions go on if this host is still known by a key that it had.
-    fn replace_sealed(&mut self, table: &Table) {
-        let now = now_on(self.clock);
+    fn replace_sealed(&mut self, new: &Tunnel) {
+        let (now, table) = (now_on(self.clock), &*new.table);
         let kept = self.sealed.take_if(|peers| table.host_keys().is_some_and(|keys| peers.rekey(keys)));
         self.sealed = match kept {
             Some(mut peers) => {
-                peers.install(table.keys(self.tunnel.lane), padded_to(table), now);
+                let changed = table.keys_since(&self.tunnel.table, new.lane);
+                peers.change(table.peers().len(), changed, padded_to(table), now);
                 Some(peers)
             }
-            None => new_sealed(table, self.tunnel.lane, now),
+            None => new_sealed(table, new.lane, now),
         };
     }
 

@@ -102,7 +102,7 @@ impl Arrivals<'_> {
 
     fn announce(&self, inbound: &Inbound) {
         if let Some(peer) = inbound.peer.filter(|_| inbound.first) {
-            let _ = self.events.send(Event::PeerHeard(self.tunnel.table.peer(peer).id.clone()));
+            let _ = self.events.send(Event::PeerHeard(self.tunnel.table.peer(peer).id.to_string()));
         }
     }
 

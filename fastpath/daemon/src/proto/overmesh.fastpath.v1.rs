@@ -27,6 +27,18 @@ pub struct ApplyRequest {
     #[prost(bytes = "vec", tag = "9")]
     pub other_private_key: ::prost::alloc::vec::Vec<u8>,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeRequest {
+    /// but of the peers only those that are new, or other than they were
+    #[prost(message, optional, tag = "1")]
+    pub desired: ::core::option::Option<ApplyRequest>,
+    /// ids of peers that go
+    #[prost(string, repeated, tag = "2")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// digest of the table that this changes; refused if it is not what is applied
+    #[prost(bytes = "vec", tag = "3")]
+    pub base: ::prost::alloc::vec::Vec<u8>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
     #[prost(string, tag = "1")]
@@ -64,7 +76,7 @@ pub struct Peer {
     #[prost(bytes = "vec", tag = "12")]
     pub previous_public_key: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ApplyReply {
     #[prost(uint64, tag = "1")]
     pub revision: u64,
@@ -73,9 +85,16 @@ pub struct ApplyReply {
     /// false: all of it was already so
     #[prost(bool, tag = "3")]
     pub changed: bool,
+    /// as in StatsReply: what the next change may be based on
+    #[prost(bytes = "vec", tag = "4")]
+    pub table_digest: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct StatsRequest {}
+pub struct StatsRequest {
+    /// of ten thousand they are a megabyte
+    #[prost(bool, tag = "1")]
+    pub without_peers: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatsReply {
     /// last applied
@@ -423,6 +442,28 @@ pub mod fastpath_client {
                 .insert(GrpcMethod::new("overmesh.fastpath.v1.Fastpath", "Apply"));
             self.inner.unary(req, path, codec).await
         }
+        /// The same by what is different about the peers. Comes to what Apply would have, and costs as much as changes.
+        pub async fn change(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApplyReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/overmesh.fastpath.v1.Fastpath/Change",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("overmesh.fastpath.v1.Fastpath", "Change"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn stats(
             &mut self,
             request: impl tonic::IntoRequest<super::StatsRequest>,
@@ -531,6 +572,11 @@ pub mod fastpath_server {
         async fn apply(
             &self,
             request: tonic::Request<super::ApplyRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApplyReply>, tonic::Status>;
+        /// The same by what is different about the peers. Comes to what Apply would have, and costs as much as changes.
+        async fn change(
+            &self,
+            request: tonic::Request<super::ChangeRequest>,
         ) -> std::result::Result<tonic::Response<super::ApplyReply>, tonic::Status>;
         async fn stats(
             &self,
@@ -661,6 +707,49 @@ pub mod fastpath_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ApplySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/overmesh.fastpath.v1.Fastpath/Change" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeSvc<T: Fastpath>(pub Arc<T>);
+                    impl<T: Fastpath> tonic::server::UnaryService<super::ChangeRequest>
+                    for ChangeSvc<T> {
+                        type Response = super::ApplyReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fastpath>::change(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -109,6 +109,7 @@ pub fn desired(peers: &[PeerSpec]) -> Desired {
         lanes: 1,
         host_keys: None,
         peers: peers.to_vec(),
+        base: None,
     }
 }
 
