@@ -31,14 +31,10 @@ from overmesh.controller.mirror import Change, Mirror
 from overmesh.controller.serving.caller import caller
 from overmesh.controller.store import keys
 from overmesh.controller.store.base import KeyValue, unchanged
-from overmesh.controller.store.turns import Crowd
 from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot, credentials
 from overmesh.controller.view import NetworkView
 from overmesh.errors import CloneError, InvalidError, PortInUseError, StoreCorruptError
 from overmesh.model import NETWORK_KEY, Endpoint, Kind, Mode, Node, Suite, node_key
-
-# Seconds; hosts that come within them join in one transaction.
-_MOMENT = 0.05
 
 _log = logging.getLogger("overmesh.controller")
 
@@ -116,7 +112,6 @@ class Joins:
         self._root = root
         self._clones = clones
         self._clock = clock
-        self._crowd = Crowd(_MOMENT)
 
     async def join(self, application: Application) -> Admission:
         """Make the host a member, or find that it is one.
@@ -132,7 +127,6 @@ class Joins:
         await self._mirror.look_up(keys.token(application.token_id))
         token, _ = self._tokens.authenticated(application.token_id, application.token_secret)
         applicant = self._checked(application, token.network)
-        await self._crowd.go_on()
         result = await self._mirror.change(lambda: self._plan(application, applicant))
         if applicant.id not in self._mirror.held("nodes", applicant.network):
             await self._pending.decided(applicant.network, applicant.id, application.wait)

@@ -30,6 +30,7 @@ from overmesh.controller.membership import AGENT_ENDPOINTS
 from overmesh.controller.parts import Parts
 from overmesh.controller.serving.boundary import Answered, Boundary, CaughtUp
 from overmesh.controller.serving.ports import any_address, take_port, take_socket
+from overmesh.controller.store.turns import Crowd
 from overmesh.controller.trust import Identity
 from overmesh.controller.trust.credentials import of_caller
 from overmesh.controller.watch import Watch
@@ -56,6 +57,9 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.server.max_pending_requests_hard_limit", 30_000),
 )
 
+# Seconds; hosts that come within them join in one transaction.
+_MOMENT = 0.05
+
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -81,9 +85,11 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
         self._parts = parts
         self._controllers = controllers
         self._joined = joined
+        self._crowd = Crowd(_MOMENT)
 
     async def Join(self, request: mesh_pb2.JoinRequest, _context: Context) -> mesh_pb2.JoinReply:  # noqa: N802
         """Redeem a token."""
+        await self._crowd.go_on()
         admission = await self._parts.joins.join(
             Application(
                 token_id=request.token_id,
