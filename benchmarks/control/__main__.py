@@ -30,9 +30,7 @@ _RUNS = (
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.control")
-    parser.add_argument(
-        "--agents", type=int, help="how many; default: all runs, see above"
-    )
+    parser.add_argument("--agents", type=int, help="how many; default: all runs, see above")
     parser.add_argument("--controllers", type=int, default=2, help="with two, the first one is killed")
     parser.add_argument("--spread", action="store_true", help="over all of them, not all at the first")
     parser.add_argument("--store", choices=["etcd", "sqlite"], default="etcd")
