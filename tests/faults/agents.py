@@ -108,6 +108,7 @@ class Reporting:
         request = mesh_pb2.ReportRequest(
             endpoints=[mesh_pb2.Endpoint(address="198.51.100.1", port=port)],
             host_id=self._follower.name,
+            instance=self._follower.sync.instance,
             lanes=1,
         )
         places = [f"198.51.100.1:{port}"]
