@@ -31,7 +31,8 @@ class Contender:
         self.addresses_v6 = f"fd00:200:{number}::1", f"fd00:200:{number}::2"
         # Apart by name too: WireGuards have one control socket per name, whatever the namespace.
         self.devices = f"ov{number}a", f"ov{number}b"
-        self.port = 20000 + number
+        # Lanes take the ports above it.
+        self.port = 20000 + 100 * number
         self.pids: list[int] = []
 
     @property

@@ -57,3 +57,12 @@ def test_a_nebula_without_offloads_is_not_measured(
     contender.program = str(program)
     assert bool(contender.missing()) is not good
     assert ("older than its offloads" in contender.missing()) is not good
+
+
+def test_no_two_contenders_want_one_port(tmp_path: Path) -> None:
+    taken = [
+        contender.port + lane
+        for contender in (kind(number, tmp_path) for number, kind in enumerate(CONTENDERS, 1))
+        for lane in range(getattr(contender, "lanes", 0) or 1)
+    ]
+    assert len(set(taken)) == len(taken)
