@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import statistics
@@ -92,9 +93,9 @@ def answers(host: Host, target: str) -> bool:
 
 
 def transfer(hosts: Hosts, target: str, seconds: float, streams: int = 1) -> Transfer:
-    """Return what TCP from the first to the second host reached."""
+    """Return what TCP from the first to the second host reached, in whole seconds: iperf3 knows no others."""
     # Whatever the machine's default is: ratios differ with the congestion control.
-    run = ["iperf3", "-c", target, "-t", str(seconds), "-P", str(streams), "-C", "cubic", "-J"]
+    run = ["iperf3", "-c", target, "-t", str(math.ceil(seconds)), "-P", str(streams), "-C", "cubic", "-J"]
     listen = hosts[1].command("iperf3", "-s", "-1", "--forceflush")
     with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as server:
         # The client has its own end; then the server must have had one.
@@ -128,11 +129,12 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
 def rtt_under_load(hosts: Hosts, target: str, seconds: float) -> float:
     """Return the median round trip in microseconds while TCP sends all it can."""
     # Only what is sent while TCP has found its rate and before it ends.
-    count = max(10, int((seconds - 0.4) / 0.01))
-    argv = hosts[0].command("sh", "-c", f"sleep 0.4; exec ping -n -i 0.01 -c {count} -w 15 {target}")
+    length = math.ceil(seconds)
+    ping_for = f"timeout -s INT {length - 0.2} ping -n -i 0.01 {target}"
+    argv = hosts[0].command("sh", "-c", f"sleep 0.6; exec {ping_for}")
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as ping:
         try:
-            transfer(hosts, target, seconds + 0.2)
+            transfer(hosts, target, length + 1)
             return rtt(ping.communicate(timeout=20)[0])
         except BaseException:
             ping.kill()

@@ -77,7 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--modes", default=modes, help=f"of {', '.join(MODES)}; default {modes}")
     parser.add_argument("--repetitions", type=int, default=5, help="in wire mode nic; default 5")
     parser.add_argument("--bounds", type=int, default=3, help="repetitions in the other modes; default 3")
-    parser.add_argument("--seconds", type=float, default=1.2 if quick else 1.5, help="of each TCP run")
+    parser.add_argument("--seconds", type=int, default=1, help="of each TCP run")
     parser.add_argument("--only", default=gate if quick else "", help="contenders, separated by commas")
     options = parser.parse_args()
     if unknown := set(options.modes.split(",")) - set(MODES):
