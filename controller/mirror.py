@@ -19,7 +19,7 @@ from overmesh import trace
 from overmesh.controller.audit import Audit, Deed
 from overmesh.controller.notices import Notices
 from overmesh.controller.store import keys
-from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch
+from overmesh.controller.store.base import Compare, KeyValue, Op, Store, TxnResult, WatchBatch, head
 from overmesh.controller.store.turns import Turns
 from overmesh.controller.trust.fresh import FreshSignatures
 from overmesh.controller.view import Changes, Judge, NetworkView
@@ -151,7 +151,7 @@ class Mirror:
 
         """
         if self.revision < revision:
-            if await self._head() < revision:
+            if await head(self._store) < revision:
                 return False
             await self._caught_up(revision)
         return True
@@ -163,11 +163,7 @@ class Mirror:
         """
         with suppress(TimeoutError, StoreUnavailableError):
             async with asyncio.timeout(_MOMENT):
-                await self.reached(await self._head())
-
-    async def _head(self) -> int:
-        """Return the store's revision, as it is now."""
-        return (await self._store.range(keys.PREFIX, limit=1)).revision
+                await self.reached(await head(self._store))
 
     # Changing.
 

@@ -9,7 +9,7 @@ import asyncio
 from overmesh.controller.fleet.lease import Lease
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.store import keys
-from overmesh.controller.store.base import Put, Store
+from overmesh.controller.store.base import Put, Store, head
 from overmesh.errors import NotYetError, StoreUnavailableError
 from overmesh.model import Problem
 
@@ -38,7 +38,7 @@ class Contact:
         """Return what to say when the store does not answer within a moment; nothing when it does."""
         try:
             async with asyncio.timeout(_MOMENT):
-                await self._head()
+                await head(self._store)
         except StoreUnavailableError as error:
             why = error.cause
         except TimeoutError:
@@ -73,15 +73,12 @@ class Contact:
             raise NotYetError(f"the store can't be asked: {why}", fix) from None
 
     async def _reach_head(self) -> None:
-        head = await self._head()
+        revision = await head(self._store)
         try:
             async with asyncio.timeout(_MOMENT):
-                await self._mirror.reached(head)
+                await self._mirror.reached(revision)
         except TimeoutError:
             # The watch is behind, or others use this etcd too and the head is theirs. A change of our own
             # comes back through the watch after all that was done before it.
             fence = await self._store.txn([], [Put(keys.FENCE, b"")])
             await self._mirror.reached(fence.revision)
-
-    async def _head(self) -> int:
-        return (await self._store.range(keys.FENCE, limit=1)).revision

@@ -214,3 +214,14 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was accepted, then refuse; watches end with StoreUnavailableError."""
+
+
+async def head(store: Store) -> int:
+    """Return a store's revision, as it is now.
+
+    Raises:
+        StoreUnavailableError: it can't say.
+
+    """
+    # Any range tells. This one is of all that the controller may read.
+    return (await store.range("/", limit=1)).revision

@@ -1,6 +1,6 @@
 """Keeps the history short enough to live with and long enough to resume from."""
 
-from overmesh.controller.store.base import Store
+from overmesh.controller.store.base import Store, head
 from overmesh.errors import CompactedError
 
 KEPT_REVISIONS = 10_000
@@ -16,7 +16,7 @@ async def trim_history(store: Store, keep: int = KEPT_REVISIONS) -> None:
         StoreUnavailableError: try again next time.
 
     """
-    latest = (await store.range("/", limit=1)).revision  # in etcd, all that the controller may read
+    latest = await head(store)
     if latest <= keep:
         return
     try:
