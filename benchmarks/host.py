@@ -17,15 +17,12 @@ import time
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import NameOID
 
 from benchmarks.control.rig import used
 from benchmarks.report import replaced
@@ -42,6 +39,7 @@ from overmesh.proto import mesh_pb2
 from overmesh.proto.roots import Roots
 from overmesh.proto.signed import map_key, sign
 from tests.netns.lab import Lab, missing
+from tests.unit.agent.world import root_certificate
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs/scale.md"
@@ -80,11 +78,7 @@ class Mesh:
     @property
     def roots(self) -> Roots:
         """The mesh root."""
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overmesh root")])
-        now = datetime.now(UTC)
-        dates = now, now + timedelta(days=1)
-        builder = x509.CertificateBuilder(name, name, self._key.public_key(), 1, *dates)
-        return Roots((builder.sign(self._key, SHA256()),))
+        return Roots((root_certificate(self._key),))
 
     def signed(self, record: Record) -> bytes:
         """Return a record as the root signs it."""
