@@ -178,11 +178,13 @@ async def test_only_the_instance_that_is_connected_may_report(tmp_path: Path) ->
         second = await Watcher(mesh.Watch()).hello(instance="b1")
         await second.receive()
         assert isinstance(await first.error(), ReplacedError)
-        before = controller.mirror.revision
+        view = controller.mirror.view("mesh")
+        before = view.endpoints(host.id)
         late = await _reports(mesh, "a1")
         assert isinstance(late, ReplacedError)
-        assert controller.mirror.revision == before
+        assert view.endpoints(host.id) == before
         assert await _reports(mesh, "b1") is None
+        assert view.endpoints(host.id) != before
 
 
 async def _reports(mesh: Any, instance: str) -> OvermeshError | None:
