@@ -135,7 +135,8 @@ async def running(
 
         hosts = advertised or _own_hosts(parts.mirror)
         certificates = ServerCertificates(root, lambda: parts.mirror.roots, hosts, clock)
-        servers = Servers(numbers.answered, parts.mirror.current)
+        contact = Contact(store, parts.mirror, parts.lease)
+        servers = Servers(numbers.answered, contact.current)
         undo.push_async_callback(servers.stop, GRACE)
         listening = servers.listen(
             config.listen,
@@ -145,7 +146,6 @@ async def running(
             lambda mutual: certificates.credentials(mutual=mutual),
         )
         registration = await _in_the_map(parts, hosts, listening)
-        contact = Contact(store, parts.mirror, parts.lease)
         here = Here(parts.mirror, parts.agents, contact, called(registration.record), clock)
         fleet = Fleet(parts.mirror, root, registration.record, here)
         resigning = Resigning(store, parts.mirror, root, parts.signer)

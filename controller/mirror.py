@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -38,7 +38,6 @@ _ATTEMPTS = 32
 _CHANGES_AT_ONCE = 256
 # Seconds from a change to its coming back; a watch that has lost its member finds another in five.
 _CATCH_UP = 10.0
-_MOMENT = 0.3
 # The "network" of what is in the map of all of them.
 EVERYWHERE = ""
 _NOTHING: Mapping[str, KeyValue] = MappingProxyType({})
@@ -155,15 +154,6 @@ class Mirror:
                 return False
             await self._caught_up(revision)
         return True
-
-    async def current(self) -> None:
-        """Show what anybody was told is done before this call, as far as the store can say in a moment.
-
-        Where others use the same etcd their changes can't be told from ours: then it takes the whole moment.
-        """
-        with suppress(TimeoutError, StoreUnavailableError):
-            async with asyncio.timeout(_MOMENT):
-                await self.reached(await head(self._store))
 
     # Changing.
 

@@ -8,7 +8,7 @@ unix socket  0600         Admin             root of this host
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from overmesh.controller.members.rekeying import NewKeys
 from overmesh.controller.members.remembered import Remembered
 from overmesh.controller.membership import AGENT_ENDPOINTS
 from overmesh.controller.parts import Parts
-from overmesh.controller.serving.boundary import Answered, Boundary, CaughtUp
+from overmesh.controller.serving.boundary import Answered, Begin, Boundary
 from overmesh.controller.serving.ports import any_address, take_port, take_socket
 from overmesh.controller.store.turns import Crowd
 from overmesh.controller.trust import Identity
@@ -229,13 +229,13 @@ class Listening:
 
 
 class Servers:
-    """The three servers, started and stopped together. answered: see Boundary; current: see CaughtUp."""
+    """The three servers, started and stopped together. answered, begin (of meshctl's calls): see Boundary."""
 
-    def __init__(self, answered: Answered, current: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, answered: Answered, begin: Begin) -> None:
         boundary = Boundary(answered)
         self._join, self._mesh, self._admin = (
-            grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
-            for interceptors in ([boundary], [boundary], [boundary, CaughtUp(current)])
+            grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
+            for interceptor in (boundary, boundary, Boundary(answered, begin))
         )
         self._health = health.aio.HealthServicer()
 

@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 import grpc
@@ -10,6 +11,7 @@ import grpc.aio
 
 from overmesh import errors
 from overmesh.errors import OvermeshError
+from overmesh.model import Problem
 
 # Name that every controller certificate carries, whatever host it runs on: the Python API has no
 # hook to verify names, so clients override the expected one with this.
@@ -19,6 +21,8 @@ CONTROLLER_NAME = "controller.overmesh"
 REQUEST_ID = "overmesh-request"
 OPERATOR = "overmesh-operator"
 _REQUEST_ID = re.compile(r"[0-9a-f]{24}")
+# Metadata of the answer: what is wrong with it as a whole, once for each such thing.
+_PROBLEM = "overmesh-problem-bin"
 
 # The ping timeout is its own setting: without it a frozen peer is noticed after a minute, not
 # after keepalive_timeout_ms (measured, gRPC 1.85).
@@ -78,6 +82,19 @@ def status_of(error: OvermeshError) -> grpc.StatusCode:
         if cls in _STATUS:
             return _STATUS[cls]
     return grpc.StatusCode.FAILED_PRECONDITION
+
+
+def telling(problems: Iterable[Problem]) -> tuple[tuple[str, bytes], ...]:
+    """Return the trailing metadata by which an answer of any kind says what is wrong with it (`told`)."""
+    lines = (f"{problem.subject}: {problem.reason}" for problem in problems)
+    return tuple((_PROBLEM, line.encode()) for line in lines)
+
+
+def told(metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[str]:
+    """Yield what an answer's trailing metadata says is wrong with it, for people."""
+    for key, value in metadata:
+        if key == _PROBLEM and isinstance(value, bytes):
+            yield value.decode(errors="replace")
 
 
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: OvermeshError) -> NoReturn:

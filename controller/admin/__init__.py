@@ -99,9 +99,7 @@ class AdminService(Auditing, Approving, Rotating):
         return admin_pb2.ListNodesReply(
             nodes=nodes,
             revision=view.map.head.revision,
-            problems=problem_messages(
-                [*await self._contact.problems(), *self._store_problems(view), *unheard]
-            ),
+            problems=problem_messages([*self._store_problems(view), *unheard]),
         )
 
     async def RemoveNode(  # noqa: N802

@@ -84,7 +84,7 @@ class Here:
             revision=self._mirror.revision,
             agents=agents,
             since=self._since,
-            problems=problem_messages(await self._contact.problems()),
+            problems=problem_messages(await self._contact.current()),
         )
 
     def sightings(self, network: str, node_id: str = "") -> Mapping[str, Sighting]:

@@ -5,6 +5,7 @@ and `wait` does not take the last map that it knows for the newest.
 """
 
 import asyncio
+from contextlib import suppress
 
 from overmesh.controller.fleet.lease import Lease
 from overmesh.controller.mirror import Mirror
@@ -20,7 +21,7 @@ _PAUSE = 0.5
 
 
 class Contact:
-    """Asks the store for a sign of life.
+    """Asks the store for its head.
 
     Args:
         store: of record.
@@ -34,18 +35,29 @@ class Contact:
         self._mirror = mirror
         self._lease = lease
 
-    async def problems(self) -> list[Problem]:
-        """Return what to say when the store does not answer within a moment; nothing when it does."""
+    async def current(self) -> list[Problem]:
+        """Have the mirror show what anybody was told is done before this call, as far as a moment allows.
+
+        Where others use the same etcd their changes can't be told from ours: then it takes the whole moment.
+
+        Returns:
+            What to say when the store does not answer; nothing when it does.
+
+        """
         try:
             async with asyncio.timeout(_MOMENT):
-                await head(self._store)
+                revision = await head(self._store)
         except StoreUnavailableError as error:
-            why = error.cause
+            return [self._unheard(error.cause)]
         except TimeoutError:
-            why = f"no answer within {_MOMENT} s"
-        else:
-            return []
-        return [Problem("store", f"not heard for {self._lease.silence:.0f} s: {why}")]
+            return [self._unheard(f"no answer within {_MOMENT} s")]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MOMENT):
+                await self._mirror.reached(revision)
+        return []
+
+    def _unheard(self, why: str) -> Problem:
+        return Problem("store", f"not heard for {self._lease.silence:.0f} s: {why}")
 
     async def all_known(self, seconds: float) -> None:
         """Return once the mirror shows all that was done, by whomever, before this call.

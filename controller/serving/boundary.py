@@ -1,11 +1,11 @@
 """What every call goes through: on whose behalf, how it ended, how long it took.
 
-gRPC ──► Boundary: caller, span ──► service ──► reply, or an error of ours by name, or no details at all
+gRPC ──► Boundary: caller, problems, span ──► service ──► reply, or an error of ours by name, or no details
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,36 +15,17 @@ import grpc.aio
 from overmesh import rpc, trace
 from overmesh.controller.serving import caller
 from overmesh.errors import OvermeshError
+from overmesh.model import Problem
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[T]]
 # Takes the method's name and "ok" or the name of what was raised.
 Answered = Callable[[str, str], None]
+# Returns what the caller should know of whatever it will be answered.
+Begin = Callable[[], Awaitable[Sequence[Problem]]]
 
 _log = logging.getLogger("overmesh.controller")
-
-
-class CaughtUp(grpc.aio.ServerInterceptor):
-    """Has every call begin with what was done before it, by whichever controller.
-
-    Args:
-        current: returns once that is known here.
-
-    """
-
-    def __init__(self, current: Callable[[], Awaitable[None]]) -> None:
-        self._current = current
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wait, then go on."""
-        if handler_call_details.method.startswith("/overmesh."):
-            await self._current()
-        return await continuation(handler_call_details)
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -52,11 +33,13 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     Args:
         answered: is told of every call that has ended.
+        begin: comes first in each call.
 
     """
 
-    def __init__(self, answered: Answered) -> None:
+    def __init__(self, answered: Answered, begin: Begin | None = None) -> None:
         self._answered = answered
+        self._begin = begin
 
     async def intercept_service(
         self,
@@ -84,6 +67,8 @@ class Boundary(grpc.aio.ServerInterceptor):
             result = "ok"
             try:
                 caller.enter(method, context)
+                if self._begin:
+                    context.set_trailing_metadata(rpc.telling(await self._begin()))
                 return await call(request, context)
             except OvermeshError as error:
                 result = type(error).__name__

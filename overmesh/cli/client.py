@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from overmesh import rpc
+from overmesh.cli import output
 from overmesh.config import AgentConfig, ControllerConfig
 from overmesh.errors import (
     OvermeshError,
@@ -129,14 +130,25 @@ async def controller(config: ControllerConfig, request: str = "") -> AsyncIterat
 
 
 class _Saying:
-    """A stub whose every call carries the same metadata."""
+    """A stub whose every call carries the same metadata, and shows what its answer says is wrong with it."""
 
     def __init__(self, stub: Stub, metadata: tuple[tuple[str, str], ...]) -> None:
         self._stub = stub
         self._metadata = metadata
 
     def __getattr__(self, name: str) -> Any:
-        return functools.partial(getattr(self._stub, name), metadata=self._metadata)
+        method = getattr(self._stub, name)
+        call = functools.partial(method, metadata=self._metadata)
+        streams = not isinstance(method, grpc.aio.UnaryUnaryMultiCallable)
+        return call if streams else functools.partial(_answer, call)
+
+
+async def _answer(call: Callable[..., Any], request: Any, **options: Any) -> Any:
+    asked = call(request, **options)
+    reply = await asked
+    for problem in rpc.told(await asked.trailing_metadata()):
+        output.warn(problem)
+    return reply
 
 
 def _operator() -> str:

@@ -77,6 +77,11 @@ def problems(found: "Iterable[mesh_pb2.Problem]", whose: str = "") -> list[Text]
     return [Text(f"! {owner}{problem.subject}: {problem.reason}", BAD) for problem in found]
 
 
+def warn(problem: str) -> None:
+    """Say on stderr what is wrong with the whole of an answer; stdout holds that, for people or machines."""
+    typer.secho(f"! {problem}", fg=BAD, err=True)
+
+
 def problems_json(found: "Iterable[mesh_pb2.Problem]") -> list[dict[str, str]]:
     """Return problems for machines."""
     return [{"subject": problem.subject, "reason": problem.reason} for problem in found]

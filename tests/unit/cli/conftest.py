@@ -13,6 +13,7 @@ import pytest
 from overmesh import rpc
 from overmesh.cli import approval, audit, main, node, rekeying, revoked, root, token
 from overmesh.errors import OvermeshError
+from overmesh.model import Problem
 from overmesh.proto import admin_pb2_grpc, agent_pb2_grpc
 
 NOW = 1_800_000_000
@@ -28,10 +29,12 @@ class Fake:
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
 
     def reply(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
+        context.set_trailing_metadata(rpc.telling(self.problems))
         answer = self.answers[method]
         if callable(answer):
             answer = answer(dict(context.invocation_metadata()))

@@ -12,6 +12,7 @@ from overmesh import rpc
 from overmesh.cli import client
 from overmesh.config import ControllerConfig
 from overmesh.errors import OvermeshError, StoreUnavailableError, UnconfirmedError, UnreachableError
+from overmesh.model import Problem
 from overmesh.proto import admin_pb2
 from tests.unit.cli.conftest import Fake, Meshctl
 
@@ -108,6 +109,26 @@ async def test_whether_any_attempt_may_have_been_carried_out(
     with pytest.raises(OvermeshError) as raised:
         await client._persisted(ControllerConfig(), call, "meshctl token list")
     assert isinstance(raised.value, UnconfirmedError) == doubted
+
+
+@pytest.mark.parametrize(
+    "verb", [("token", "list"), ("node", "list"), ("network", "list"), ("root", "status")]
+)
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_what_is_wrong_with_an_answer_is_said_beside_it(
+    controller: Fake, meshctl: Meshctl, verb: tuple[str, ...], flags: tuple[str, ...]
+) -> None:
+    controller.answers |= {
+        "ListTokens": admin_pb2.ListTokensReply(),
+        "ListNodes": admin_pb2.ListNodesReply(),
+        "ListNetworks": admin_pb2.ListNetworksReply(),
+        "ShowRoots": admin_pb2.RootsState(),
+    }
+    well = meshctl(*verb, *flags)
+    controller.problems = [Problem("store", "not heard for 24 s: it can't be reached")]
+    ran = meshctl(*verb, *flags)
+    assert ran.err == "! store: not heard for 24 s: it can't be reached\n"
+    assert (ran.code, ran.out, well.err) == (0, well.out, "")
 
 
 @pytest.mark.parametrize(("user", "said"), [("alice", "alice"), ("DOM\\jörg x", "DOM_j_rg_x")])

@@ -154,14 +154,12 @@ def test_a_wireguard_peer_is_not_shown_as_an_agent_that_is_away(controller: Fake
     assert json.loads(meshctl("node", "show", "phone", "--json").out)["kind"] == "wireguard"
 
 
-def test_what_the_controller_does_not_know_is_said_in_both_outputs(
-    controller: Fake, meshctl: Meshctl
-) -> None:
-    unheard = mesh_pb2.Problem(subject="store", reason="not heard for 24 s: it can't be reached")
+def test_what_is_wrong_with_the_store_is_said_in_both_outputs(controller: Fake, meshctl: Meshctl) -> None:
+    forged = mesh_pb2.Problem(subject="node/x", reason="forged")
     controller.answers["ListNodes"] = admin_pb2.ListNodesReply(
-        revision=9, nodes=[node(problems=[BAD])], problems=[unheard]
+        revision=9, nodes=[node(problems=[BAD])], problems=[forged]
     )
     for verb in (("list",), ("show", "web1")):
-        assert "! store: not heard for 24 s: it can't be reached\n" in meshctl("node", *verb).out
+        assert "! node/x: forged\n" in meshctl("node", *verb).out
         problems = json.loads(meshctl("node", *verb, "--json").out)["problems"]
-        assert problems[-1] == {"subject": "store", "reason": unheard.reason}
+        assert problems[-1] == {"subject": "node/x", "reason": "forged"}

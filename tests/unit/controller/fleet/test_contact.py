@@ -19,6 +19,7 @@ from overmesh.controller.fleet.lease import Lease
 from overmesh.controller.mirror import Mirror
 from overmesh.controller.store import keys, open_store
 from overmesh.controller.store.base import Put, RangeResult, Store
+from overmesh.controller.store.timed import TimedStore
 from overmesh.errors import LeaseNotFoundError, NotYetError, StoreUnavailableError
 from overmesh.proto import admin_pb2
 from tests.etcd import cluster
@@ -62,16 +63,16 @@ async def test_a_store_that_does_not_answer_is_named_within_a_moment(tmp_path: P
     async with lab.mesh(tmp_path) as mesh:
         clock, line = Clock(), Remote(mesh.store)
         contact = Contact(line, mesh.mirror, Lease(line, clock))
-        assert await contact.problems() == []
+        assert await contact.current() == []
         await contact.all_known(0)
         clock.now += 24
         line.cut = True
-        [problem] = await contact.problems()
+        [problem] = await contact.current()
         assert (problem.subject, problem.reason) == ("store", "not heard for 24 s: the line is cut")
         assert await not_yet(contact) == "the store can't be asked: the line is cut"
         line.dead = True
         async with asyncio.timeout(1):
-            [problem] = await contact.problems()
+            [problem] = await contact.current()
         assert problem.reason == "not heard for 24 s: no answer within 0.3 s"
         assert await not_yet(contact) == "the store can't be asked: it does not answer"
 
@@ -86,7 +87,28 @@ async def test_a_store_that_comes_back_is_waited_for(tmp_path: Path) -> None:
         await asking
 
 
-async def test_all_that_a_controller_without_its_store_says(tmp_path: Path) -> None:
+def counting_ranges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the prefixes that are read from the store from now on."""
+    asked: list[str] = []
+    ranging = TimedStore.range
+
+    async def counted(store: TimedStore, prefix: str, **options: Any) -> RangeResult:
+        asked.append(prefix)
+        return await ranging(store, prefix, **options)
+
+    monkeypatch.setattr(TimedStore, "range", counted)
+    return asked
+
+
+async def said(call: Any) -> list[str]:
+    """Return what the answer to a call says is wrong with it."""
+    await call
+    return list(rpc.told(await call.trailing_metadata()))
+
+
+async def test_all_that_a_controller_without_its_store_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with cluster(tmp_path) as [member]:
         settings = lab.config(tmp_path, store=f"etcd://{member.endpoint}/mesh")
         async with running(settings) as controller, lab.client(settings, controller) as talking:
@@ -94,8 +116,9 @@ async def test_all_that_a_controller_without_its_store_says(tmp_path: Path) -> N
             converged = await admin.Wait(admin_pb2.WaitRequest(timeout_ms=2000))
             assert converged.converged
             [here] = (await admin.ListControllers(admin_pb2.ListControllersRequest())).controllers
-            listed = await admin.ListNodes(admin_pb2.ListNodesRequest())
-            assert (list(here.problems), list(listed.problems)) == ([], [])
+            asked = counting_ranges(monkeypatch)
+            assert await said(admin.ListNodes(admin_pb2.ListNodesRequest())) == []
+            assert (list(here.problems), len(asked)) == ([], 1)
 
             member.kill()
             with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -105,11 +128,12 @@ async def test_all_that_a_controller_without_its_store_says(tmp_path: Path) -> N
             assert error.cause.startswith("the store can't be asked: ")
             of_the_past = admin_pb2.WaitRequest(revision=converged.revision, timeout_ms=100)
             assert (await admin.Wait(of_the_past)).converged
-            listed = await admin.ListNodes(admin_pb2.ListNodesRequest())
+            [of_nodes] = await said(admin.ListNodes(admin_pb2.ListNodesRequest()))
+            [of_tokens] = await said(admin.ListTokens(admin_pb2.ListTokensRequest()))
             [here] = (await admin.ListControllers(admin_pb2.ListControllersRequest())).controllers
-            for [problem] in (listed.problems, here.problems):
-                assert problem.subject == "store"
-                assert problem.reason.startswith("not heard for ")
+            [own] = here.problems
+            for problem in (of_nodes, of_tokens, f"{own.subject}: {own.reason}"):
+                assert problem.startswith("store: not heard for ")
 
             waiting = asyncio.ensure_future(admin.Wait(admin_pb2.WaitRequest(timeout_ms=20_000)))
             member.start()
