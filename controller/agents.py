@@ -154,17 +154,17 @@ class Agents:
         _log.error("the store is not what an agent has seen", extra=named | {"what": f"the store {what}"})
 
     def open(self, identity: Identity, hello: mesh_pb2.Hello, now: float) -> Agent:
-        """Take in an agent that said hello. A stream of the same host that is still there ends.
+        """Take in an agent that said hello, whose host is the node's (`Clones.check`); an older stream ends.
 
         Raises:
             RemovedError: its node is not a member.
-            CloneError: another host is connected as this node.
 
         """
         view = self._mirror.view(identity.network)
         self._check_member(identity)
         live = self._live.setdefault(identity.network, {})
-        self._replace(live.get(identity.node_id), hello.host_id)
+        if older := live.get(identity.node_id):
+            older.finish(_replaced())
         session = Session(view.map, Position(hello.revision, hello.digest), now)
         agent = Agent(
             identity,
@@ -194,17 +194,6 @@ class Agents:
     def _why_out(self, network: str, node_id: str) -> RemovedError:
         revocation = self._mirror.view(network).revocation(node_id)
         return revoked(revocation) if revocation and revocation.banned else removed(network)
-
-    def _replace(self, older: Agent | None, host_id: str) -> None:
-        if older is None:
-            return
-        if older.host_id != host_id:
-            _log.warning(
-                "two hosts with one identity: the second is refused",
-                extra=self.named(older.identity) | {"host": host_id},
-            )
-            raise _clone(older.identity)
-        older.finish(_replaced())
 
     def replaced(self, identity: Identity) -> None:
         """End the stream of a node: another of its instances speaks to another controller now."""
@@ -267,17 +256,14 @@ class Agents:
 
         Raises:
             RemovedError: the node is no member.
-            CloneError: the stream is another host's.
             ReplacedError: the stream is another instance's.
-            UnreachableError: there is none, or it is about to end.
+            UnreachableError: there is none of this host, or it is about to end.
 
         """
         self._check_member(identity)
         agent = self.live(identity.network, identity.node_id)
-        if agent is None:
-            raise UnreachableError("no stream of this node is open here", "open one first")
-        if agent.host_id != host_id:
-            raise _clone(identity)
+        if agent is None or agent.host_id != host_id:
+            raise UnreachableError("no stream of this host is open here as the node", "open one first")
         if agent.instance != instance:
             raise _replaced()
         if agent.end:
@@ -324,13 +310,6 @@ def _wake(agents: Iterator[Agent]) -> None:
 
 def _replaced() -> ReplacedError:
     return ReplacedError("a newer stream of this host has taken over")
-
-
-def _clone(identity: Identity) -> CloneError:
-    return CloneError(
-        f"another host is connected as this node ({identity.node_id})",
-        "on the copy, remove the state directory and join with a new token",
-    )
 
 
 def _removed_nodes(changes: Changes) -> Iterator[str]:

@@ -61,7 +61,7 @@ class Watch:
         """Keep one agent's map at the head until it hangs up.
 
         Raises:
-            RemovedError, CloneError: it has to stop, see `Agents`.
+            RemovedError, CloneError: it has to stop, see `Agents` and `Clones`.
             UnreachableError: it has to connect again.
             InvalidError: it does not follow the protocol.
 

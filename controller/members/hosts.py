@@ -23,33 +23,33 @@ _log = logging.getLogger("overmesh.controller")
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """The machine that a node is bound to. since: unix seconds; claimed: not by joining, but by coming."""
+class _Machine:
+    """A machine that holds a node's keys. since: unix seconds."""
 
     host_id: str
     origin: str
     since: int
-    claimed: bool = False
 
     def __str__(self) -> str:
         return f"{short(self.host_id)} from {self.origin or 'elsewhere'}"
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """Another machine with the node's keys. since, last_seen: unix seconds, with the node's own there.
+class Host(_Machine):
+    """The one that the node is bound to. claimed: not by joining, but by coming."""
+
+    claimed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Copy(_Machine):
+    """Another one. last_seen: unix seconds, with the node's own there.
 
     instance: of a twin, which has the host id of the node's own; else empty.
     """
 
-    host_id: str
-    origin: str
-    since: int
     last_seen: int
     instance: str = ""
-
-    def __str__(self) -> str:
-        return f"{short(self.host_id)} from {self.origin or 'elsewhere'}"
 
 
 class Hosts:

@@ -13,7 +13,7 @@ from overmesh.controller.store import keys
 from overmesh.controller.store.base import Delete, Put
 from overmesh.controller.trust import Identity
 from overmesh.errors import CloneError, InvalidError
-from overmesh.proto import admin_pb2
+from overmesh.proto import admin_pb2, mesh_pb2
 from tests.unit.controller.lab import ROOT, Host, Mesh, mesh
 from tests.unit.controller.test_on_etcd import in_step, target, two_controllers  # noqa: F401
 from tests.unit.controller.test_watch import Watcher
@@ -222,6 +222,19 @@ async def test_copies_at_two_controllers(target: str, tmp_path: Path) -> None:  
             assert (node.host_id, node.connected_from) == ("one", "127.0.0.1")
             assert [(each.host_id, getattr(each, "from")) for each in node.copies] == [("two", "127.0.0.1")]
             assert [problem.subject for problem in node.problems] == ["host"]
+
+
+async def test_a_stream_that_has_yet_to_end_does_not_keep_out_who_is_the_node_now(lab: Mesh) -> None:
+    """It hangs in a write, while another controller has bound the node to another host."""
+    node = await lab.joined("a")
+    identity = Identity("mesh", node.id)
+    older = lab.agents.open(identity, mesh_pb2.Hello(host_id="one"), 0)
+    bound = await lab.mirror._store.txn([], [lab.clones.bound("mesh", node.id, "two", claimed=True)])
+    await lab.mirror.reached(bound.revision)
+    await lab.clones.check(identity, "two")
+    newer = lab.agents.open(identity, mesh_pb2.Hello(host_id="two"), 0)
+    assert isinstance(older.end, CloneError)
+    assert (newer.end, lab.agents.live("mesh", node.id)) == (None, newer)
 
 
 async def test_two_that_come_at_once(target: str, tmp_path: Path) -> None:  # noqa: F811
