@@ -271,5 +271,5 @@ class Clones:
         await self._mirror.change(self._forgetting)
 
     def _forgetting(self) -> Change | None:
-        old = list(islice(self._hosts.forgotten(self._clock()), MAX_OPS // 2))
+        old = list(islice(self._hosts.forgotten(self._clock()), MAX_OPS))
         return Change([unchanged(kv) for kv in old], [Delete(kv.key) for kv in old]) if old else None

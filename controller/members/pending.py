@@ -273,7 +273,7 @@ class Pendings:
     def _forgetting(self) -> Change | None:
         horizon = self._clock() - KEPT_AFTER_EXPIRY
         hosts = [host for view in self._mirror.networks for host in self.known(view.name)]
-        old = [host for host in hosts if host.expires < horizon][: MAX_OPS // 2]
+        old = [host for host in hosts if host.expires < horizon][:MAX_OPS]
         if not old:
             return None
         return Change(

@@ -229,7 +229,7 @@ class Tokens:
 
     def _forgetting(self) -> Change | None:
         horizon = self._clock() - KEPT_AFTER_EXPIRY
-        old = [token for token in self.known() if token.expires < horizon][: MAX_OPS // 2]
+        old = [token for token in self.known() if token.expires < horizon][:MAX_OPS]
         if not old:
             return None
         held = [kv for token in old if (kv := self._mirror.key(keys.token(token.id)))]

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-# How many operations a transaction may have. etcd's limit is 128, comparisons included.
+# etcd's own limit (--max-txn-ops), for a transaction's comparisons and for its operations, each by itself.
+TXN_LIMIT = 128
+# How many of either a change may have: the rest is for what makes it known (audit.py).
 MAX_OPS = 100
 
 

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +64,7 @@ def ask_controller(
 
 async def _persisted(config: ControllerConfig, call: Callable[[Stub], Awaitable[Any]], shown_by: str) -> Any:
     request, until = rpc.request_id(), time.monotonic() + CALL_TIMEOUT
-    sent = sent_before = unconfirmed = False
+    fate, sent = _Fate.NOT_SENT, False
 
     async def send(stub: Stub) -> Any:
         nonlocal sent
@@ -75,12 +76,25 @@ async def _persisted(config: ControllerConfig, call: Callable[[Stub], Awaitable[
         try:
             return await ask(controller(config, request), send, until - time.monotonic())
         except (StoreUnavailableError, UnreachableError) as error:
-            sent_before |= sent
-            lost = sent and isinstance(error, UnreachableError)
-            unconfirmed |= lost or isinstance(error, UnconfirmedError)
-            if not sent_before or time.monotonic() + _PAUSE >= until:
-                raise (_unconfirmed(error, shown_by) if unconfirmed and shown_by else error) from None
+            fate = max(fate, _fate(error, sent=sent))
+            if fate is _Fate.NOT_SENT or time.monotonic() + _PAUSE >= until:
+                raise (_unconfirmed(error, shown_by) if fate is _Fate.OPEN and shown_by else error) from None
         await asyncio.sleep(_PAUSE)
+
+
+class _Fate(IntEnum):
+    """What has become of a request; of several attempts the greatest counts."""
+
+    NOT_SENT = 0  # no controller runs here, or it is not for this user: asking again does not help
+    NOT_DONE = 1  # the controller says so
+    OPEN = 2  # nobody can say, now or in a moment
+
+
+def _fate(error: OvermeshError, *, sent: bool) -> _Fate:
+    if not sent:
+        return _Fate.NOT_SENT
+    answered = isinstance(error, StoreUnavailableError) and not isinstance(error, UnconfirmedError)
+    return _Fate.NOT_DONE if answered else _Fate.OPEN
 
 
 def _unconfirmed(last: OvermeshError, shown_by: str) -> UnconfirmedError:

@@ -18,11 +18,9 @@ from typing import Any
 
 from aetcd import rpc
 
-from overmesh.controller.store.base import Compare, Op
+from overmesh.controller.store.base import TXN_LIMIT, Compare, Op
 from overmesh.errors import StoreError, StoreUnavailableError
 
-# etcd's limit (--max-txn-ops), for comparisons as well as for operations.
-MAX_OPS = 128
 # Well below etcd's other limit (--max-request-bytes, 1.5 MiB).
 MAX_BYTES = 1 << 20
 # Seconds that those who wait give what is under way: it may be at a member that is frozen.
@@ -92,7 +90,7 @@ class Grouping:
                 compares, ops = compares + len(part.request.compare), ops + len(part.request.success)
                 size += part.request.ByteSize()
                 in_the_way = part.written & seen or part.seen & written
-                too_much = max(compares, ops) > MAX_OPS or size > MAX_BYTES
+                too_much = max(compares, ops) > TXN_LIMIT or size > MAX_BYTES
                 if group and (in_the_way or too_much):
                     break
                 group.append(part)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from aetcd import rpc
 
-from overmesh.controller.store.base import Compare, Op, Put, absent
-from overmesh.controller.store.etcd.grouping import MAX_BYTES, MAX_OPS, PATIENCE, Grouping
+from overmesh.controller.store.base import TXN_LIMIT, Compare, Op, Put, absent
+from overmesh.controller.store.etcd.grouping import MAX_BYTES, PATIENCE, Grouping
 from overmesh.controller.store.etcd.wire import Wire
 from overmesh.errors import LeaseNotFoundError, StoreUnavailableError
 
@@ -105,13 +105,13 @@ async def test_one_that_writes_what_another_looks_at_waits() -> None:
 async def test_no_more_than_etcd_takes() -> None:
     etcd = Etcd()
     await etcd.begin(Put("/a", b""))
-    half = MAX_OPS // 2
+    half = TXN_LIMIT // 2
     for some in range(3):
         await etcd.begin(*(Put(f"/{some}/{number}", b"") for number in range(half)))
     await etcd.answer()
-    assert [len(keys) for keys in etcd.written] == [1, MAX_OPS]
+    assert [len(keys) for keys in etcd.written] == [1, TXN_LIMIT]
     await etcd.answer()
-    assert [len(keys) for keys in etcd.written] == [1, MAX_OPS, half]
+    assert [len(keys) for keys in etcd.written] == [1, TXN_LIMIT, half]
 
 
 async def test_no_larger_than_etcd_takes() -> None:
