@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -10,13 +11,47 @@ import grpc.aio
 
 from overmesh import rpc
 from overmesh.agent.state import Identity
-from overmesh.errors import OvermeshError, RemovedError, UnreachableError
+from overmesh.errors import CloneError, OvermeshError, RemovedError, UnreachableError
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
 
 CALL_TIMEOUT = 10.0
+# A controller may have to see first that nobody else is the node.
+_LEAVE_TIMEOUT = 25.0
 CONNECT_TIMEOUT = 5.0
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """How a host left. told: a controller took the node out; copy_of: it stays, this was only a copy."""
+
+    told: bool
+    copy_of: str = ""
+
+
+async def part(identity: Identity, host_id: str, instance: str, *, force: bool) -> Left:
+    """Leave as the node if this host is it, and else just so.
+
+    Args:
+        identity: see `leave`.
+        host_id: likewise.
+        instance: likewise.
+        force: go on though no controller could be told.
+
+    Raises:
+        MeshError: none could be, and force was not given.
+
+    """
+    try:
+        await leave(identity, host_id, instance)
+    except CloneError:
+        return Left(told=False, copy_of=identity.membership.name)
+    except OvermeshError as error:
+        if force:
+            return Left(told=False)
+        raise type(error)(error.cause, "try again later, or leave without telling: --force") from None
+    return Left(told=True)
 
 
 async def leave(identity: Identity, host_id: str, instance: str = "") -> None:
@@ -37,7 +72,7 @@ async def leave(identity: Identity, host_id: str, instance: str = "") -> None:
         await ask_controllers(
             identity,
             identity.membership.controllers,
-            lambda stub: stub.Leave(request, timeout=CALL_TIMEOUT),
+            lambda stub: stub.Leave(request, timeout=_LEAVE_TIMEOUT),
         )
 
 
@@ -48,6 +83,7 @@ async def ask_controllers(
 
     Raises:
         RemovedError: this host is no member any more.
+        CloneError: this is only a copy of the host that is the node.
         OvermeshError: what the last one said; asking again may help.
 
     """
@@ -57,7 +93,7 @@ async def ask_controllers(
             async with channel(identity, address) as open_channel:
                 stub: Any = mesh_pb2_grpc.MeshStub(open_channel)  # type: ignore[no-untyped-call]
                 return await translated(call(stub), address)
-        except RemovedError:
+        except (RemovedError, CloneError):
             raise
         except OvermeshError as error:
             failure = error

@@ -25,7 +25,7 @@ from overmesh import __version__, metrics, trace
 from overmesh import log as logs
 from overmesh.agent import netlink as rtnetlink
 from overmesh.agent.apply import reconcile
-from overmesh.agent.calls import leave
+from overmesh.agent.calls import Left, part
 from overmesh.agent.desired import Desired, Made, Own, desire
 from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.fastpath import Fastpath
@@ -240,26 +240,17 @@ class Agent:
 
     # Leaving.
 
-    async def leave(self, *, force: bool) -> bool:
+    async def leave(self, *, force: bool) -> Left:
         """Leave the mesh: tell the controller, take down what is ours, wipe what is kept, and stop.
 
         Args:
             force: go on though no controller could be told.
 
-        Returns:
-            Whether a controller was told.
-
         Raises:
             MeshError: none could be, and force was not given; nothing has changed.
 
         """
-        told = True
-        try:
-            await leave(self.sync.identity, self.sync.host_id, self.sync.instance)
-        except OvermeshError as error:
-            if not force:
-                raise type(error)(error.cause, "try again later, or leave without telling: --force") from None
-            told = False
+        left = await part(self.sync.identity, self.sync.host_id, self.sync.instance, force=force)
         async with self._turn:
             self.left = True
             with suppress(FastpathError):
@@ -268,9 +259,9 @@ class Agent:
                 task.cancel()
             await self._netlink.delete_tun(self.config.interface)
             self._state.wipe()
-        log.info("left the mesh", extra={"told_controller": told})
+        log.info("left the mesh", extra={"told_controller": left.told, "copy_of": left.copy_of})
         self.stop()
-        return told
+        return left
 
 
 def _replica(state: StateDir, identity: Identity) -> tuple[Replica, tuple[Problem, ...]]:

@@ -3,25 +3,24 @@
 import grpc.aio
 
 from overmesh import rpc
-from overmesh.agent import calls
+from overmesh.agent.calls import Left, part
 from overmesh.agent.fastpath import CALL_TIMEOUT, answers
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.preflight import host_id
-from overmesh.agent.state import StateDir
+from overmesh.agent.state import Identity, StateDir
 from overmesh.config import AgentConfig
 from overmesh.errors import NotJoinedError, OvermeshError
 from overmesh.proto import fastpath_pb2, fastpath_pb2_grpc
 
 
-async def leave(config: AgentConfig, *, force: bool) -> bool:
+async def leave(config: AgentConfig, *, force: bool) -> Left:
     """Leave the mesh: tell a controller, take down what the agent set up, wipe what it kept.
+
+    A host that holds only a copy of a member's keys takes nobody out.
 
     Args:
         config: the agent's settings.
         force: go on though no controller could be told, or nothing usable is kept here.
-
-    Returns:
-        Whether a controller was told.
 
     Raises:
         NotJoinedError, CorruptStateError, MeshError: without force; nothing has changed.
@@ -29,27 +28,28 @@ async def leave(config: AgentConfig, *, force: bool) -> bool:
 
     """
     state = StateDir(config.state_dir)
-    told = await _tell(config, state, force=force)
+    identity = _identity(state, force=force)
     with state.locked():
+        left = Left(told=False)
+        if identity:
+            left = await part(identity, host_id(config), identity.membership.quarantined, force=force)
         if answers(config.fastpath_socket):
             await _end_fastpath(config)
         async with Netlink.open() as netlink:
             await netlink.delete_tun(config.interface)
         state.wipe()
-    return told
+    return left
 
 
-async def _tell(config: AgentConfig, state: StateDir, *, force: bool) -> bool:
+def _identity(state: StateDir, *, force: bool) -> Identity | None:
     try:
-        identity = state.identity()
-        await calls.leave(identity, host_id(config), identity.membership.quarantined)
+        return state.identity()
     except OvermeshError as error:
         if force:
-            return False
+            return None
         if isinstance(error, NotJoinedError):
             raise
         raise type(error)(error.cause, "leave without telling a controller: --force") from None
-    return True
 
 
 async def _end_fastpath(config: AgentConfig) -> None:

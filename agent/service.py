@@ -93,8 +93,8 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     async def Leave(self, request: agent_pb2.LeaveRequest, context: Context) -> agent_pb2.LeaveReply:  # noqa: N802
         """Leave the mesh; the agent ends afterwards."""
-        told = await _answered(context, lambda: self._agent.leave(force=request.force))
-        return agent_pb2.LeaveReply(told_controller=told)
+        left = await _answered(context, lambda: self._agent.leave(force=request.force))
+        return agent_pb2.LeaveReply(told_controller=left.told, copy_of=left.copy_of)
 
     async def RotateKeys(  # noqa: N802
         self, request: agent_pb2.RotateKeysRequest, context: Context

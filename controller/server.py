@@ -181,7 +181,7 @@ class MeshService:
 
     async def _leave(self, request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
         caller = self._caller(context)
-        self._parts.clones.check_own(caller, request.host_id, request.instance)
+        await self._parts.clones.check_leaving(caller, request.host_id, request.instance)
         revision = await self._parts.revocations.leave(caller.network, caller.node_id)
         return mesh_pb2.LeaveReply(revision=revision)
 

@@ -250,7 +250,9 @@ class LeaveRequest(_message.Message):
     def __init__(self, force: _Optional[bool] = ...) -> None: ...
 
 class LeaveReply(_message.Message):
-    __slots__ = ("told_controller",)
+    __slots__ = ("told_controller", "copy_of")
     TOLD_CONTROLLER_FIELD_NUMBER: _ClassVar[int]
+    COPY_OF_FIELD_NUMBER: _ClassVar[int]
     told_controller: bool
-    def __init__(self, told_controller: _Optional[bool] = ...) -> None: ...
+    copy_of: str
+    def __init__(self, told_controller: _Optional[bool] = ..., copy_of: _Optional[str] = ...) -> None: ...

@@ -19,8 +19,10 @@ replaced by its own next run is no more, and does not come back to tell:
     A ──► its stream    B ──► takes it over    A, "I was replaced" ──► B is a twin: quarantined as above
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Protocol
@@ -39,6 +41,9 @@ from overmesh.proto import admin_pb2
 # Seconds after which a copy takes over from a host that has gone: longer than a restart or a lease.
 TAKES_OVER_AFTER = 120.0
 _NOTED_EVERY = 30.0
+# Seconds until it is noticed that a host has gone without a word (rpc.KEEPALIVE).
+_NOTICED_WITHIN = 20.0
+_LOOK_EVERY = 0.1
 MAX_COPIES = 8
 _NEW_MACHINE_ID = "make a new machine id (`rm /etc/machine-id; systemd-machine-id-setup`), "
 
@@ -251,12 +256,37 @@ class Clones:
             return False
         return self._is_there(network, node_id, host)
 
-    def check_own(self, identity: Identity, host_id: str, instance: str = "") -> None:
-        """Raise CloneError when another host is there as the node; a host that says no id is believed."""
+    # Acting as the node.
+
+    def check_own(self, identity: Identity, host_id: str, instance: str) -> None:
+        """Raise CloneError unless this host is the one that the node is bound to, wherever that one is now.
+
+        A node that is bound to none, and a host that says no id, are believed.
+        """
         network, node_id = identity.network, identity.node_id
-        twin = instance and self._hosts.copy(network, node_id, host_id, instance)[1]
-        if host_id and (twin or self.bound_elsewhere(network, node_id, host_id)):
+        _, host = self._hosts.host(network, node_id)
+        if host and host_id and not self._is_node(network, node_id, host_id, instance):
             raise self._quarantined(network, node_id, host_id, caller().origin)
+
+    async def check_leaving(self, identity: Identity, host_id: str, instance: str) -> None:
+        """Raise CloneError also when another run of an agent is connected as the node.
+
+        It takes a while to find that out: the stream of an agent that has just gone may not have ended yet.
+
+        Args:
+            identity: of the node.
+            host_id: of the machine that leaves.
+            instance: of its agent; empty: that does not run, so whichever is connected is another machine's.
+
+        """
+        self.check_own(identity, host_id, instance)
+        network, node_id = identity.network, identity.node_id
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_NOTICED_WITHIN):
+                while host_id and self._twin(network, node_id, host_id, instance):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_EVERY)
+                return
+        raise self._quarantined(network, node_id, host_id, caller().origin)
 
     # Telling.
 

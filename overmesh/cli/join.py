@@ -82,16 +82,22 @@ def leave(
 ) -> None:
     """Leave the mesh: tell the controller, take down what the agent set up, and forget keys and state.
 
-    Works also when the agent does not run.
+    Works also when the agent does not run. On a host that holds only a copy of a member's keys, as a cloned
+    machine does, it does the same but for telling: the member stays.
     """
     settings = load(AgentConfig, {"state_dir": state_dir, "runtime_dir": runtime_dir}, file=config)
     from overmesh.cli import client, joining
 
-    told = client.run(joining.leave(settings, force=force))
+    left = client.run(joining.leave(settings, force=force))
     if as_json:
-        output.show_json({"left": True, "told_controller": told})
-    elif told:
+        output.show_json({"left": True, "told_controller": left.told, "copy_of": left.copy_of or None})
+    elif left.told:
         output.show("Left the mesh: name and addresses are free again.")
+    elif left.copy_of:
+        output.show(
+            f"Left: this host was only a copy of {left.copy_of}, which stays a member.",
+            f"Should it go, too? On the controller's host: meshctl node remove {left.copy_of}",
+        )
     else:
         output.show(
             "Left, but no controller was told: it still counts this node.",

@@ -20,6 +20,7 @@ from overmesh import trace
 from overmesh.agent import daemon
 from overmesh.agent import join as joins
 from overmesh.agent import leave as leaving
+from overmesh.agent.calls import Left
 from overmesh.agent.fastpath import answers
 from overmesh.agent.state import StateDir
 from overmesh.cli import client, output, systemd
@@ -259,20 +260,20 @@ async def _answer(config: AgentConfig, peer: agent_pb2.Peer) -> agent_pb2.PingRe
             await asyncio.sleep(_LOOK_EVERY)
 
 
-async def leave(config: AgentConfig, *, force: bool) -> bool:
-    """Leave the mesh, through the agent or in its place; return whether a controller was told."""
+async def leave(config: AgentConfig, *, force: bool) -> Left:
+    """Leave the mesh, through the agent or in its place."""
     if answers(config.socket):
-        told = await _leave_through_agent(config, force=force)
+        left = await _leave_through_agent(config, force=force)
     else:
-        told = await leaving.leave(config, force=force)
+        left = await leaving.leave(config, force=force)
     if systemd.present():
         systemd.stop()
-    return told
+    return left
 
 
-async def _leave_through_agent(config: AgentConfig, *, force: bool) -> bool:
+async def _leave_through_agent(config: AgentConfig, *, force: bool) -> Left:
     request = agent_pb2.LeaveRequest(force=force)
     reply: agent_pb2.LeaveReply = await client.ask(
         client.agent(config), lambda stub: stub.Leave(request), _LEAVE_WITHIN
     )
-    return reply.told_controller
+    return Left(reply.told_controller, reply.copy_of)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from overmesh.agent.calls import leave
+from overmesh.agent.calls import Left, leave, part
 from overmesh.agent.pace import Backoff
 from overmesh.agent.sync import UNDISPUTED, Sync
 from overmesh.config import AgentConfig
+from overmesh.controller.members import clones
 from overmesh.controller.members.clones import Clones
 from overmesh.errors import CloneError, ReplacedError, UnreachableError
 from overmesh.model import Endpoint
@@ -95,6 +96,24 @@ async def test_two_of_one_snapshot_that_are_even_the_same_run(mesh: Mesh, tmp_pa
             await asyncio.sleep(1)
             assert second.sync.contact.copied is not first.sync.contact.copied
             assert len((await listed(mesh, "a")).copies) == 1
+
+
+async def test_a_copy_whose_agent_never_ran_takes_nobody_out(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clones, "_NOTICED_WITHIN", 0.3)
+    first, second = await twins(mesh, tmp_path)
+    mine = second.identity.membership
+    away = replace(mine, controllers=(*mine.controllers, "127.0.0.1:1"))
+    copy, machine = replace(second.identity, membership=away), first.sync.host_id
+    a_copy = Left(told=False, copy_of="a")
+    async with following(first):
+        await until(lambda: first.sync.contact.connected)
+        assert await part(copy, machine, "", force=False) == a_copy
+    assert await part(copy, "another machine", "", force=False) == a_copy, "though the node is not there"
+    assert await mesh.nodes() == ["a"]
+    assert await part(first.identity, machine, "", force=False) == Left(told=True)
+    assert await mesh.nodes() == []
 
 
 async def test_at_two_controllers_at_once(

@@ -234,8 +234,23 @@ def running(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_leave(meshctl: Meshctl, agent: Fake) -> None:
     agent.answers["Leave"] = agent_pb2.LeaveReply(told_controller=True)
     assert meshctl("leave").out == "Left the mesh: name and addresses are free again.\n"
-    assert json.loads(meshctl("leave", "--json").out) == {"left": True, "told_controller": True}
+    assert json.loads(meshctl("leave", "--json").out) == {
+        "left": True,
+        "told_controller": True,
+        "copy_of": None,
+    }
     assert agent.requests == [agent_pb2.LeaveRequest(force=False)] * 2
+
+
+@pytest.mark.usefixtures("running")
+def test_leave_on_a_copy(meshctl: Meshctl, agent: Fake) -> None:
+    agent.answers["Leave"] = agent_pb2.LeaveReply(copy_of="web1")
+    ran = meshctl("leave")
+    assert (ran.code, ran.out.splitlines()[0]) == (
+        0,
+        "Left: this host was only a copy of web1, which stays a member.",
+    )
+    assert json.loads(meshctl("leave", "--json").out)["copy_of"] == "web1"
 
 
 @pytest.mark.usefixtures("with_systemd", "running")

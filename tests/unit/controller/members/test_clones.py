@@ -191,15 +191,23 @@ async def test_any_other_host_id(lab: Mesh, host_id: str) -> None:
     assert await comes(lab, node, host_id) is None
 
 
-async def test_a_copy_that_leaves_does_not_take_the_node_away(lab: Mesh) -> None:
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_copy_does_not_take_the_node_away(lab: Mesh, there: bool) -> None:
     node = await lab.joined("a")
-    await connect(lab, node)
+    identity = Identity("mesh", node.id)
+    await connect(lab, node, there=there)
     with pytest.raises(CloneError):
-        lab.clones.check_own(Identity("mesh", node.id), "two")
-    lab.clones.check_own(Identity("mesh", node.id), "one")
-    lab.clones.check_own(Identity("mesh", node.id), "")
-    await connect(lab, node, there=False)
-    lab.clones.check_own(Identity("mesh", node.id), "two")
+        await lab.clones.check_leaving(identity, "two", "")
+    await lab.clones.check_leaving(identity, "one", "")
+    await lab.clones.check_leaving(identity, "", "")
+
+
+async def test_a_host_that_was_taken_for_the_node_may_leave_as_it(lab: Mesh) -> None:
+    node = await lab.joined("a")
+    assert await comes(lab, node, "two") is None
+    await lab.clones.check_leaving(Identity("mesh", node.id), "two", "")
+    with pytest.raises(CloneError):
+        await lab.clones.check_leaving(Identity("mesh", node.id), "one", "")
 
 
 # Two controllers.

@@ -11,6 +11,7 @@ import pytest
 
 from overmesh import rpc
 from overmesh.controller.daemon import running
+from overmesh.controller.members import clones
 from overmesh.controller.members.clones import TAKES_OVER_AFTER
 from overmesh.controller.serving.caller import _CALLER, Caller
 from overmesh.controller.store import keys
@@ -97,9 +98,33 @@ async def test_a_quarantined_twin_stays_so_and_writes_rarely(lab: Mesh) -> None:
         assert await comes(lab, node, "b1", replaced=True), "whatever it says"
     assert lab.mirror.revision == before + 2
     assert await comes(lab, node, "a3") is None, "the node's own was restarted"
+    identity = Identity("mesh", node.id)
     with pytest.raises(CloneError):
-        lab.clones.check_own(Identity("mesh", node.id), "one", "b1")
-    lab.clones.check_own(Identity("mesh", node.id), "one", "a3")
+        lab.clones.check_own(identity, "one", "b1")
+    lab.clones.check_own(identity, "one", "a3")
+
+
+async def test_who_leaves_without_an_agent_is_no_node_whose_agent_is_connected(
+    lab: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clones, "_NOTICED_WITHIN", 0.3)
+    node = await lab.joined("a")
+    identity = Identity("mesh", node.id)
+    assert await comes(lab, node, "a1") is None
+    await lab.clones.check_leaving(identity, "one", "a1")
+    for instance in ("", "b1"):
+        with pytest.raises(CloneError):
+            await lab.clones.check_leaving(identity, "one", instance)
+
+
+async def test_who_leaves_is_no_copy_of_its_own_agent_whose_stream_has_yet_to_end(lab: Mesh) -> None:
+    node = await lab.joined("a")
+    assert await comes(lab, node, "a1") is None
+    leaving = asyncio.create_task(lab.clones.check_leaving(Identity("mesh", node.id), "one", ""))
+    await asyncio.sleep(0.2)
+    assert not leaving.done()
+    await hangs_up(lab, node)
+    await leaving
 
 
 async def test_a_twin_takes_over_from_a_host_that_has_gone(lab: Mesh) -> None:
