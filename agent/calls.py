@@ -76,6 +76,18 @@ async def leave(identity: Identity, host_id: str, instance: str = "") -> None:
         )
 
 
+async def head(identity: Identity, addresses: Sequence[str]) -> mesh_pb2.HeadReply:
+    """Return where the map of this host's network stands now, from the first controller that can know it.
+
+    Raises:
+        NotYetError: none of those that answer can ask the store.
+        OvermeshError: see `ask_controllers`.
+
+    """
+    request = mesh_pb2.HeadRequest()
+    return await ask_controllers(identity, addresses, lambda stub: stub.Head(request, timeout=CALL_TIMEOUT))
+
+
 async def ask_controllers(
     identity: Identity, addresses: Sequence[str], call: Callable[[Any], Awaitable[T]]
 ) -> T:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc.aio
 
 from overmesh import __version__, rpc
+from overmesh.agent import calls
 from overmesh.agent.fastpath import answers
 from overmesh.agent.icmp import echo
 from overmesh.errors import FastpathError, NotFoundError, NotYetError, OvermeshError, StateError
@@ -27,6 +28,8 @@ T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _GRACE = 1.0
+# Seconds until controllers are asked again where the map stands.
+_PAUSE = 0.5
 _PATHS = {Mode.PLAIN: "plain geneve", Mode.SEALED: "sealed wireguard"}
 
 
@@ -80,16 +83,22 @@ class Service(agent_pb2_grpc.AgentServicer):
                 await asyncio.sleep(began + request.interval_ms / 1000 - loop.time())
 
     async def Wait(self, request: agent_pb2.WaitRequest, context: Context) -> agent_pb2.WaitReply:  # noqa: N802, ARG002
-        """Return when this host has applied a revision, or time is up."""
-        agent = self._agent
-
-        def reached() -> bool:
-            return agent.revision >= request.revision
-
+        """Return when this host has applied a revision, or all that was done before, or time is up."""
+        agent, why = self._agent, "no controller has answered"
+        target = mesh_pb2.HeadReply(revision=request.revision)
         with suppress(TimeoutError):
-            async with asyncio.timeout(request.timeout_ms / 1000), agent.applied:
-                await agent.applied.wait_for(reached)
-        return agent_pb2.WaitReply(reached=reached(), revision=agent.revision)
+            async with asyncio.timeout(request.timeout_ms / 1000):
+                while not target.revision:
+                    try:
+                        target = await calls.head(agent.sync.identity, agent.sync.controllers)
+                    except OvermeshError as error:
+                        why = error.cause
+                        await asyncio.sleep(_PAUSE)
+                why = f"not at {target.revision}"
+                async with agent.applied:
+                    await agent.applied.wait_for(lambda: _holds(agent, target))
+                why = ""
+        return agent_pb2.WaitReply(reached=not why, revision=agent.revision, reason=why)
 
     async def Leave(self, request: agent_pb2.LeaveRequest, context: Context) -> agent_pb2.LeaveReply:  # noqa: N802
         """Leave the mesh; the agent ends afterwards."""
@@ -225,6 +234,13 @@ class Service(agent_pb2_grpc.AgentServicer):
             address=str(address),
             path=f"ICMP echo through {self._agent.config.interface}, {how}",
         )
+
+
+def _holds(agent: "Agent", target: mesh_pb2.HeadReply) -> bool:
+    """Tell whether a host has applied a map, of which its controller may have told another revision."""
+    replica = agent.replica
+    same = agent.revision == replica.revision and replica.digest.to_bytes() == target.digest
+    return same or agent.revision >= target.revision
 
 
 def _settled(agent: "Agent") -> "Current":

@@ -161,7 +161,7 @@ class Agents:
 
         """
         view = self._mirror.view(identity.network)
-        self._check_member(identity)
+        self.check_member(identity)
         live = self._live.setdefault(identity.network, {})
         if older := live.get(identity.node_id):
             older.finish(_replaced())
@@ -181,7 +181,8 @@ class Agents:
         _log.info("agent connected", extra=self.named(identity) | {"revision": hello.revision})
         return agent
 
-    def _check_member(self, identity: Identity) -> None:
+    def check_member(self, identity: Identity) -> None:
+        """Raise RemovedError for a node that is no member."""
         network, node_id = identity.network, identity.node_id
         view = self._mirror.view(network)
         # Only a node that runs an agent has one: its key may be a stock WireGuard peer's by now.
@@ -260,7 +261,7 @@ class Agents:
             UnreachableError: there is none of this host, or it is about to end.
 
         """
-        self._check_member(identity)
+        self.check_member(identity)
         agent = self.live(identity.network, identity.node_id)
         if agent is None or agent.host_id != host_id:
             raise UnreachableError("no stream of this host is open here as the node", "open one first")

@@ -155,7 +155,7 @@ async def running(
         )
         await servers.start(
             JoinService(parts, lambda: reachable(parts.mirror, registration.record), numbers.joined),
-            MeshService(parts, remembered, numbers.acked),
+            MeshService(parts, remembered, contact, numbers.acked),
             ControllersService(here),
             AdminService(parts, fleet, rotation, contact, _join_target(hosts, listening)),
         )

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
 from overmesh.controller.fleet import ControllersService
+from overmesh.controller.fleet.contact import Contact
 from overmesh.controller.fleet.presence import Health
 from overmesh.controller.join import Admission, Application
 from overmesh.controller.members.pending import LONGEST_WAIT
@@ -138,13 +139,17 @@ class MeshService:
     Args:
         parts: of this controller.
         remembered: takes what agents have seen of the store.
+        contact: with the store.
         acked: is told how many seconds an ack took.
 
     """
 
-    def __init__(self, parts: Parts, remembered: Remembered, acked: Callable[[float], None]) -> None:
+    def __init__(
+        self, parts: Parts, remembered: Remembered, contact: Contact, acked: Callable[[float], None]
+    ) -> None:
         self._parts = parts
         self._remembered = remembered
+        self._contact = contact
         self._watch = Watch(parts.agents, parts.clones, acked)
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -161,6 +166,9 @@ class MeshService:
             ),
             "Rotate": grpc.unary_unary_rpc_method_handler(
                 self._rotate, mesh_pb2.RotateRequest.FromString, mesh_pb2.RotateReply.SerializeToString
+            ),
+            "Head": grpc.unary_unary_rpc_method_handler(
+                self._head, mesh_pb2.HeadRequest.FromString, mesh_pb2.HeadReply.SerializeToString
             ),
         }
         return grpc.method_handlers_generic_handler(MESH_SERVICE, handlers)
@@ -193,6 +201,13 @@ class MeshService:
         return mesh_pb2.RotateReply(
             certificate=rotated.certificate, node=rotated.node, revision=rotated.revision
         )
+
+    async def _head(self, _request: mesh_pb2.HeadRequest, context: Context) -> mesh_pb2.HeadReply:
+        caller = self._caller(context)
+        self._parts.agents.check_member(caller)
+        await self._contact.all_known(0)
+        head = self._parts.mirror.view(caller.network).map.head
+        return mesh_pb2.HeadReply(revision=head.revision, digest=head.digest)
 
     def _caller(self, context: Context) -> Identity:
         shown = context.auth_context()

@@ -222,12 +222,14 @@ class WaitRequest(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class WaitReply(_message.Message):
-    __slots__ = ("reached", "revision")
+    __slots__ = ("reached", "revision", "reason")
     REACHED_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     reached: bool
     revision: int
-    def __init__(self, reached: _Optional[bool] = ..., revision: _Optional[int] = ...) -> None: ...
+    reason: str
+    def __init__(self, reached: _Optional[bool] = ..., revision: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RotateKeysRequest(_message.Message):
     __slots__ = ("grace_seconds",)

@@ -78,7 +78,7 @@ class AgentServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Wait(self, request, context):
-        """Returns when this host has applied the revision, or time is up.
+        """Returns when this host has applied the revision, or without one the map as it is now, or time is up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -356,6 +356,18 @@ class ReportReply(_message.Message):
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
+class HeadRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HeadReply(_message.Message):
+    __slots__ = ("revision", "digest")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    digest: bytes
+    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
 class LeaveRequest(_message.Message):
     __slots__ = ("host_id", "instance")
     HOST_ID_FIELD_NUMBER: _ClassVar[int]

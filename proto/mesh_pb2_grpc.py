@@ -219,6 +219,11 @@ class MeshStub:
                 request_serializer=overmesh_dot_proto_dot_mesh__pb2.RotateRequest.SerializeToString,
                 response_deserializer=overmesh_dot_proto_dot_mesh__pb2.RotateReply.FromString,
                 _registered_method=True)
+        self.Head = channel.unary_unary(
+                '/overmesh.mesh.v1.Mesh/Head',
+                request_serializer=overmesh_dot_proto_dot_mesh__pb2.HeadRequest.SerializeToString,
+                response_deserializer=overmesh_dot_proto_dot_mesh__pb2.HeadReply.FromString,
+                _registered_method=True)
 
 
 class MeshServicer:
@@ -253,6 +258,13 @@ class MeshServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Head(self, request, context):
+        """Where the map stands, with all in it that was done before: the controller asks its store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeshServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -275,6 +287,11 @@ def add_MeshServicer_to_server(servicer, server):
                     servicer.Rotate,
                     request_deserializer=overmesh_dot_proto_dot_mesh__pb2.RotateRequest.FromString,
                     response_serializer=overmesh_dot_proto_dot_mesh__pb2.RotateReply.SerializeToString,
+            ),
+            'Head': grpc.unary_unary_rpc_method_handler(
+                    servicer.Head,
+                    request_deserializer=overmesh_dot_proto_dot_mesh__pb2.HeadRequest.FromString,
+                    response_serializer=overmesh_dot_proto_dot_mesh__pb2.HeadReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -386,6 +403,33 @@ class Mesh:
             '/overmesh.mesh.v1.Mesh/Rotate',
             overmesh_dot_proto_dot_mesh__pb2.RotateRequest.SerializeToString,
             overmesh_dot_proto_dot_mesh__pb2.RotateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Head(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overmesh.mesh.v1.Mesh/Head',
+            overmesh_dot_proto_dot_mesh__pb2.HeadRequest.SerializeToString,
+            overmesh_dot_proto_dot_mesh__pb2.HeadReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 # Beyond the time asked for, so that it is the other side that says who is behind.
 _GRACE = 5.0
-_LOOK_EVERY = 0.2
 
 
 def register(app: typer.Typer) -> None:
@@ -43,8 +42,8 @@ def wait(
     """Wait until every live agent has applied the map and has the right digest of it.
 
     An agent counts as live while it is connected. On a host without a controller it waits for this
-    host's agent alone: that it applied the revision, or that a controller confirmed its map. Exit code 3
-    when time is up, with who is behind and why, or why the controller can't know.
+    host's agent alone; which map is the newest a controller says, once it has asked its store. Exit code 3
+    when time is up, with who is behind and why, or why the controllers can't know.
     """
     if converged == (revision is not None):
         raise UsageError("say what to wait for", "either --revision R or --converged")
@@ -78,44 +77,16 @@ def _for_all(config: ControllerConfig, network: str, revision: int, limit: int, 
 
 def _for_this_host(config: AgentConfig, revision: int, limit: int, *, as_json: bool) -> None:
     from overmesh.cli import client
-
-    reached, at, why = client.run(
-        _reached(config, revision, limit) if revision else _confirmed(config, limit)
-    )
-    if as_json:
-        output.show_json({"scope": "host", "converged": reached, "revision": at})
-    if not reached:
-        raise NotYetError(f"this host is at revision {at}: {why}", "see meshctl status")
-    if not as_json:
-        output.show(f"This host is in step at revision {at}.")
-
-
-async def _reached(config: AgentConfig, revision: int, limit: int) -> tuple[bool, int, str]:
-    """Wait until this host has applied a revision; return whether it has, where it is, and why not."""
-    from overmesh.cli import client
     from overmesh.proto import agent_pb2
 
     request = agent_pb2.WaitRequest(revision=revision, timeout_ms=limit * 1000)
-    reply = await client.ask(client.agent(config), lambda agent: agent.Wait(request), limit + _GRACE)
-    return reply.reached, reply.revision, f"not at {revision}"
-
-
-async def _confirmed(config: AgentConfig, limit: int) -> tuple[bool, int, str]:
-    """Wait until a controller that is connected has confirmed this host's map; return as `_reached` does."""
-    import asyncio
-
-    from overmesh.cli import client
-    from overmesh.proto import agent_pb2
-
-    async with client.agent(config) as agent:
-        for _ in range(int(limit / _LOOK_EVERY)):
-            status = await agent.Status(agent_pb2.StatusRequest(), timeout=client.CALL_TIMEOUT)
-            connected = status.controller.connected
-            if connected and 0 <= status.map_age_seconds <= status.controller.since_seconds:
-                return True, status.revision, ""
-            await asyncio.sleep(_LOOK_EVERY)
-    why = "the controller has not confirmed it yet" if connected else status.controller.error
-    return False, status.revision, why or "no controller is connected"
+    reply: agent_pb2.WaitReply = client.ask_agent(config, lambda agent: agent.Wait(request), limit + _GRACE)
+    if as_json:
+        output.show_json({"scope": "host", "converged": reply.reached, "revision": reply.revision})
+    if not reply.reached:
+        raise NotYetError(f"this host is at revision {reply.revision}: {reply.reason}", "see meshctl status")
+    if not as_json:
+        output.show(f"This host is in step at revision {reply.revision}.")
 
 
 def _who_and_why(one: "admin_pb2.Behind") -> str:

@@ -16,6 +16,7 @@ import grpc.aio
 import pytest
 
 from overmesh import rpc
+from overmesh.agent import service as services
 from overmesh.agent.daemon import Agent
 from overmesh.agent.fastpath import answers
 from overmesh.agent.host import Route
@@ -28,6 +29,7 @@ from overmesh.errors import (
     CorruptStateError,
     HostError,
     NotFoundError,
+    NotYetError,
     OvermeshError,
     PortInUseError,
     UnreachableError,
@@ -188,6 +190,35 @@ async def test_waiting_for_a_revision(config: AgentConfig) -> None:
         agent.replica.receive(snapshot(6, members(2))[0])
         await agent.apply()
         assert (await later).reached
+        await agent.leave(force=True)
+
+
+async def test_waiting_for_the_map_as_it_is_now(config: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    coming: list[mesh_pb2.HeadReply | OvermeshError] = []
+
+    async def head(*_: object) -> mesh_pb2.HeadReply:
+        answer = coming.pop(0) if len(coming) > 1 else coming[0]
+        if isinstance(answer, OvermeshError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("overmesh.agent.calls.head", head)
+    monkeypatch.setattr(services, "_PAUSE", 0.01)
+    away = NotYetError("the store can't be asked: it is away")
+    async with running(config) as (agent, stub):
+        digest = agent.replica.digest.to_bytes()
+
+        async def waited(*said: mesh_pb2.HeadReply | OvermeshError) -> agent_pb2.WaitReply:
+            coming[:] = said
+            reply: agent_pb2.WaitReply = await stub.Wait(agent_pb2.WaitRequest(timeout_ms=200))
+            return reply
+
+        assert (await waited(mesh_pb2.HeadReply(revision=5, digest=digest))).reached
+        assert (await waited(away, mesh_pb2.HeadReply(revision=5, digest=digest))).reached
+        assert (await waited(mesh_pb2.HeadReply(revision=9, digest=digest))).reached, "as of another's head"
+        assert (await waited(away)).reason == away.cause
+        behind = await waited(mesh_pb2.HeadReply(revision=6, digest=b"another"))
+        assert (behind.reached, behind.revision, behind.reason) == (False, 5, "not at 6")
         await agent.leave(force=True)
 
 

@@ -1,7 +1,5 @@
 import json
 
-import pytest
-
 from overmesh.proto import admin_pb2, agent_pb2
 from tests.unit.cli.conftest import Fake, Meshctl
 
@@ -58,36 +56,20 @@ def test_revision_on_a_host_without_controller(agent: Fake, meshctl: Meshctl) ->
     ran = meshctl("wait", "--revision", "9", "--timeout", "3s")
     assert (ran.code, ran.out) == (0, "This host is in step at revision 9.\n")
     assert agent.requests == [agent_pb2.WaitRequest(revision=9, timeout_ms=3000)]
-    agent.answers["Wait"] = agent_pb2.WaitReply(reached=False, revision=8)
+    agent.answers["Wait"] = agent_pb2.WaitReply(revision=8, reason="not at 9")
     ran = meshctl("wait", "--revision", "9")
     assert (ran.code, ran.err) == (3, "meshctl: this host is at revision 8: not at 9. See meshctl status.\n")
 
 
-def test_converged_on_a_host_without_controller(
-    agent: Fake, meshctl: Meshctl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("overmesh.cli.options.seconds", lambda _: 0.3)
-
-    def status(age: float, *, connected: bool = True) -> agent_pb2.StatusReply:
-        controller = agent_pb2.Controller(
-            connected=connected, since_seconds=60, error="" if connected else "no route"
-        )
-        return agent_pb2.StatusReply(revision=9, map_age_seconds=age, controller=controller)
-
-    agent.answers["Status"] = status(5)
+def test_converged_on_a_host_without_controller(agent: Fake, meshctl: Meshctl) -> None:
+    agent.answers["Wait"] = agent_pb2.WaitReply(reached=True, revision=9)
     assert json.loads(meshctl("wait", "--converged", "--json").out) == {
         "scope": "host",
         "converged": True,
         "revision": 9,
     }
-    for reply, why in (
-        (status(-1), "the controller has not confirmed it yet"),
-        (status(61), "the controller has not confirmed it yet"),
-        (status(5, connected=False), "no route"),
-    ):
-        agent.answers["Status"] = reply
-        ran = meshctl("wait", "--converged")
-        assert (ran.code, ran.err) == (
-            3,
-            f"meshctl: this host is at revision 9: {why}. See meshctl status.\n",
-        )
+    assert agent.requests == [agent_pb2.WaitRequest(timeout_ms=30_000)]
+    agent.answers["Wait"] = agent_pb2.WaitReply(revision=9, reason="the store can't be asked: it is away")
+    ran = meshctl("wait", "--converged")
+    said = "meshctl: this host is at revision 9: the store can't be asked: it is away. See meshctl status.\n"
+    assert (ran.code, ran.err) == (3, said)

@@ -200,6 +200,9 @@ async def test_leaving_is_a_removal(world: World) -> None:
     await watcher.receive()
     await watcher.ack()
     reply = await leaver.Leave(mesh_pb2.LeaveRequest())
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await leaver.Head(mesh_pb2.HeadRequest())
+    assert isinstance(rpc.raised(raised.value, ""), RemovedError)
     assert await watcher.receive() == "delta"
     assert watcher.revision == reply.revision
     assert watcher.members == {"network", f"node/{b.id}", f"endpoints/{b.id}"}

@@ -21,7 +21,7 @@ from overmesh.controller.store import keys, open_store
 from overmesh.controller.store.base import Put, RangeResult, Store
 from overmesh.controller.store.timed import TimedStore
 from overmesh.errors import LeaseNotFoundError, NotYetError, StoreUnavailableError
-from overmesh.proto import admin_pb2
+from overmesh.proto import admin_pb2, mesh_pb2
 from tests.etcd import cluster
 from tests.unit.controller import lab
 from tests.unit.controller.lab import ROOT, START, Clock
@@ -115,17 +115,24 @@ async def test_all_that_a_controller_without_its_store_says(
             admin = talking.admin
             converged = await admin.Wait(admin_pb2.WaitRequest(timeout_ms=2000))
             assert converged.converged
+            member_of_it = await talking.joined(lab.Host("a"))
+            head = await member_of_it.Head(mesh_pb2.HeadRequest())
+            assert head.revision == controller.mirror.view("mesh").map.head.revision
             [here] = (await admin.ListControllers(admin_pb2.ListControllersRequest())).controllers
             asked = counting_ranges(monkeypatch)
             assert await said(admin.ListNodes(admin_pb2.ListNodesRequest())) == []
             assert (list(here.problems), len(asked)) == ([], 1)
 
             member.kill()
-            with pytest.raises(grpc.aio.AioRpcError) as raised:
-                await admin.Wait(admin_pb2.WaitRequest(timeout_ms=100))
-            error = rpc.raised(raised.value, "controller")
-            assert isinstance(error, NotYetError)
-            assert error.cause.startswith("the store can't be asked: ")
+            for call in (
+                admin.Wait(admin_pb2.WaitRequest(timeout_ms=100)),
+                member_of_it.Head(mesh_pb2.HeadRequest()),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await call
+                error = rpc.raised(raised.value, "controller")
+                assert isinstance(error, NotYetError)
+                assert error.cause.startswith("the store can't be asked: ")
             of_the_past = admin_pb2.WaitRequest(revision=converged.revision, timeout_ms=100)
             assert (await admin.Wait(of_the_past)).converged
             [of_nodes] = await said(admin.ListNodes(admin_pb2.ListNodesRequest()))
