@@ -1,6 +1,7 @@
 """Group commit, with an etcd that answers when it is told to."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,6 +168,16 @@ async def test_who_has_given_up_is_left_behind() -> None:
     assert [op.request_put.value for op in etcd.sent[1].success] == [b"2"]
     await etcd.answer()
     assert (await other).succeeded
+
+
+async def test_an_error_that_nobody_waits_for_is_nobodys_surprise(caplog: pytest.LogCaptureFixture) -> None:
+    etcd = Etcd()
+    task = await etcd.begin(Put("/a", b""))
+    task.cancel()
+    await settled()
+    await etcd.answer(StoreUnavailableError("no answer"))
+    gc.collect()  # asyncio tells of what was never looked at when it is gone
+    assert not caplog.records
 
 
 async def test_one_that_is_not_answered_does_not_hold_up_the_rest() -> None:
