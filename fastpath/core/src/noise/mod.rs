@@ -4,7 +4,7 @@
 //! sessions to seal with (`sealer`), and says what is to be done (`poll_output`, `poll_timeout`). Behind it:
 //!
 //! ```text
-//! peers    whom a message is for; who may have a handshake ─ admission, cookie
+//! peers    whom a message is for; who may have a handshake ─ admission, cookie, shared
 //! peer     sessions, handshake and timers of one peer      ─ timers
 //! session  seals and opens                                 ─ aead, replay
 //! handshake  two messages, by snow                         ─ keys, tai64n
@@ -23,6 +23,7 @@ mod peer;
 mod peers;
 mod replay;
 mod session;
+mod shared;
 mod tai64n;
 mod timers;
 #[cfg(feature = "testing")]

@@ -1,8 +1,9 @@
 //! All sealed peers of a host: whom a message is for, and what there is to send.
 
+mod incoming;
+
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::fmt;
+use std::collections::{BinaryHeap, HashMap};
 use std::mem;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -10,16 +11,15 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use incoming::Local;
+
 use super::admission::{Limiter, Load};
 use super::aead::Suite;
-use super::cookie::Checker;
-use super::handshake::{Ephemeral, Responder};
-use super::keys::{HostKeys, PeerKeys, PrivateKey, PublicKey};
+use super::keys::{HostKeys, PeerKeys, PublicKey};
 use super::peer::{Peer, Sealer};
-use super::session::Session;
+use super::shared::Shared;
 use crate::drops::{DropReason, Dropped};
 use crate::peers::PeerIndex;
-use crate::wire::wireguard::{CookieReply, Data, Initiation, Message, Response};
 
 /// Two readings of the caller's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,14 +90,7 @@ impl Peers {
         let keys = keys.into();
         Self {
             locals: Local::all(&keys),
-            shared: Shared {
-                keys,
-                random,
-                lane: 0,
-                mtu: 0,
-                indexes: HashMap::default(),
-                outputs: VecDeque::new(),
-            },
+            shared: Shared::new(keys, random),
             states: Vec::new(),
             by_key: HashMap::default(),
             users: Default::default(),
@@ -226,27 +219,6 @@ impl Peers {
         self.with(peer, |peer, shared| peer.wait(packet, now, shared))
     }
 
-    /// Takes a datagram; a packet in it is opened in place.
-    ///
-    /// # Errors
-    /// A named drop, blamed on a peer only where the peer is proved to have sent it or to be meant
-    /// by its index.
-    pub fn handle_datagram(
-        &mut self,
-        datagram: &mut [u8],
-        source: SocketAddr,
-        now: Now,
-    ) -> Result<Received, Dropped> {
-        let message = Message::new_checked(datagram).map_err(|reason| reason.by(None))?;
-        let (peer, live) = match message {
-            Message::Data(data) => return self.open(data, datagram, source, now),
-            Message::Initiation(initiation) => (self.respond(initiation, source, now)?, false),
-            Message::Response(response) => (self.finish(response, source, now)?, true),
-            Message::CookieReply(reply) => (self.take_cookie(reply, now)?, true),
-        };
-        Ok(Received { peer, live, packet: 0..0 })
-    }
-
     /// When [`Self::handle_timeout`] is to be called; `None`: not before something else happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
@@ -267,88 +239,6 @@ impl Peers {
     /// What is to be done besides; ask until there is nothing.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.shared.outputs.pop_front()
-    }
-
-    fn open(
-        &mut self,
-        data: Data,
-        datagram: &mut [u8],
-        source: SocketAddr,
-        now: Now,
-    ) -> Result<Received, Dropped> {
-        let peer = self.peer_by(data.receiver)?;
-        let opened = self.with(peer, |peer, shared| peer.open(data, datagram, source, now, shared));
-        let packet = opened.map_err(|reason| reason.by(peer))?;
-        Ok(Received { peer, live: true, packet })
-    }
-
-    fn respond(
-        &mut self,
-        initiation: Initiation,
-        source: SocketAddr,
-        now: Now,
-    ) -> Result<PeerIndex, Dropped> {
-        let local = self.admit(initiation.bytes(), source, now).map_err(|reason| reason.by(None))?;
-        let responder = self.identify(initiation, local).map_err(|reason| reason.by(None))?;
-        let (suite, responder) = responder;
-        let known = self.by_key.get(&responder.remote).copied();
-        let peer = known.ok_or_else(|| DropReason::KeyUnknown.by(None))?;
-        if self.states[peer.0].keys.suite != suite {
-            return Err(DropReason::SuiteMismatch.by(peer));
-        }
-        let answered = self.with(peer, |peer, shared| peer.respond(responder, source, now, shared));
-        answered.map(|()| peer).map_err(|reason| reason.by(peer))
-    }
-
-    /// Who began a handshake, and with which suite: that which opens it.
-    fn identify(&mut self, initiation: Initiation, local: usize) -> Result<(Suite, Responder), DropReason> {
-        let Self { shared, users, locals, .. } = self;
-        let mut open = |suite: Suite| {
-            let ephemeral = shared.ephemeral();
-            Responder::open(&locals[local].private_key, suite, initiation, ephemeral)
-                .map(|opened| (suite, opened))
-        };
-        let used = |suite: &Suite| users[*suite as usize] > 0;
-        let opened = Suite::ALL.into_iter().filter(used).find_map(|suite| open(suite).ok());
-        opened.ok_or(DropReason::HandshakeInvalid)
-    }
-
-    fn finish(&mut self, response: Response, source: SocketAddr, now: Now) -> Result<PeerIndex, Dropped> {
-        self.admit(response.bytes(), source, now).map_err(|reason| reason.by(None))?;
-        let peer = self.peer_by(response.receiver())?;
-        let finished = self.with(peer, |peer, shared| peer.finish(response, source, now, shared));
-        finished.map(|()| peer).map_err(|reason| reason.by(peer))
-    }
-
-    fn take_cookie(&mut self, reply: CookieReply, now: Now) -> Result<PeerIndex, Dropped> {
-        let peer = self.peer_by(reply.receiver())?;
-        let taken = self.with(peer, |peer, _| peer.take_cookie(reply, now));
-        taken.map(|()| peer).map_err(|reason| reason.by(peer))
-    }
-
-    /// Whether a handshake message is worth its cost, and which of this host's keys it is for.
-    fn admit(&mut self, message: &[u8], source: SocketAddr, now: Now) -> Result<usize, DropReason> {
-        let addressed = self.locals.iter().position(|local| local.checker.mac1_is_valid(message));
-        let local = addressed.ok_or(DropReason::Mac1Invalid)?;
-        if !self.load.is_heavy(now.time) {
-            return Ok(local);
-        }
-        let checker = &mut self.locals[local].checker;
-        if !checker.mac2_is_valid(message, source, now.time) {
-            if !self.load.grants_cookie() {
-                return Err(DropReason::HandshakeRate);
-            }
-            let reply = checker.reply(message, source, now.time, &mut self.shared.random);
-            let transmit =
-                Output::Transmit { peer: None, endpoint: source, message: reply.to_vec(), packet_len: 0 };
-            self.shared.outputs.push_back(transmit);
-            return Err(DropReason::CookieRequired);
-        }
-        if self.limiter.admits(source.ip(), now.time) { Ok(local) } else { Err(DropReason::HandshakeRate) }
-    }
-
-    fn peer_by(&self, index: u32) -> Result<PeerIndex, Dropped> {
-        self.shared.indexes.get(&index).copied().ok_or(DropReason::IndexUnknown.by(None))
     }
 
     /// Lets a peer act, then sees to its timers.
@@ -391,96 +281,4 @@ fn schedule(wakes: &mut BinaryHeap<Reverse<(Duration, usize)>>, at: usize, peer:
 /// Whether a peer that is known by the same key may go on with its sessions.
 fn is_same(old: &PeerKeys, new: &PeerKeys) -> bool {
     old.preshared_key == new.preshared_key && old.suite == new.suite
-}
-
-/// A key of this host's that a handshake message may be for.
-#[derive(Debug)]
-struct Local {
-    private_key: PrivateKey,
-    checker: Checker,
-}
-
-impl Local {
-    fn all(keys: &HostKeys) -> Vec<Self> {
-        let local =
-            |key: &PrivateKey| Self { private_key: key.clone(), checker: Checker::new(&key.public()) };
-        keys.iter().map(local).collect()
-    }
-}
-
-/// What peers share: the host's keys, randomness, the indexes given out, what is to be done.
-pub(super) struct Shared {
-    keys: HostKeys,
-    random: Random,
-    /// Which lane of the host this is; handshakes are with that lane of a peer.
-    pub(super) lane: u8,
-    /// Padding does not go beyond.
-    pub(super) mtu: usize,
-    /// Whom the index in a message means.
-    indexes: HashMap<u32, PeerIndex, RandomState>,
-    outputs: VecDeque<Output>,
-}
-
-impl Shared {
-    /// What to begin a handshake with: this host's own key, or the other one, if there is one.
-    pub(super) fn private_key(&self, other: bool) -> &PrivateKey {
-        self.keys.other.as_ref().filter(|_| other).unwrap_or(&self.keys.own)
-    }
-
-    pub(super) fn ephemeral(&mut self) -> Ephemeral {
-        let mut ephemeral = Ephemeral::default();
-        (self.random)(&mut *ephemeral);
-        ephemeral
-    }
-
-    /// A random part of `most`.
-    pub(super) fn jitter(&mut self, most: Duration) -> Duration {
-        most.mul_f64(f64::from(self.random_u32()) / f64::from(u32::MAX))
-    }
-
-    /// An index that no other session or handshake has: random, so that it tells nothing.
-    pub(super) fn new_index(&mut self, peer: PeerIndex) -> u32 {
-        loop {
-            let index = self.random_u32();
-            if let std::collections::hash_map::Entry::Vacant(entry) = self.indexes.entry(index) {
-                entry.insert(peer);
-                return index;
-            }
-        }
-    }
-
-    pub(super) fn release(&mut self, index: u32) {
-        self.indexes.remove(&index);
-    }
-
-    /// Ends a session: nothing can name it any more, and its keys are wiped.
-    pub(super) fn retire(&mut self, session: Option<Box<Session>>) {
-        if let Some(session) = session {
-            self.release(session.local);
-        }
-    }
-
-    pub(super) fn transmit(&mut self, peer: PeerIndex, endpoint: SocketAddr, message: Vec<u8>) {
-        self.report(Output::Transmit { peer: Some(peer), endpoint, message, packet_len: 0 });
-    }
-
-    pub(super) fn report(&mut self, output: Output) {
-        self.outputs.push_back(output);
-    }
-
-    pub(super) fn drop(&mut self, dropped: Dropped) {
-        self.report(Output::Dropped(dropped));
-    }
-
-    fn random_u32(&mut self) -> u32 {
-        let mut bytes = [0; 4];
-        (self.random)(&mut bytes);
-        u32::from_le_bytes(bytes)
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Shared").field("indexes", &self.indexes).finish_non_exhaustive()
-    }
 }

@@ -74,8 +74,11 @@ impl Table {
         }
         // All that goes, goes before anything comes: a prefix may pass from one peer to another.
         let places = specs.iter().map(|spec| table.place(spec)).collect::<Result<Vec<_>, _>>()?;
-        places.into_iter().try_for_each(|at| table.link(at))?;
-        if table.own != self.own {
+        places.iter().try_for_each(|at| table.link(*at))?;
+        if table.own == self.own {
+            // Who stays was held against them before.
+            places.iter().try_for_each(|at| table.check_keys(table.peer(*at)))?;
+        } else {
             table.peers.iter().try_for_each(|peer| table.check_keys(peer))?;
         }
         Ok(table)
@@ -113,7 +116,6 @@ impl Table {
         if self.by_id.insert(peer.id.clone(), at).is_some() {
             return Err(TableError::DuplicateId(peer.id.to_string()));
         }
-        self.check_keys(&peer)?;
         for name in peer.keys.iter().flat_map(PeerKeys::names) {
             if let Some(first) = self.by_key.insert(name, at) {
                 let [first, second] = [first, at].map(|at| self.peer(at).id.to_string());

@@ -199,6 +199,18 @@ fn who_stays_is_held_against_new_keys_of_this_host_too() {
     assert_ne!(under(Some(host_keys(4))).unwrap().digest(), before.digest());
 }
 
+#[test]
+fn who_comes_is_held_against_the_keys_that_this_host_has_anyway() {
+    let before = sealed(&[Some(2)]).unwrap();
+    let with = |key: Option<u8>| {
+        let keys = key.map(|key| PeerKeys::new(PrivateKey::from([key; 32]).public()));
+        before.changed(42, 1420, Some(host_keys(1)), &[PeerSpec { keys, ..peer("b") }], &[])
+    };
+    assert_eq!(with(Some(1)).unwrap_err(), TableError::OwnKey("b".into()));
+    assert_eq!(with(None).unwrap_err(), TableError::NoKey("b".into()));
+    assert!(with(Some(3)).is_ok());
+}
+
 fn changed(table: &Table, specs: &[PeerSpec], removed: &[&str]) -> Result<Table, TableError> {
     let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
     table.changed(42, 1420, None, specs, &removed)
