@@ -21,7 +21,6 @@ from overmesh.config import JOIN_PORT, ControllerConfig
 from overmesh.controller.admin import AdminService
 from overmesh.controller.agents import Agents
 from overmesh.controller.fleet import ControllersService, Fleet, Here
-from overmesh.controller.fleet.contact import Contact
 from overmesh.controller.fleet.controllers import Registration, called, known, reachable, shed_when_cut_off
 from overmesh.controller.members.remembered import Remembered
 from overmesh.controller.mirror import Mirror
@@ -118,25 +117,12 @@ async def running(
         advertised = tuple(map(_host, config.advertise))
         _make_state_dir(config)
         numbers = Metrics()
-        store = TimedStore(open_store(config.store_target), numbers.store_took)
-        undo.push_async_callback(store.close)
-        undo.enter_context(metrics.served(config.metrics, numbers.registry))
-        undo.enter_context(trace.tracing(config.trace, "controller"))
-        root = await _root(config, store, clock)
-        parts = Parts.of(store, root, clock, platform.node())
-        await parts.mirror.load()
-        following = _duty(undo, parts.mirror.follow())
-        undo.push_async_callback(parts.lease.end)
-        await parts.membership.ensure_network(config.ranges)
-        remembered = Remembered(parts.mirror, parts.revocations, config.state_dir, clock)
-        remembered.load()
-        await remembered.restore()
-        undo.push_async_callback(remembered.end)
+        parts, following = await _on_the_store(undo, config, numbers, clock)
+        remembered = await _remembered(undo, config, parts)
 
         hosts = advertised or _own_hosts(parts.mirror)
-        certificates = ServerCertificates(root, lambda: parts.mirror.roots, hosts, clock)
-        contact = Contact(store, parts.mirror, parts.lease)
-        servers = Servers(numbers.answered, contact.current)
+        certificates = ServerCertificates(parts.root, lambda: parts.mirror.roots, hosts, clock)
+        servers = Servers(numbers.answered, parts.contact.current)
         undo.push_async_callback(servers.stop, GRACE)
         listening = servers.listen(
             config.listen,
@@ -146,18 +132,14 @@ async def running(
             lambda mutual: certificates.credentials(mutual=mutual),
         )
         registration = await _in_the_map(parts, hosts, listening)
-        here = Here(parts.mirror, parts.agents, contact, called(registration.record), clock)
-        fleet = Fleet(parts.mirror, root, registration.record, here)
-        resigning = Resigning(store, parts.mirror, root, parts.signer)
-        watch = RootWatch(parts.mirror, root, resigning, config.state_dir, registration.enter)
-        rotation = Rotation(
-            parts.mirror, root, parts.signer, parts.tokens, fleet, resigning, watch, config.state_dir
-        )
+        here = Here(parts.mirror, parts.agents, parts.contact, called(registration.record), clock)
+        fleet = Fleet(parts.mirror, parts.root, registration.record, here)
+        watch, rotation = _rotating(config, parts, fleet, registration)
         await servers.start(
             JoinService(parts, lambda: reachable(parts.mirror, registration.record), numbers.joined),
-            MeshService(parts, remembered, contact, numbers.acked),
+            MeshService(parts, remembered, numbers.acked),
             ControllersService(here),
-            AdminService(parts, fleet, rotation, contact, _join_target(hosts, listening)),
+            AdminService(parts, fleet, rotation, _join_target(hosts, listening)),
         )
         stopping = UnreachableError("the controller is stopping", "try again")
         undo.callback(parts.agents.finish_all, stopping)
@@ -165,8 +147,44 @@ async def running(
         own = (certificates.keep_fresh(), watch.follow(), registration.keep(), remembered.keep())
         duties = {following, *(_duty(undo, duty) for duty in (*own, *_chores(parts)))}
         numbers.watch(parts.mirror, parts.agents, parts.lease)
-        _log.info("controller ready", extra=_event(listening, root, parts.mirror))
-        yield Controller(listening, root, parts.mirror, parts.agents, duties)
+        _log.info("controller ready", extra=_event(listening, parts.root, parts.mirror))
+        yield Controller(listening, parts.root, parts.mirror, parts.agents, duties)
+
+
+async def _on_the_store(
+    undo: AsyncExitStack, config: ControllerConfig, numbers: Metrics, clock: Callable[[], float]
+) -> "tuple[Parts, asyncio.Task[Any]]":
+    """Return the parts, whose mirror has a network at least, and the duty that keeps it as the store is."""
+    store = TimedStore(open_store(config.store_target), numbers.store_took)
+    undo.push_async_callback(store.close)
+    undo.enter_context(metrics.served(config.metrics, numbers.registry))
+    undo.enter_context(trace.tracing(config.trace, "controller"))
+    root = await _root(config, store, clock)
+    parts = Parts.of(store, root, clock, platform.node())
+    await parts.mirror.load()
+    following = _duty(undo, parts.mirror.follow())
+    undo.push_async_callback(parts.lease.end)
+    await parts.membership.ensure_network(config.ranges)
+    return parts, following
+
+
+async def _remembered(undo: AsyncExitStack, config: ControllerConfig, parts: Parts) -> Remembered:
+    """Return what is known of revocations beside the store, which has them all again."""
+    remembered = Remembered(parts.mirror, parts.revocations, config.state_dir, parts.clock)
+    remembered.load()
+    await remembered.restore()
+    undo.push_async_callback(remembered.end)
+    return remembered
+
+
+def _rotating(
+    config: ControllerConfig, parts: Parts, fleet: Fleet, registration: Registration
+) -> tuple[RootWatch, Rotation]:
+    """Return what rotates the mesh root, here and on command."""
+    mirror, root, signer = parts.mirror, parts.root, parts.signer
+    resigning = Resigning(parts.store, mirror, root, signer)
+    watch = RootWatch(mirror, root, resigning, config.state_dir, registration.enter)
+    return watch, Rotation(mirror, root, signer, parts.tokens, fleet, resigning, watch, config.state_dir)
 
 
 def _chores(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:

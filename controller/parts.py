@@ -10,6 +10,7 @@ from typing import Self
 
 from overmesh.controller.agents import Agents
 from overmesh.controller.audit import Audit
+from overmesh.controller.fleet.contact import Contact
 from overmesh.controller.fleet.lease import Lease
 from overmesh.controller.fleet.presence import Presence
 from overmesh.controller.join import Joins
@@ -43,6 +44,7 @@ class Parts:
     tokens: Tokens
     pending: Pendings
     lease: Lease
+    contact: Contact
     presence: Presence
     agents: Agents
     clones: Clones
@@ -97,6 +99,7 @@ class Parts:
             tokens=tokens,
             pending=pending,
             lease=lease,
+            contact=Contact(store, mirror, lease),
             presence=presence,
             agents=agents,
             clones=clones,

@@ -21,7 +21,6 @@ from grpc_reflection.v1alpha import reflection
 from overmesh import rpc
 from overmesh.controller.admin import AdminService
 from overmesh.controller.fleet import ControllersService
-from overmesh.controller.fleet.contact import Contact
 from overmesh.controller.fleet.presence import Health
 from overmesh.controller.join import Admission, Application
 from overmesh.controller.members.pending import LONGEST_WAIT
@@ -139,17 +138,13 @@ class MeshService:
     Args:
         parts: of this controller.
         remembered: takes what agents have seen of the store.
-        contact: with the store.
         acked: is told how many seconds an ack took.
 
     """
 
-    def __init__(
-        self, parts: Parts, remembered: Remembered, contact: Contact, acked: Callable[[float], None]
-    ) -> None:
+    def __init__(self, parts: Parts, remembered: Remembered, acked: Callable[[float], None]) -> None:
         self._parts = parts
         self._remembered = remembered
-        self._contact = contact
         self._watch = Watch(parts.agents, parts.clones, acked)
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -205,7 +200,7 @@ class MeshService:
     async def _head(self, _request: mesh_pb2.HeadRequest, context: Context) -> mesh_pb2.HeadReply:
         caller = self._caller(context)
         self._parts.agents.check_member(caller)
-        await self._contact.all_known(0)
+        await self._parts.contact.all_known(0)
         head = self._parts.mirror.view(caller.network).map.head
         return mesh_pb2.HeadReply(revision=head.revision, digest=head.digest)
 

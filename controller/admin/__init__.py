@@ -12,7 +12,6 @@ from overmesh.controller.admin.auditing import Auditing, removed_node
 from overmesh.controller.admin.rotating import Rotating
 from overmesh.controller.agents import Sighting
 from overmesh.controller.fleet import Fleet
-from overmesh.controller.fleet.contact import Contact
 from overmesh.controller.members.tokens import Token
 from overmesh.controller.parts import Parts
 from overmesh.controller.rotation.roots import Rotation
@@ -35,18 +34,14 @@ class AdminService(Auditing, Approving, Rotating):
         parts: of this controller.
         fleet: all controllers, to ask.
         rotation: of the mesh root.
-        contact: with the store.
         join_target: host or host:port that new hosts are told to join at.
 
     """
 
-    def __init__(
-        self, parts: Parts, fleet: Fleet, rotation: Rotation, contact: Contact, join_target: str
-    ) -> None:
+    def __init__(self, parts: Parts, fleet: Fleet, rotation: Rotation, join_target: str) -> None:
         self._parts = parts
         self._fleet = fleet
         self._rotation = rotation
-        self._contact = contact
         self._join_target = join_target
 
     # Tokens.
@@ -221,7 +216,7 @@ class AdminService(Auditing, Approving, Rotating):
         """Return when every connected agent holds the map as of a revision of the store, or time is up."""
         deadline = time.monotonic() + request.timeout_ms / 1000
         if not request.revision:
-            await self._contact.all_known(request.timeout_ms / 1000)
+            await self._parts.contact.all_known(request.timeout_ms / 1000)
         view = self._parts.mirror.view(request.network or DEFAULT_NETWORK)
         revision = request.revision or view.map.head.revision
         return await self._fleet.wait(view.name, revision, max(0.0, deadline - time.monotonic()))
