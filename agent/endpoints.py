@@ -59,8 +59,10 @@ def candidates(underlay: Underlay, port: int, preferred: Iterable[Address] = ())
     wanted = list(preferred)
     near = {entry.link for entry in offered if entry.address in wanted}
 
-    def rank(entry: LinkAddress) -> tuple[bool, bool, int, int]:
-        return entry.address not in wanted, entry.link not in near, entry.link, entry.address.version
+    def rank(entry: LinkAddress) -> tuple[bool, bool, bool, int, int]:
+        # Secondary ones may be many, and what leaves the host has another source unless a route says so.
+        unlikely = entry.address not in wanted, entry.secondary, entry.link not in near
+        return *unlikely, entry.link, entry.address.version
 
     return tuple(Endpoint(entry.address, port) for entry in sorted(offered, key=rank)[:LIMIT])
 

@@ -24,12 +24,16 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class LinkAddress:
-    """An address on an interface. usable: neither tentative, failed, deprecated nor temporary."""
+    """An address on an interface. usable: neither tentative, failed, deprecated nor temporary.
+
+    secondary: IPv4, and the interface had another one of this subnet before.
+    """
 
     link: int
     address: Address
     prefix_length: int
     usable: bool = True
+    secondary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,12 @@ _IFA_F_TEMPORARY, _IFA_F_NODAD, _IFA_F_DADFAILED, _IFA_F_DEPRECATED, _IFA_F_TENT
     0x20,
     0x40,
 )
-_PASSING = _IFA_F_TEMPORARY | _IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE
+# The same bit means another thing for each family.
+_IFA_F_SECONDARY = _IFA_F_TEMPORARY
+_PASSING = {
+    4: _IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE,
+    6: _IFA_F_TEMPORARY | _IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE,
+}
 _RTN_UNICAST = 1
 _RT_TABLE_MAIN, _RT_TABLE_LOCAL = 254, 255
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
@@ -239,8 +244,15 @@ def _address(message: Any) -> LinkAddress | None:
     text = message.get("local") or message.get("address")
     if text is None:
         return None
+    address = ip_address(text)
     flags = message.get("IFA_FLAGS") or message["flags"]
-    return LinkAddress(message["index"], ip_address(text), message["prefixlen"], not flags & _PASSING)
+    return LinkAddress(
+        message["index"],
+        address,
+        message["prefixlen"],
+        usable=not flags & _PASSING[address.version],
+        secondary=address.version == 4 and bool(flags & _IFA_F_SECONDARY),
+    )
 
 
 def _route(message: Any) -> Route | None:

@@ -121,6 +121,28 @@ async def test_a_host_comes_up_from_its_disk_and_drift_is_repaired(config: Agent
         await agent.leave(force=True)
 
 
+def ip(*args: str) -> None:
+    subprocess.run(["ip", *args], check=True)
+
+
+async def test_two_addresses_of_a_subnet() -> None:
+    ip("link", "add", "two0", "type", "bridge")
+    try:
+        for address in ("198.51.100.1/24", "198.51.100.2/24", "2001:db8:5::1/64"):
+            ip("address", "add", address, "dev", "two0", *(["nodad"] if ":" in address else []))
+        async with Netlink.open() as netlink:
+            underlay = await netlink.underlay()
+        link = underlay.link("two0")
+        held = [entry for entry in underlay.addresses if link and entry.link == link.index]
+        assert [(str(entry.address), entry.usable, entry.secondary) for entry in held] == [
+            ("198.51.100.1", True, False),
+            ("198.51.100.2", True, True),
+            ("2001:db8:5::1", True, False),
+        ]
+    finally:
+        ip("link", "delete", "two0")
+
+
 async def test_an_agent_that_stops_leaves_everything_as_it_is(config: AgentConfig) -> None:
     async with running(config) as (agent, _):
         assert agent.problems == ()
@@ -360,8 +382,8 @@ def test_a_machine_is_told_from_another_without_its_machine_id() -> None:
 
 async def test_an_interface_of_another_kind_is_never_removed(config: AgentConfig) -> None:
     async with Netlink.open() as netlink:
-        subprocess.run(["ip", "link", "add", config.interface, "type", "bridge"], check=True)
+        ip("link", "add", config.interface, "type", "bridge")
         await netlink.delete_tun(config.interface)
         assert await netlink.link(config.interface)
-        subprocess.run(["ip", "link", "delete", config.interface], check=True)
+        ip("link", "delete", config.interface)
         await netlink.delete_tun(config.interface)

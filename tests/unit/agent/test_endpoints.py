@@ -67,6 +67,15 @@ def test_the_way_to_the_controller_comes_first_then_its_neighbours() -> None:
     assert offered(underlay, "2001:db8::2") == ["[2001:db8::2]:6081", "10.2.0.1:6081", "10.1.0.1:6081"]
 
 
+def test_second_addresses_of_a_subnet_come_last_unless_packets_leave_from_one() -> None:
+    second = LinkAddress(2, ip_address("192.0.2.8"), 24, secondary=True)
+    other = Link(3, "eth1")
+    underlay = Underlay((ETH0[0], other), (second, *host(ETH0, (other, ("10.1.0.1",))).addresses))
+    usual = ["192.0.2.7:6081", "[2001:db8::7]:6081", "10.1.0.1:6081"]
+    assert offered(underlay) == [*usual, "192.0.2.8:6081"]
+    assert offered(underlay, "192.0.2.8") == ["192.0.2.8:6081", *usual]
+
+
 def test_there_is_a_limit() -> None:
     assert len(offered(host((Link(2, "eth0"), tuple(f"10.1.0.{n}" for n in range(1, 30)))))) == LIMIT
 
