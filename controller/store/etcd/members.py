@@ -5,6 +5,7 @@ is sent its channel is ready; what fails later may have happened.
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from overmesh.controller.store.etcd.failures import (
     was_not_begun,
 )
 from overmesh.controller.store.etcd.target import EtcdTarget
+from overmesh.controller.store.etcd.tls import Renewable
 
 # Seconds. An election takes one or two, and what was sent meanwhile is never answered.
 CONNECT_TIMEOUT = 2.0
@@ -31,6 +33,8 @@ RETRY_LIMIT = 6.0
 _PAUSE = 0.05
 # A member that knows of no leader refuses at once, instead of letting us wait.
 METADATA = (("hasleader", "true"),)
+
+_log = logging.getLogger("overmesh.controller")
 
 _OPTIONS = (
     # Keepalive notices a frozen member only with a ping timeout. etcd allows a ping every 5 s at most.
@@ -51,6 +55,7 @@ class Member:
 
     def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.endpoint = endpoint
+        self.credentials = credentials
         self._channel = (
             grpc.aio.secure_channel(endpoint, credentials, _OPTIONS)
             if credentials
@@ -89,12 +94,17 @@ class Member:
 
 
 class Members:
-    """All members of one etcd."""
+    """All members of one etcd.
+
+    Raises:
+        ConfigError, StoreUnavailableError: not with these certificates; see tls.py.
+
+    """
 
     def __init__(self, target: EtcdTarget) -> None:
-        credentials = target.credentials()
         self.where = target.url
-        self._members = [Member(endpoint, credentials) for endpoint in target.endpoints]
+        self._tls = Renewable(target.files)
+        self._members = [Member(endpoint, self._tls.credentials) for endpoint in target.endpoints]
         # Controllers with the same list spread over it.
         self._current = random.randrange(len(self._members))  # noqa: S311
 
@@ -110,12 +120,24 @@ class Members:
             if await member.is_ready():
                 return member
             self.leave(member)
+        self._tls.check()
         raise unreachable(self.where, await member.complaint())
 
     def leave(self, member: Member) -> None:
-        """Use the next one from now on, if this one is still in use."""
-        if self._members[self._current] is member:
-            self._current = (self._current + 1) % len(self._members)
+        """Use the next one from now on, if this one is still in use.
+
+        Who comes back to it shows the certificate that is in our files by then.
+        """
+        if self._tls.look():
+            _log.info("etcd is shown a renewed certificate")
+        if member not in self._members:
+            return
+        at = self._members.index(member)
+        if at == self._current:
+            self._current = (at + 1) % len(self._members)
+        if member.credentials is not self._tls.credentials:
+            # Whoever still uses the old channel holds it: it ends with the last of them.
+            self._members[at] = Member(member.endpoint, self._tls.credentials)
 
     async def call(self, method: Callable[[Member], Any], request: Any, *, repeatable: bool = True) -> Any:
         """Return a member's answer.

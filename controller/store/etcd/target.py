@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import grpc
-
-from overmesh.controller.store.etcd import tls
 from overmesh.errors import ConfigError
 
 CLIENT_PORT = 2379
@@ -60,15 +57,6 @@ class EtcdTarget:
     def url(self) -> str:
         """What to call it in messages: the address without the files."""
         return f"etcd://{','.join(self.endpoints)}{self.prefix}"
-
-    def credentials(self) -> grpc.ChannelCredentials | None:
-        """Return what to connect with; None: no TLS.
-
-        Raises:
-            ConfigError, StoreUnavailableError: not with these files; see tls.py.
-
-        """
-        return tls.credentials(self.files) if self.files else None
 
 
 def _endpoint(rest: str, text: str) -> str:

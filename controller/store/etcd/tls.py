@@ -1,6 +1,8 @@
 """Certificates for etcd, looked at before gRPC gets them: of a wrong one it says too little, and later."""
 
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,12 +14,55 @@ from cryptography.x509 import Certificate, InvalidVersion, load_pem_x509_certifi
 
 from overmesh.errors import ConfigError, StoreUnavailableError
 
+# Seconds between two looks at the files.
+_LOOK_EVERY = 1.0
 
-def credentials(files: Mapping[str, Path]) -> grpc.ChannelCredentials:
+
+class Renewable:
+    """What to connect with: that of the files as they were when all of them were last right.
+
+    Args:
+        files: paths of PEM files: `ca`, and `cert` and `key` to show one of our own; none: no TLS.
+
+    Raises:
+        ConfigError, StoreUnavailableError: see `credentials`.
+
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+        self._contents = _contents(files)
+        self._looked = time.monotonic()
+        self.credentials = credentials(files, self._contents) if files else None
+
+    def look(self) -> bool:
+        """Take over what is in the files now; return whether it was another certificate, and a good one."""
+        if time.monotonic() < self._looked + _LOOK_EVERY:
+            return False
+        self._looked = time.monotonic()
+        # Files that are being written, or are yet to be renewed, will be looked at again.
+        with suppress(ConfigError, StoreUnavailableError):
+            contents = _contents(self._files)
+            if contents != self._contents:
+                self.credentials, self._contents = credentials(self._files, contents), contents
+                return True
+        return False
+
+    def check(self) -> None:
+        """Raise StoreUnavailableError when nobody could connect with what is in the files now."""
+        try:
+            if self._files:
+                credentials(self._files, _contents(self._files))
+        except ConfigError as error:
+            raise StoreUnavailableError(error.cause, error.fix) from None
+
+
+def credentials(files: Mapping[str, Path], contents: Mapping[str, bytes]) -> grpc.ChannelCredentials:
     """Return what to connect with.
 
     Args:
-        files: paths of PEM files: `ca`, and `cert` and `key` to show one of our own.
+        files: their paths, for the messages.
+        contents: what is in them, as `Renewable` names them.
 
     Raises:
         ConfigError: a file can't be read or holds no such thing, or the key is of another certificate.
@@ -25,7 +70,6 @@ def credentials(files: Mapping[str, Path]) -> grpc.ChannelCredentials:
             renewed: so this is no ConfigError, after which systemd would not start us again.
 
     """
-    contents = {option: _read(option, path) for option, path in files.items()}
     _certificate("ca", files["ca"], contents["ca"])
     if "cert" in files:
         ours = _certificate("cert", files["cert"], contents["cert"])
@@ -36,6 +80,10 @@ def credentials(files: Mapping[str, Path]) -> grpc.ChannelCredentials:
             )
         _check_time(ours, files["cert"])
     return grpc.ssl_channel_credentials(contents["ca"], contents.get("key"), contents.get("cert"))
+
+
+def _contents(files: Mapping[str, Path]) -> Mapping[str, bytes]:
+    return {option: _read(option, path) for option, path in files.items()}
 
 
 def _read(option: str, path: Path) -> bytes:

@@ -20,7 +20,6 @@ from overmesh.errors import ConfigError
 def test_members_and_a_prefix(rest: str, endpoints: tuple[str, ...], prefix: str) -> None:
     target = EtcdTarget.parse(rest)
     assert (target.endpoints, target.prefix, dict(target.files)) == (endpoints, prefix, {})
-    assert target.credentials() is None
 
 
 def test_certificates() -> None:

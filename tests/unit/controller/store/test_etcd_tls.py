@@ -1,14 +1,16 @@
 """An etcd that asks for certificates, and lets each user see a prefix only."""
 
+import asyncio
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc.aio
 import pytest
@@ -25,12 +27,13 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
 
 from overmesh.controller.store import open_store
-from overmesh.controller.store.base import Put, Store
-from overmesh.controller.store.etcd.tls import credentials
+from overmesh.controller.store.base import KeyValue, Put, Store
+from overmesh.controller.store.etcd.tls import Renewable
 from overmesh.controller.store.history import trim_history
 from overmesh.errors import ConfigError, StoreUnavailableError
 from tests.etcd import Member, cluster
@@ -39,11 +42,19 @@ from tests.etcd import Member, cluster
 class Authority:
     """A CA that writes certificates into a directory: NAME.pem and NAME.key."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, key: EllipticCurvePrivateKey | None = None) -> None:
         self._directory = directory
-        self._name, self._key = name, generate_private_key(SECP256R1())
+        self._name, self._key = name, key or generate_private_key(SECP256R1())
         self.path = directory / f"{name}.pem"
-        self._write(name, self._key, self._key, ca=True)
+        if key is None:
+            self._write(name, self._key, self._key, ca=True)
+
+    @classmethod
+    def held(cls, directory: Path, name: str) -> Self:
+        """Return one that was made before."""
+        key = load_pem_private_key((directory / f"{name}.key").read_bytes(), password=None)
+        assert isinstance(key, EllipticCurvePrivateKey)
+        return cls(directory, name, key)
 
     def issue(self, name: str, later: timedelta = timedelta()) -> None:
         self._write(name, generate_private_key(SECP256R1()), self._key, ca=False, later=later)
@@ -181,6 +192,45 @@ async def test_tls_where_there_is_none(tmp_path: Path) -> None:
     assert "leave ca=" in error.fix
 
 
+async def test_a_certificate_that_was_renewed_is_shown_when_the_next_connection_is_made(
+    member: Member, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    authority = Authority.held(tmp_path, "ca")
+    authority.issue("mesh", timedelta(days=-1, seconds=2))
+    store = store_as(member, tmp_path, "mesh")
+    watch = store.watch("/overmesh/", 0)
+    await store.txn((), [Put("/overmesh/v1/root", b"pin")])
+    await asyncio.sleep(2)
+    await store.txn((), [Put("/overmesh/v1/root", b"a connection that is there stays")])
+    member.kill()
+    member.start()
+    await asyncio.to_thread(member.wait_ready)
+    with pytest.raises(StoreUnavailableError, match=r"mesh\.pem of the store is valid from .* UTC only"):
+        await store.get("/overmesh/v1/root")
+    (tmp_path / "mesh.pem").write_bytes(b"half of it")
+    with pytest.raises(StoreUnavailableError):
+        await store.get("/overmesh/v1/root")
+    authority.issue("mesh")
+    async with asyncio.timeout(10):
+        assert (await eventually(store)).value == b"a connection that is there stays"
+        assert [(await anext(watch)).events[0].key for _ in range(2)] == ["/overmesh/v1/root"] * 2
+        result = await store.txn((), [Put("/overmesh/v1/root", b"")])
+        assert (await anext(watch)).revision == result.revision
+    assert caplog.text.count("etcd is shown a renewed certificate") == 1
+    await store.close()
+
+
+async def eventually(store: Store) -> KeyValue:
+    """Return a key once the store answers."""
+    while True:
+        with suppress(StoreUnavailableError):
+            found = await store.get("/overmesh/v1/root")
+            assert found
+            return found
+        await asyncio.sleep(0.05)
+
+
 def test_the_user_sees_one_line(member: Member, tmp_path: Path) -> None:
     store = f"etcd://{member.endpoint}/mesh?ca={tmp_path}/ca.pem"
     command = [
@@ -213,8 +263,8 @@ def ours(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_files_as_they_should_be(ours: dict[str, Path]) -> None:
-    assert credentials(ours)
-    assert credentials({"ca": ours["ca"]})
+    assert Renewable(ours).credentials
+    assert Renewable({"ca": ours["ca"]}).credentials
 
 
 @pytest.mark.parametrize("option", ["ca", "cert", "key"])
@@ -229,7 +279,7 @@ def test_files_that_hold_no_such_thing(ours: dict[str, Path], option: str, conte
     with pytest.raises(
         ConfigError, match=f"^{option}={ours[option]} of the store (can't be read: No such|holds no)"
     ):
-        credentials(ours)
+        Renewable(ours)
 
 
 def test_a_key_of_another_certificate(ours: dict[str, Path]) -> None:
@@ -237,14 +287,14 @@ def test_a_key_of_another_certificate(ours: dict[str, Path]) -> None:
     with pytest.raises(
         ConfigError, match=f"key={ours['key']} of the store is not the key of cert={ours['cert']}"
     ):
-        credentials(ours)
+        Renewable(ours)
 
 
 def test_a_key_with_a_password(ours: dict[str, Path]) -> None:
     key = generate_private_key(SECP256R1())
     ours["key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, LOCKED))
     with pytest.raises(ConfigError, match="is locked with a password"):
-        credentials(ours)
+        Renewable(ours)
 
 
 @pytest.mark.parametrize("days", [-2, 2])
@@ -254,4 +304,4 @@ def test_a_certificate_that_is_not_valid_now(tmp_path: Path, ours: dict[str, Pat
     with pytest.raises(
         StoreUnavailableError, match=f"^cert={ours['cert']} of the store is valid from .* UTC only"
     ):
-        credentials(ours)
+        Renewable(ours)
