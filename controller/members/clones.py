@@ -211,8 +211,8 @@ class Clones:
         return CloneError(
             f"another host is connected as this node ({node_id}): {host or 'not known'}; {here}, holds "
             f"a copy of its keys {'and of its machine id ' if twin else ''}and is quarantined",
-            f"on the copy, {_NEW_MACHINE_ID if twin else ''}remove the state directory and join with a new "
-            "token; if the other host is to go, end its agent: this one takes over within "
+            f"on the copy, {_NEW_MACHINE_ID if twin else ''}meshctl leave, and join with a new token; "
+            "if the other host is to go, end its agent: this one takes over within "
             f"{TAKES_OVER_AFTER / 60:.0f} to 3 minutes",
         )
 
