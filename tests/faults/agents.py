@@ -15,13 +15,12 @@ from overmesh.agent.calls import channel
 from overmesh.agent.peermap import Replica
 from overmesh.agent.state import Identity, StateDir
 from overmesh.agent.sync import Sync
-from overmesh.errors import InvalidError, OvermeshError, StoreUnavailableError, UnreachableError
+from overmesh.errors import InvalidError, OvermeshError
 from overmesh.model import Problem
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
 from overmesh.rpc import raised
-from tests.faults.history import OK, REFUSED, Held, Recorder
-
-TIMEOUT = 8.0
+from tests.faults.history import OK, REFUSED, UNKNOWN, Call, Held, Recorder
+from tests.faults.wire import PATIENCE, TIMEOUT
 
 
 class Follower:
@@ -102,31 +101,32 @@ class Reporting:
         self._ports = itertools.count(10_000)
 
     async def move(self) -> None:
-        """Be somewhere else, and have that confirmed; after a while, give up."""
-        port = next(self._ports)
-        node = self._follower.identity.membership.node_id
+        """Be somewhere else, and say so until it is confirmed, as agents do; after a while, give up."""
+        here = mesh_pb2.Endpoint(address="198.51.100.1", port=next(self._ports))
+        node, places = self._follower.identity.membership.node_id, [f"{here.address}:{here.port}"]
+        recording = self._recorder.call(self._follower.name, "report", node=node, places=places)
+        with recording as call, suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self._report(here, call)
+                while call.outcome == UNKNOWN:
+                    await asyncio.sleep(self._random.random())
+                    await self._report(here, call)
+
+    async def _report(self, here: mesh_pb2.Endpoint, call: Call) -> None:
+        """Say it once, to the controller that the agent follows now, as the run of it that there is now."""
+        sync = self._follower.sync
+        call.controller = sync.contact.address or self._follower.known[0]
         request = mesh_pb2.ReportRequest(
-            endpoints=[mesh_pb2.Endpoint(address="198.51.100.1", port=port)],
-            host_id=self._follower.name,
-            instance=self._follower.sync.instance,
-            lanes=1,
+            endpoints=[here], host_id=self._follower.name, instance=sync.instance, lanes=1
         )
-        places = [f"198.51.100.1:{port}"]
-        with self._recorder.call(self._follower.name, "report", node=node, places=places) as call:
-            for _ in range(5):
-                call.controller = self._follower.sync.contact.address or self._follower.known[0]
-                try:
-                    reply = await self._told(request, call.controller)
-                except (UnreachableError, StoreUnavailableError) as error:
-                    call.error = str(error)
-                except OvermeshError as error:
-                    call.error = str(error)
-                    call.outcome = REFUSED if isinstance(error, InvalidError) else call.outcome
-                    return
-                else:
-                    call.outcome, call.said["revision"] = OK, reply.revision
-                    return
-                await asyncio.sleep(self._random.random())
+        try:
+            reply = await self._told(request, call.controller)
+        except InvalidError as error:
+            call.outcome, call.error = REFUSED, str(error)
+        except OvermeshError as error:
+            call.error = str(error)
+        else:
+            call.outcome, call.said["revision"] = OK, reply.revision
 
     async def _told(self, request: mesh_pb2.ReportRequest, address: str) -> mesh_pb2.ReportReply:
         async with channel(self._follower.identity, address) as open_channel:

@@ -31,12 +31,10 @@ from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.token import JoinToken
 from tests.faults.agents import Follower, Reporting
 from tests.faults.history import OK, REFUSED, UNKNOWN, Call, Recorder
-from tests.faults.wire import Controller, certificate_request, identity
+from tests.faults.wire import PATIENCE, TIMEOUT, Controller, certificate_request, identity
 
 NETWORK = "mesh"
-# Seconds for one attempt; as many attempts are made as fit in the patience.
-TIMEOUT = 8.0
-PATIENCE = 40.0
+# Seconds between two attempts.
 PAUSE = 0.2
 # How often a host that was removed comes back with the keys that it had.
 AGAIN = 0.2

@@ -18,6 +18,9 @@ from overmesh.agent.state import Identity, Keys, Membership
 from overmesh.proto import admin_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.roots import Roots
 
+# Seconds for one attempt; as many attempts are made as fit in the patience.
+TIMEOUT = 8.0
+PATIENCE = 40.0
 # A client that waits out gRPC's own backoff would measure that.
 _PATIENT: list[tuple[str, Any]] = [
     ("grpc.use_local_subchannel_pool", 1),
