@@ -97,7 +97,7 @@ CHANGES = {
 CHANGE_NOTHING = {
     "ListTokens", "ListNodes", "ListRevocations", "ListPending", "ListAudit", "ListNetworks",
     "ListControllers",
-    "ShowRoots", "Wait", "Watch", "Report", "Renew", "Roots",
+    "ShowRoots", "Wait", "Watch", "Report", "Renew", "Roots", "Head",
 }  # fmt: skip
 
 
