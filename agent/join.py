@@ -1,11 +1,11 @@
 """Joining: how a host becomes a member, told as it happens.
 
     host     can this host carry an overlay at all? (TUN, permission, fastpath, a free port)
-    reach    a TCP connection to the controller's join port
-    tls      the certificate in its chain that the token's pin names becomes the only root we trust
-    token    over a new connection, verified against that root: the secret, our public keys, our endpoints,
-             what we can seal with. Whether the network is sealed is not known before the answer: endpoints
-             without a port get the usual one there, and a network whose port is taken here refuses us
+    reach    a connection to the controller's join port
+    tls      the mesh root whose key the token pins, and no other, has issued what it shows
+    token    over that connection: the secret, our public keys, our endpoints, what we can seal with.
+             Whether the network is sealed is not known before the answer: endpoints without a port get the
+             usual one there, and a network whose port is taken here refuses us
              (waiting, approval: only when an operator has to let this host in, see `meshctl node approve`)
     address  the answer verifies, fits our keys, and no route of this host is in its way
     state    all of it is on disk
@@ -17,7 +17,6 @@ keys stay, for the next attempt.
 """
 
 import asyncio
-import os
 import re
 import socket
 import time
@@ -27,14 +26,15 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
-import grpc
 import grpc.aio
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from overmesh import __version__, rpc, trace
 from overmesh.agent.calls import leave
 from overmesh.agent.endpoints import candidates, configured
-from overmesh.agent.joinport import Target, certificate_request, check_clock, unverified_chain
+from overmesh.agent.joinport import Target, certificate_request, connected
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.plan import refuse_collisions
 from overmesh.agent.preflight import check_host, host_id, possible_modes, suites
@@ -54,14 +54,11 @@ from overmesh.errors import (
 from overmesh.model import NETWORK_KEY, Address, Endpoint, Mode, Network, Node, node_key
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
 from overmesh.proto.codec import endpoint_message
-from overmesh.proto.roots import Roots, fingerprint
+from overmesh.proto.roots import Roots
 from overmesh.proto.signed import verify
 from overmesh.token import JoinToken
 
-REACH_TIMEOUT = 10.0
 REDEEM_TIMEOUT = 30.0
-
-
 # Seconds that the controller may hold its answer while an operator has yet to decide.
 _HELD = 20
 # Seconds until it is asked again, also when it is away for a moment.
@@ -138,8 +135,7 @@ def _member_with_agent(state: StateDir, token: JoinToken) -> Joined | None:
     identity = _membership(state) if state.in_use() else None
     if identity is None:
         return None
-    if token.pin.hex() not in identity.roots.fingerprints:
-        raise _other_mesh(identity)
+    _check_same_mesh(identity, token)
     mine = identity.membership
     network, node = _records(identity.roots, mine.network, mine.node_id, mine.node)
     return _joined(network, node, already_member=True)
@@ -159,30 +155,28 @@ class _Wanted:
 async def _join(target: "Target", wanted: _Wanted, state: StateDir, netlink: Netlink, step: Step) -> Joined:
     config, token = wanted.config, wanted.token
     before = _membership(state)
-    opened = await _reach(target)
-    source = ip_address(opened.get_extra_info("sockname")[0].partition("%")[0])
-    step("reach", f"{target} answers")
+    if before:
+        _check_same_mesh(before, token)
+    async with connected(target, token.root) as channel:
+        step("reach", f"{target} answers")
+        step("tls", "it holds the mesh root that the token pins")
 
-    roots = await _pinned_root(target, token.pin, opened)
-    if before and not set(roots.fingerprints) <= set(before.roots.fingerprints):
-        raise _other_mesh(before)
-    step("tls", f"it holds the mesh root that the token pins ({token.pin.hex()[:16]}…)")
+        keys = state.keys() or Keys.new()
+        state.save_keys(keys)
+        underlay = await netlink.underlay()
+        endpoints = configured(config.endpoints, config.port) or candidates(
+            underlay, config.port, await _sources(target, netlink)
+        )
 
-    keys = state.keys() or Keys.new()
-    state.save_keys(keys)
-    underlay = await netlink.underlay()
-    endpoints = configured(config.endpoints, config.port) or candidates(underlay, config.port, [source])
+        def redeem(held: int) -> Awaitable[mesh_pb2.JoinReply]:
+            return _redeem(channel, target, _request(wanted, keys, endpoints, held))
 
-    def redeem(held: int) -> Awaitable[mesh_pb2.JoinReply]:
-        return _redeem(target, roots, _request(wanted, keys, endpoints, held))
-
-    reply = await _let_in(redeem, step, wait=wanted.wait)
-    step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
+        reply = await _let_in(redeem, step, wait=wanted.wait)
+        step("token", "accepted; this host was a member before" if reply.already_member else "accepted")
 
     since = before.membership.keys_since if before else int(time.time())
-    identity, network, node = _admitted(
-        reply, keys, since, before.roots if before else roots, target, host_id(config)
-    )
+    roots = before.roots if before else _root(reply, token.root)
+    identity, network, node = _admitted(reply, keys, since, roots, target, host_id(config))
     try:
         refuse_collisions(network.ranges, await netlink.routes(), underlay, config.interface)
     except RangeCollisionError:
@@ -208,57 +202,20 @@ def _membership(state: StateDir) -> Identity | None:
         return None
 
 
-def _other_mesh(identity: Identity) -> StateError:
+def _check_same_mesh(identity: Identity, token: JoinToken) -> None:
     mine = identity.membership
-    return StateError(
-        f"this host is in another mesh: in network {mine.network_name}, as {mine.name}",
-        "leave that one first: meshctl leave",
-    )
+    if token.root not in identity.roots.keys:
+        raise StateError(
+            f"this host is in another mesh: in network {mine.network_name}, as {mine.name}",
+            "leave that one first: meshctl leave",
+        )
 
 
-# Where to.
-
-
-async def _reach(target: Target) -> asyncio.StreamWriter:
-    """Return a connection to whoever listens there."""
-    fix = "check the address, the controller and what filters packets in between"
-    try:
-        opening = asyncio.open_connection(target.host, target.port)
-        _, opened = await asyncio.wait_for(opening, REACH_TIMEOUT)
-    except TimeoutError:
-        raise UnreachableError(f"{target} does not answer within {REACH_TIMEOUT:.0f} s", fix) from None
-    except socket.gaierror:
-        raise UnreachableError(
-            f"the name {target.host} is not known", "check the name, or use an address"
-        ) from None
-    except OSError as error:
-        raise UnreachableError(f"{target} can't be reached: {os.strerror(error.errno or 0)}", fix) from None
-    return opened
-
-
-# Whom to trust.
-
-
-async def _pinned_root(target: Target, pin: bytes, opened: asyncio.StreamWriter) -> Roots:
-    """Return the root with this hash from the chain that the server shows.
-
-    Nothing is believed on this connection: it only brings the certificate, and the hash says which.
-
-    Raises:
-        PinMismatchError: it is not in the chain.
-        UnreachableError: no TLS is spoken there, or the clocks are too far apart for it.
-
-    """
-    chain = await unverified_chain(target, opened)
-    for certificate in chain:
-        if fingerprint(certificate) == pin.hex():
-            check_clock(chain[0], target, time.time())
-            return Roots((certificate,))
-    raise PinMismatchError(
-        f"{target} does not hold the mesh root that the token pins",
-        "check that the token is from this controller, and from after the last rotation of its root; "
-        "if it is, somebody answers in its place",
-    )
+async def _sources(target: Target, netlink: Netlink) -> list[Address]:
+    """Return the addresses from which this host reaches a join port."""
+    found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    places = (ip_address(str(place[0]).partition("%")[0]) for *_, place in found)
+    return [source for place in places if (source := await netlink.source_toward(place))]
 
 
 # The token.
@@ -300,26 +257,24 @@ async def _let_in(
             return reply
 
 
-async def _redeem(target: Target, roots: Roots, request: mesh_pb2.JoinRequest) -> mesh_pb2.JoinReply:
-    """Send the secret, over a connection that is verified against the pinned root and nothing else."""
-    credentials = grpc.ssl_channel_credentials(roots.pem)
-    options = [("grpc.ssl_target_name_override", rpc.CONTROLLER_NAME), ("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.secure_channel(str(target), credentials, options=options) as channel:
-        stub: Any = mesh_pb2_grpc.JoinStub(channel)  # type: ignore[no-untyped-call]
-        try:
-            reply: mesh_pb2.JoinReply = await stub.Join(
-                request, timeout=REDEEM_TIMEOUT, metadata=trace.metadata()
-            )
-        except grpc.aio.AioRpcError as error:
-            raise _refusal(error, target) from None
+async def _redeem(
+    channel: grpc.aio.Channel, target: Target, request: mesh_pb2.JoinRequest
+) -> mesh_pb2.JoinReply:
+    stub: Any = mesh_pb2_grpc.JoinStub(channel)  # type: ignore[no-untyped-call]
+    try:
+        reply: mesh_pb2.JoinReply = await stub.Join(
+            request, timeout=REDEEM_TIMEOUT, metadata=trace.metadata()
+        )
+    except grpc.aio.AioRpcError as error:
+        raise _refusal(error, target) from None
     return reply
 
 
 def _refusal(error: grpc.aio.AioRpcError, target: Target) -> Exception:
-    if re.search("CERTIFICATE_VERIFY_FAILED|Hostname Verification", error.details() or ""):
+    if "CERTIFICATE_VERIFY_FAILED" in (error.details() or ""):
         return PinMismatchError(
-            f"{target} shows the mesh root that the token pins, but holds no certificate of it",
-            "somebody answers in the controller's place",
+            f"{target} no longer holds the mesh root that the token pins",
+            "ask for a token from after the rotation of the root",
         )
     raised = rpc.raised(error, f"controller {target}")
     if isinstance(raised, ApprovalPendingError):
@@ -363,6 +318,21 @@ def _controllers(reply: mesh_pb2.JoinReply, target: Target) -> tuple[str, ...]:
     ports = {told.rpartition(":")[2] for told in reply.controllers}
     here = [str(replace(target, port=int(port))) for port in ports] if len(ports) == 1 else []
     return tuple(dict.fromkeys((*here, *reply.controllers)))
+
+
+def _root(reply: mesh_pb2.JoinReply, key: EllipticCurvePublicKey) -> Roots:
+    """Return the mesh root: its key is the one that the token pins, and that key has made the certificate."""
+    try:
+        roots = Roots((x509.load_der_x509_certificate(reply.root),))
+        roots.certificates[0].verify_directly_issued_by(roots.certificates[0])
+    except (ValueError, TypeError, InvalidSignature):
+        roots = None
+    if roots is None or roots.keys != (key,):
+        raise MeshError(
+            "the controller's answer can't be right: it does not hold the mesh root that the token pins",
+            "ask for a token from after the last rotation of the root",
+        )
+    return roots
 
 
 def _admitted(

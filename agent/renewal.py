@@ -19,12 +19,11 @@ from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any, TypeVar
 
-import grpc
 import grpc.aio
 from cryptography import x509
 
 from overmesh import rpc
-from overmesh.agent.joinport import Target, certificate_request, check_clock, unverified_chain
+from overmesh.agent.joinport import Target, certificate_request, channel, check_clock, unverified_chain
 from overmesh.agent.peermap import Replica
 from overmesh.agent.state import issued
 from overmesh.agent.sync import Sync
@@ -240,10 +239,8 @@ def _claimed(shown: x509.Certificate) -> Roots:
 
 async def _ask(target: Target, roots: Roots, call: Callable[[Any], Awaitable[T]]) -> T:
     """Call a join port whose certificate is of one of these roots."""
-    credentials = grpc.ssl_channel_credentials(roots.pem)
-    options = [("grpc.ssl_target_name_override", rpc.CONTROLLER_NAME), ("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.secure_channel(str(target), credentials, options=options) as channel:
+    async with channel(target, roots) as opened:
         try:
-            return await call(mesh_pb2_grpc.JoinStub(channel))  # type: ignore[no-untyped-call]
+            return await call(mesh_pb2_grpc.JoinStub(opened))  # type: ignore[no-untyped-call]
         except grpc.aio.AioRpcError as error:
             raise rpc.raised(error, f"controller {target}") from None

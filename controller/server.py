@@ -116,6 +116,7 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
             controllers=self._controllers(),
             revision=admission.revision,
             already_member=admission.already_member,
+            root=self._parts.root.der,
         )
 
     async def Renew(self, request: mesh_pb2.RenewRequest, _context: Context) -> mesh_pb2.RenewReply:  # noqa: N802

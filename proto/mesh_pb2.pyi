@@ -61,7 +61,7 @@ class JoinRequest(_message.Message):
     def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., wait_seconds: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("node_id", "certificate", "network", "node", "controllers", "revision", "already_member")
+    __slots__ = ("node_id", "certificate", "network", "node", "controllers", "revision", "already_member", "root")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class JoinReply(_message.Message):
     CONTROLLERS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     ALREADY_MEMBER_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     certificate: bytes
     network: bytes
@@ -76,7 +77,8 @@ class JoinReply(_message.Message):
     controllers: _containers.RepeatedScalarFieldContainer[str]
     revision: int
     already_member: bool
-    def __init__(self, node_id: _Optional[str] = ..., certificate: _Optional[bytes] = ..., network: _Optional[bytes] = ..., node: _Optional[bytes] = ..., controllers: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., already_member: _Optional[bool] = ...) -> None: ...
+    root: bytes
+    def __init__(self, node_id: _Optional[str] = ..., certificate: _Optional[bytes] = ..., network: _Optional[bytes] = ..., node: _Optional[bytes] = ..., controllers: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., already_member: _Optional[bool] = ..., root: _Optional[bytes] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("network", "node_id", "csr")

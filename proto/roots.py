@@ -7,6 +7,7 @@ A value without I/O: the same rules for agents, for controllers, and for a host 
 years and holds a root that has long been retired.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,11 +21,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurveSignatureAlgorithm,
 )
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from overmesh.errors import RecordError
 from overmesh.model import Root, root_key
 from overmesh.proto.signed import read, verify
-from overmesh.token import root_pin
+
+# The subject of every mesh root: who knows a root's key alone can make an anchor for TLS of both.
+ROOT_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overmesh root")])
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Roots:
 
 def fingerprint(certificate: x509.Certificate) -> str:
     """Return the SHA-256 of a certificate (DER), in hex."""
-    return root_pin(certificate.public_bytes(Encoding.DER)).hex()
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
 def is_root_key(key: str) -> bool:

@@ -25,12 +25,12 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePrivateKey,
     generate_private_key,
 )
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from benchmarks.control.http2 import Connection, request_headers
 from overmesh import __version__, rpc
 from overmesh.agent import controllers
+from overmesh.agent.joinport import certificate_request
 from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.errors import MeshError, UnreachableError
 from overmesh.model import Digest
@@ -68,17 +68,18 @@ class Host:
 
     def request(self, token: JoinToken) -> mesh_pb2.JoinRequest:
         """Return what it says to the join port."""
-        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        name = f"host-{self.number}"
         return mesh_pb2.JoinRequest(
             token_id=token.id,
             token_secret=token.secret_text,
-            name=f"host-{self.number}",
-            csr=builder.sign(self.tls, SHA256()).public_bytes(Encoding.DER),
+            name=name,
+            csr=certificate_request(self.tls, name),
             public_key=self.public_key,
             endpoints=[endpoint(self.number)],
             host_id=f"machine {self.number}",
             version=__version__,
             suites=[mesh_pb2.SUITE_CHACHA, mesh_pb2.SUITE_AES],
+            modes=[mesh_pb2.MODE_PLAIN, mesh_pb2.MODE_SEALED],
         )
 
 
@@ -98,7 +99,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where to join, and whom to trust there. scratch: a directory in memory."""
+    """Where to join, and whom to trust there. scratch: a directory in memory.
+
+    A real host knows the root's key alone; what that costs, it costs the host.
+    """
 
     port: int
     token: JoinToken
@@ -106,14 +110,12 @@ class Entry:
     scratch: Path
 
     async def join(self, host: Host) -> Member:
-        """Make a host a member as agent/join.py does: see who is there, then redeem the token.
+        """Make a host a member as agent/join.py does.
 
         Raises:
             MeshError: the controller says no, or is gone.
 
         """
-        _, seen = await asyncio.open_connection(_LISTENING, self.port, ssl=_unverified())
-        seen.transport.abort()
         connection = await self.connect()
         try:
             return await self.redeem(host, connection)
@@ -153,18 +155,9 @@ def _verifying(root: Path) -> ssl.SSLContext:
     return context
 
 
-def _unverified() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    return context
-
-
 async def _connect(port: int, context: ssl.SSLContext) -> Connection:
-    name = rpc.CONTROLLER_NAME if context.check_hostname else None
     made = asyncio.get_running_loop().create_connection(
-        Connection, _LISTENING, port, ssl=context, server_hostname=name
+        Connection, _LISTENING, port, ssl=context, server_hostname=rpc.CONTROLLER_NAME
     )
     _, connection = await made
     return connection

@@ -1,6 +1,6 @@
 """What happens to a controller with N agents, phase by phase, and what each phase costs it.
 
-join       each host in full: see who is there, redeem the token, open the stream, report, hang up
+join       each host in full: redeem the token, open the stream, report, hang up
 fill       the other hosts redeem the token over one connection, and nothing else
 connect    all agents come with the map that they hold, and stay
 idle       heartbeats, keepalives, presence

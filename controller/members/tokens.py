@@ -163,9 +163,9 @@ class Tokens:
         """Return a token; for a repeated request the same, which only who has the mesh root can work out."""
         request = caller().request
         if not request:
-            return JoinToken.new(self._root.der)
+            return JoinToken.new(self._root.public_key)
         seed = bytes.fromhex(self._root.mac("token of request", request.encode()).decode())
-        return JoinToken.derived(self._root.der, seed)
+        return JoinToken.derived(self._root.public_key, seed)
 
     def known(self, network: str = "") -> list[Token]:
         """Return the tokens there are (of one network), oldest first."""

@@ -199,7 +199,7 @@ class MeshRoot:
 
     @property
     def pin(self) -> bytes:
-        """SHA-256 of the same: what a join token pins."""
+        """SHA-256 of the same: by it the store says which root signs."""
         return self.signing.pin
 
     @property
@@ -253,7 +253,7 @@ class MeshRoot:
         names = [_general_name(host) for host in dict.fromkeys((rpc.CONTROLLER_NAME, "localhost", *hosts))]
         now, purpose = self._clock(), ExtendedKeyUsageOID.SERVER_AUTH
         leaf = self.signing.leaf("overmesh controller", key.public_key(), names, purpose, now, self.lifetime)
-        # The root goes along in the chain: a joining agent looks for its pin there.
+        # The root goes along in the chain: a host that does not trust it can see which one it is.
         return ServerCertificate(
             private_pem(key), leaf.public_bytes(Encoding.PEM) + self.pem, now, now + self.lifetime
         )

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from overmesh.controller.trust.rootkey import RootKey
 from overmesh.errors import CorruptStateError, PermissionMissingError, StateError
 from overmesh.files import replace_file
+from overmesh.proto.roots import ROOT_NAME
 
 _PRESENT, _NEXT = "root", "root.next"
 
@@ -124,6 +125,8 @@ def _load(state_dir: Path, name: str) -> RootKey:
         raise _corrupt(key_file, "not an ECDSA P-256 key")
     if certificate.public_key() != key.public_key():
         raise _corrupt(certificate_file, f"not the certificate of {key_file.name}")
+    if certificate.subject != ROOT_NAME:
+        raise _corrupt(certificate_file, f"its subject is not {ROOT_NAME.rfc4514_string()}")
     return RootKey(key, certificate)
 
 

@@ -1,5 +1,6 @@
 """One root's key at work: it signs records and certificates, and marks what only controllers read."""
 
+import hashlib
 import hmac
 import time
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from overmesh.model import Record
 from overmesh.proto import signed
-from overmesh.token import root_pin
+from overmesh.proto.roots import ROOT_NAME
 
 _ROOT_SECONDS = 20 * 365 * 86400
 # How far a clock may be behind; less for certificates that live shorter than this allows.
@@ -34,7 +35,7 @@ class RootKey:
         self.certificate = certificate
         self.der = certificate.public_bytes(Encoding.DER)
         self.pem = certificate.public_bytes(Encoding.PEM)
-        self.pin = root_pin(self.der)
+        self.pin = hashlib.sha256(self.der).digest()
         self.public_key = key.public_key()
         self._as_issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public_key)
         self._mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(self.private_pem)
@@ -43,8 +44,7 @@ class RootKey:
     def new(cls) -> Self:
         """Return a fresh root."""
         key = generate_private_key(SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overmesh root")])
-        builder = _builder(name, name, key.public_key(), time.time(), _ROOT_SECONDS)
+        builder = _builder(ROOT_NAME, ROOT_NAME, key.public_key(), time.time(), _ROOT_SECONDS)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(ca=True), critical=True)
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())

@@ -17,9 +17,9 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command(
         epilog=options.examples(
-            "meshctl join mesh.example.org --token om1.3f9a0c27d1…",
-            "meshctl join 192.0.2.1 --token om1.3f9a0c27d1… --name web1",
-            "meshctl join 192.0.2.1 --token om1.3f9a0c27d1… --foreground     # in a container",
+            "meshctl join mesh.example.org --token om2.3f9a0c27d1…",
+            "meshctl join 192.0.2.1 --token om2.3f9a0c27d1… --name web1",
+            "meshctl join 192.0.2.1 --token om2.3f9a0c27d1… --foreground     # in a container",
         )
     )(join)
     app.command(epilog=options.examples("meshctl leave", "meshctl leave --force"))(leave)

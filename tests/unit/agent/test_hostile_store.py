@@ -234,7 +234,7 @@ async def test_a_made_up_controller_draws_no_agent(world: World) -> None:
 
 
 async def test_a_made_up_token_and_one_with_more_uses(world: World) -> None:
-    made_up = JoinToken.new(world.running.root.der)
+    made_up = JoinToken.new(world.running.root.public_key)
     fields = {"network": "mesh", "expires": 1 << 40, "uses": 0, "hash": made_up.secret_text}
     spent = await world.mesh.token(uses=1)
     await joins.join(host(world.path, "a"), world.mesh.join_port, spent, "a", lambda *_: None)

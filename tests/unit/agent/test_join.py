@@ -3,6 +3,7 @@ import datetime
 import hashlib
 import ipaddress
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,13 +19,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from overmesh.agent import join as joins
+from overmesh.agent import joinport
 from overmesh.agent.host import Route
 from overmesh.agent.join import join
 from overmesh.agent.joinport import Target
 from overmesh.agent.netlink import Netlink
 from overmesh.config import AgentConfig
-from overmesh.controller.trust import MeshRoot
+from overmesh.controller.trust import CertificateRequest, Identity, MeshRoot
 from overmesh.controller.trust.certificates import ServerCertificates
+from overmesh.controller.trust.rootkey import RootKey
 from overmesh.errors import (
     ApprovalPendingError,
     MeshError,
@@ -41,6 +44,7 @@ from overmesh.model import Mode, Suite
 from overmesh.proto import admin_pb2, mesh_pb2, mesh_pb2_grpc
 from overmesh.token import JoinToken
 from tests.unit.agent.conftest import RANGES, Mesh, host, joined, state
+from tests.unit.controller.lab import Host
 
 
 async def steps(config: AgentConfig, where: str, token: str, name: str = "web1") -> list[str]:
@@ -196,10 +200,11 @@ async def test_a_name_that_is_taken(mesh: Mesh, tmp_path: Path) -> None:
 
 
 async def test_a_token_of_another_mesh(mesh: Mesh, tmp_path: Path) -> None:
-    other = JoinToken.new(MeshRoot.new().der)
+    other = JoinToken.new(MeshRoot.new().public_key)
     error, done = await refused(host(tmp_path, "a"), mesh.join_port, str(other))
     assert isinstance(error, PinMismatchError)
-    assert done == ["host", "reach"]
+    assert "does not hold the mesh root that the token pins" in error.cause
+    assert done == ["host"]
 
 
 @asynccontextmanager
@@ -235,9 +240,33 @@ async def test_a_man_in_the_middle_who_shows_the_root_does_not_get_the_secret(tm
     chain = leaf.public_bytes(Encoding.PEM) + root.pem
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     async with impostor(chain, pem) as (where, told):
-        error, done = await refused(host(tmp_path, "a"), where, str(JoinToken.new(root.der)))
+        error, done = await refused(host(tmp_path, "a"), where, str(JoinToken.new(root.public_key)))
     assert isinstance(error, PinMismatchError)
-    assert (done, told) == (["host", "reach", "tls"], [])
+    assert "shows the mesh root that the token pins, but holds no controller's certificate" in error.cause
+    assert (done, told) == (["host"], [])
+
+
+async def test_a_certificate_of_the_root_for_something_else_does_not_get_the_secret(tmp_path: Path) -> None:
+    """A member has one too: it must not pass for the controller."""
+    root, member = MeshRoot.new(), Host("mallory")
+    leaf = root.issue_node(CertificateRequest.parse(member.csr()), Identity("mesh", member.id))
+    chain = x509.load_der_x509_certificate(leaf).public_bytes(Encoding.PEM) + root.pem
+    pem = member.tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    async with impostor(chain, pem) as (where, told):
+        error, done = await refused(host(tmp_path, "a"), where, str(JoinToken.new(root.public_key)))
+    assert isinstance(error, PinMismatchError)
+    assert (done, told) == (["host"], [])
+
+
+@pytest.mark.parametrize(("hours", "said"), [(-72, "has run out"), (72, "not yet valid")])
+async def test_clocks_that_are_too_far_apart_are_named(tmp_path: Path, hours: int, said: str) -> None:
+    root = MeshRoot(RootKey.new(), clock=lambda: time.time() + hours * 3600)
+    shown = root.issue_server([])
+    async with impostor(shown.chain, shown.key) as (where, told):
+        error, _ = await refused(host(tmp_path, "a"), where, str(JoinToken.new(root.public_key)))
+    assert isinstance(error, UnreachableError)
+    assert said in error.cause
+    assert told == []
 
 
 # Nobody there, or something else.
@@ -247,7 +276,7 @@ async def test_nobody_listens(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         where = f"127.0.0.1:{taken.getsockname()[1]}"
-        error, done = await refused(host(tmp_path, "a"), where, str(JoinToken.new(b"")))
+        error, done = await refused(host(tmp_path, "a"), where, str(JoinToken.new(MeshRoot.new().public_key)))
     assert isinstance(error, UnreachableError)
     assert (error.cause, done) == (f"{where} can't be reached: Connection refused", ["host"])
 
@@ -259,20 +288,27 @@ async def test_something_else_listens(tmp_path: Path) -> None:
 
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
         where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        error, _ = await refused(host(tmp_path, "a"), where, str(JoinToken.new(b"")))
+        error, _ = await refused(host(tmp_path, "a"), where, str(JoinToken.new(MeshRoot.new().public_key)))
     assert isinstance(error, UnreachableError)
     assert error.cause == f"{where} does not speak TLS"
 
 
+async def test_a_name_that_nobody_knows(tmp_path: Path) -> None:
+    token = str(JoinToken.new(MeshRoot.new().public_key))
+    error, _ = await refused(host(tmp_path, "a"), "controller.invalid", token)
+    assert error.cause == "the name controller.invalid is not known"
+
+
 async def test_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joins, "REACH_TIMEOUT", 0.2)
+    monkeypatch.setattr(joinport, "REACH_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         where = f"127.0.0.1:{silent.getsockname()[1]}"
-        error, done = await refused(host(tmp_path, "a"), where, str(JoinToken.new(b"")))
+        error, done = await refused(host(tmp_path, "a"), where, str(JoinToken.new(MeshRoot.new().public_key)))
     assert isinstance(error, UnreachableError)
-    assert done == ["host", "reach"]
+    assert "does not answer within" in error.cause
+    assert done == ["host"]
 
 
 async def test_when_the_answer_is_lost_the_same_line_gives_the_same_node(
@@ -334,7 +370,7 @@ async def test_a_host_in_another_mesh(mesh: Mesh, tmp_path: Path) -> None:
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     with pytest.raises(StateError, match="this host is in another mesh: in network mesh, as a"):
-        await join(config, f"127.0.0.1:{port}", str(JoinToken.new(root.der)), "a", lambda *_: None)
+        await join(config, f"127.0.0.1:{port}", str(JoinToken.new(root.public_key)), "a", lambda *_: None)
     await server.stop(0)
     assert hashlib.sha256((config.state_dir / "node.pem").read_bytes()).digest() == kept
 
@@ -356,6 +392,40 @@ async def test_an_answer_for_another_host_is_not_believed(
     with pytest.raises(MeshError, match="it is for another host"):
         await join(config, mesh.join_port, await mesh.token(), "a", lambda *_: None)
     assert not config.state_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "shown", [b"", MeshRoot.new().der, Host("a").csr()], ids=["none", "another", "something else"]
+)
+async def test_another_root_in_the_answer_is_not_believed(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: bytes
+) -> None:
+    redeem = joins._redeem
+
+    async def swapped(*args: object) -> mesh_pb2.JoinReply:
+        reply = await redeem(*args)  # type: ignore[arg-type]
+        reply.root = shown
+        return reply
+
+    monkeypatch.setattr(joins, "_redeem", swapped)
+    error, _ = await refused(host(tmp_path, "a"), mesh.join_port, await mesh.token())
+    assert "it does not hold the mesh root that the token pins" in error.cause
+
+
+async def test_a_root_that_another_has_made_for_the_right_key_is_not_believed(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go by another fingerprint, so no record of a rotation would be about it."""
+    redeem, key = joins._redeem, mesh.controller.root.public_key
+
+    async def swapped(*args: object) -> mesh_pb2.JoinReply:
+        reply = await redeem(*args)  # type: ignore[arg-type]
+        reply.root = joinport._anchor(key).public_bytes(Encoding.DER)
+        return reply
+
+    monkeypatch.setattr(joins, "_redeem", swapped)
+    error, _ = await refused(host(tmp_path, "a"), mesh.join_port, await mesh.token())
+    assert "it does not hold the mesh root that the token pins" in error.cause
 
 
 # How the controller may be named.

@@ -17,7 +17,7 @@ from overmesh.proto import agent_pb2, mesh_pb2
 from tests.unit.cli.conftest import Fake, Meshctl
 from tests.unit.cli.test_status import status
 
-LINE = ["join", "192.0.2.1", "--token", "om1.x"]
+LINE = ["join", "192.0.2.1", "--token", "om2.x"]
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from overmesh.errors import NotFoundError, StoreUnavailableError
 from overmesh.proto import admin_pb2
 from tests.unit.cli.conftest import NOW, Fake, Meshctl
 
-LINE = "meshctl join 192.0.2.1 --token om1.3f9a0c27d1.c2VjcmV0.cGlu"
+LINE = "meshctl join 192.0.2.1 --token om2.3f9a0c27d1.c2VjcmV0.cGlu"
 
 
 def token(**fields: Any) -> admin_pb2.Token:
@@ -20,7 +20,7 @@ def token(**fields: Any) -> admin_pb2.Token:
 
 
 def created(**fields: Any) -> admin_pb2.CreateTokenReply:
-    return admin_pb2.CreateTokenReply(token=token(**fields), secret_token="om1.x", join_line=LINE)
+    return admin_pb2.CreateTokenReply(token=token(**fields), secret_token="om2.x", join_line=LINE)
 
 
 def test_create_prints_a_line_to_copy(controller: Fake, meshctl: Meshctl) -> None:
@@ -62,7 +62,7 @@ def test_create_json_has_the_parts(controller: Fake, meshctl: Meshctl) -> None:
         "uses_left": 1,
         "approval": False,
         "tags": ["x"],
-        "secret_token": "om1.x",
+        "secret_token": "om2.x",
         "join_line": LINE,
     }
 

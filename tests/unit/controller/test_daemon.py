@@ -179,7 +179,7 @@ async def test_members_are_told_where_when_nobody_said(
     settings = config(tmp_path, advertise=())
     async with running(settings) as controller, client(settings, controller) as talking:
         token = await talking.admin.CreateToken(admin_pb2.CreateTokenRequest())
-        assert token.join_line.startswith(f"meshctl join 192.0.2.1:{talking.join_port} --token om1.")
+        assert token.join_line.startswith(f"meshctl join 192.0.2.1:{talking.join_port} --token om2.")
         reply = await talking.join.Join(Host("a").request(JoinToken.parse(token.secret_token)))
         port = controller.listening.mesh_port
         assert list(reply.controllers) == [f"192.0.2.1:{port}", f"[2001:db8::1]:{port}"]

@@ -199,7 +199,7 @@ async def refused(
 
 
 async def test_an_unknown_token(lab: Mesh) -> None:
-    error = await refused(lab, Host("a"), JoinToken.new(ROOT.der), TokenError)
+    error = await refused(lab, Host("a"), JoinToken.new(ROOT.public_key), TokenError)
     assert "no token" in error.cause
     assert "token create" in error.fix
 
@@ -455,7 +455,7 @@ async def put(lab: Mesh, key: str, value: bytes) -> None:
 
 
 async def test_a_token_that_another_mesh_made(lab: Mesh) -> None:
-    token = JoinToken.new(ROOT.der)
+    token = JoinToken.new(ROOT.public_key)
     forged = Token(token.id, "mesh", sha256(token.secret_text.encode()).hexdigest(), 0, 2**40)
     await put(lab, keys.token(token.id), forged.put(MeshRoot.new()).value)
     await refused(lab, Host("a"), token, StoreCorruptError)

@@ -42,7 +42,7 @@ async def test_the_whole_life_of_a_token(world: World) -> None:
     admin = world.client.admin
     made = await admin.CreateToken(admin_pb2.CreateTokenRequest(ttl_seconds=60, uses=2, tags=["rack"]))
     secret = JoinToken.parse(made.secret_token)
-    assert secret.pin == world.controller.root.pin
+    assert secret.root == world.controller.root.public_key
     assert made.join_line == f"meshctl join 127.0.0.1:{world.client.join_port} --token {made.secret_token}"
     assert (made.token.network, made.token.uses_left, made.token.unlimited) == ("mesh", 2, False)
     assert made.token.expires - made.token.created == 60

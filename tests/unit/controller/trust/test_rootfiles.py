@@ -2,17 +2,16 @@ import stat
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from overmesh.controller.trust.rootfiles import load_or_create, make_next_root, next_root, promote
 from overmesh.errors import CorruptStateError, PermissionMissingError, StateError
-from overmesh.token import root_pin
 from tests.unit.controller.lab import ROOT
 
 
 def test_the_root_is_made_once_and_kept(tmp_path: Path) -> None:
     (made,) = load_or_create(tmp_path, None)
-    assert made.pin == root_pin(made.certificate.public_bytes(Encoding.DER))
+    assert made.pin == made.certificate.fingerprint(SHA256())
     assert stat.S_IMODE((tmp_path / "root.key").stat().st_mode) == 0o600
     assert load_or_create(tmp_path, None)[0].pin == load_or_create(tmp_path, made.pin)[0].pin == made.pin
     assert sorted(file.name for file in tmp_path.iterdir()) == ["root.key", "root.pem"]
