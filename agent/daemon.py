@@ -36,9 +36,10 @@ from overmesh.agent.peermap import Held, Replica, View
 from overmesh.agent.preflight import check_host, check_ports, host_id, lanes
 from overmesh.agent.rekeying import Rekeying
 from overmesh.agent.renewal import Renewal
+from overmesh.agent.reporting import Facts
 from overmesh.agent.service import Service, serve
 from overmesh.agent.state import Identity, StateDir
-from overmesh.agent.sync import Facts, Sync
+from overmesh.agent.sync import Sync
 from overmesh.config import AgentConfig
 from overmesh.errors import CorruptStateError, FastpathError, HostError, OvermeshError, RecordError
 from overmesh.model import Address, Endpoint, Problem

@@ -37,7 +37,7 @@ from overmesh.agent.endpoints import candidates, configured
 from overmesh.agent.joinport import Target, certificate_request, connected
 from overmesh.agent.netlink import Netlink
 from overmesh.agent.plan import refuse_collisions
-from overmesh.agent.preflight import check_host, host_id, possible_modes, suites
+from overmesh.agent.preflight import check_host, host_id, lanes, possible_modes, suites
 from overmesh.agent.state import Identity, Keys, Membership, StateDir, issued
 from overmesh.config import JOIN_PORT, AgentConfig
 from overmesh.errors import (
@@ -297,6 +297,7 @@ def _request(wanted: _Wanted, keys: Keys, endpoints: Sequence[Endpoint], held: i
         version=__version__,
         suites=[mesh_pb2.Suite.Name(suite) for suite in suites()],
         modes=[mesh_pb2.Mode.Name(mode) for mode in wanted.modes],
+        lanes=lanes(wanted.config),
         wait_seconds=held,
     )
 

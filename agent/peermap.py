@@ -24,6 +24,7 @@ from overmesh.model import (
     PeerMap,
     Problem,
     Record,
+    endpoints_key,
     node_key,
 )
 from overmesh.proto import mesh_pb2
@@ -235,6 +236,12 @@ class Replica:
     def own(self) -> tuple[bytes, bytes]:
         """The encoded Signed of the network and of this host's node, as they are in use."""
         return self._used.good[NETWORK_KEY].signed, self._used.good[self._mine].signed
+
+    @property
+    def place(self) -> NodeEndpoints | None:
+        """Where the map says that this host is."""
+        held = self._used.good.get(endpoints_key(self._mine.partition("/")[2]))
+        return held.record if held and isinstance(held.record, NodeEndpoints) else None
 
     def renew_own(self, network: bytes, node: bytes) -> None:
         """Take in both from a renewal; they are checked like everything that arrives."""

@@ -1,4 +1,4 @@
-"""Follows the controller: Watch for the map, Report for what is true here.
+"""Follows the controller: Watch for the map, Report for what it does not say of this host.
 
     connect -> Hello -> receive -> apply -> keep on disk -> Ack, and again
        ^-------- the next controller <-- the stream ended, went silent, or astray
@@ -16,8 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
 from random import SystemRandom
 from typing import Any
 
@@ -30,6 +29,7 @@ from overmesh.agent.calls import CALL_TIMEOUT, translated
 from overmesh.agent.contact import Contact
 from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Outcome, Replica
+from overmesh.agent.reporting import Facts, Reporting
 from overmesh.agent.state import Identity, StateDir
 from overmesh.errors import (
     CloneError,
@@ -41,9 +41,9 @@ from overmesh.errors import (
     StateError,
     UnreachableError,
 )
-from overmesh.model import Endpoint, Problem
+from overmesh.model import Problem
 from overmesh.proto import mesh_pb2, mesh_pb2_grpc
-from overmesh.proto.codec import MAX_WITHHELD, endpoint_message, problem_messages
+from overmesh.proto.codec import problem_messages
 
 # Three of the controller's heartbeats: a stream that is silent for longer is dead, whatever TCP says.
 SILENCE = 30.0
@@ -63,17 +63,6 @@ _HANDSHAKE = re.compile("[Hh]andshake|Socket closed|certificate")
 _RANDOM = SystemRandom()
 
 log = logging.getLogger("overmesh.agent.sync")
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a host reports of itself. lanes: those that its fastpath has, not those that were asked for."""
-
-    endpoints: tuple[Endpoint, ...]
-    backend: str
-    backend_reason: str
-    mtu: int
-    lanes: int
 
 
 class _MovesOver(Exception):  # noqa: N818
@@ -116,23 +105,27 @@ class Sync:
         self._disk = ThreadPoolExecutor(1)
         self._limiter = AckLimiter()
         self._backoff = Backoff()
-        self._ack: mesh_pb2.Ack | None = None
+        self._ack = mesh_pb2.Ack()
         self._ack_due = asyncio.Event()
-        self._facts: Facts | None = None
-        self._facts_changed = asyncio.Event()
+        self._reporting = Reporting(replica)
+        self._report_due = asyncio.Event()
         self._accepted = asyncio.Event()
         self._renewed = asyncio.Event()
-        # Whether the controller of this attempt has given us its map.
-        self._served = False
+        # Set once the controller of this attempt has given us its map.
+        self._served = asyncio.Event()
         self._opened: tuple[str, grpc.aio.Channel] | None = None
         self.contact = Contact(copied=mine.host_id not in ("", host_id) or mine.quarantined != "")
-        self.problems: tuple[Problem, ...] = ()
 
     def report(self, facts: Facts) -> None:
         """Tell the controller, now and whenever it is reached again."""
-        if facts != self._facts:
-            self._facts = facts
-            self._facts_changed.set()
+        if self._reporting.note(facts):
+            self._report_due.set()
+            self._ack_due.set()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What no controller wants to know of this host."""
+        return self._reporting.problems
 
     async def run(self) -> None:
         """Follow one controller after another until cancelled."""
@@ -146,7 +139,7 @@ class Sync:
                 continue
             lost = await self._attempt(address)
             await self._rest(self._pause(lost))
-            if self._served:
+            if self._served.is_set():
                 tried.clear()
             # Who was replaced can say so there.
             if lost and not isinstance(lost, ReplacedError):
@@ -167,7 +160,7 @@ class Sync:
             delay = self._quarrel.delay()
             self._quarrel.grow()
             return delay
-        if self._served and isinstance(lost, UnreachableError):
+        if self._served.is_set() and isinstance(lost, UnreachableError):
             # It served others too, and all of them are looking for another one now.
             return _RANDOM.random() * controllers.spread(self._replica.members)
         return 0.0
@@ -187,7 +180,8 @@ class Sync:
         self.contact.address = address
         self._accepted.clear()
         self._renewed.clear()
-        self._served = False
+        self._served.clear()
+        self._reporting.begin()
         error = None
         # A task of its own: a TaskGroup whose task is cancelled, and a child of which then fails, keeps
         # the cancellation to itself (Python 3.11).
@@ -232,7 +226,7 @@ class Sync:
             stream = stub.Watch()
             tasks.create_task(translated(self._receive(stream), address))
             tasks.create_task(translated(self._send_acks(stream), address))
-            tasks.create_task(self._send_facts(stub, address))
+            tasks.create_task(self._send_reports(stub, address))
             tasks.create_task(self._look_for_better(address))
             tasks.create_task(self._move_over())
 
@@ -260,6 +254,8 @@ class Sync:
 
     async def _receive(self, stream: Any) -> None:
         revision, digest = self._replica.begin()
+        if (self._ack.revision, self._ack.digest) != (revision, digest):
+            self._ack = mesh_pb2.Ack(revision=revision, digest=digest)
         hello = mesh_pb2.Hello(
             revision=revision,
             digest=digest,
@@ -267,6 +263,7 @@ class Sync:
             version=__version__,
             instance=self.instance,
             replaced=self._replaced,
+            health=self._reporting.health,
         )
         await stream.write(mesh_pb2.WatchRequest(hello=hello))
         behind = 0
@@ -281,13 +278,14 @@ class Sync:
             behind = behind + 1 if outcome is Outcome.BEHIND else 0
             if outcome is Outcome.RESYNC or behind > PATIENCE:
                 raise MeshError(f"the map at revision {self._replica.revision} can't be brought up to date")
+            if outcome in (Outcome.CHANGED, Outcome.CURRENT):
+                self._served.set()
             if outcome is Outcome.CHANGED:
                 with trace.span("apply", reply.delta.traceparent, revision=self._replica.revision):
                     await self._take_over()
             if outcome in (Outcome.CHANGED, Outcome.CURRENT):
                 self.contact.confirmed = time.time()
                 self._backoff.reset()
-                self._served = True
                 self._replaced = False
 
     def _alive(self) -> None:
@@ -318,8 +316,7 @@ class Sync:
             problems=problem_messages(problems),
         )
         self._ack_due.set()
-        if self._replica.withheld(time.time()):
-            self._facts_changed.set()
+        self._report_due.set()
 
     async def _keep(self) -> list[Problem]:
         self._replica.prune(time.time())
@@ -349,7 +346,9 @@ class Sync:
             await self._ack_due.wait()
             await asyncio.sleep(self._limiter.take(time.monotonic()))
             self._ack_due.clear()
-            await stream.write(mesh_pb2.WatchRequest(ack=self._ack))
+            ack = mesh_pb2.Ack(health=self._reporting.health)
+            ack.MergeFrom(self._ack)
+            await stream.write(mesh_pb2.WatchRequest(ack=ack))
 
     async def removed(self) -> None:
         """Stop using the map of a network that this host is no member of any more."""
@@ -395,35 +394,24 @@ class Sync:
 
     # Report.
 
-    async def _send_facts(self, stub: Any, address: str) -> None:
-        # Not before the stream is accepted: a clone must not have the node's packets sent to itself.
-        await self._accepted.wait()
+    async def _send_reports(self, stub: Any, address: str) -> None:
+        # Not before the map is here, which says what there is to report. A copy of this host gets none: it
+        # must not have the node's packets sent to itself.
+        await self._served.wait()
         while True:
-            self._facts_changed.clear()
-            if self._facts is not None:
-                await self._send(self._facts, stub, address)
-            await self._facts_changed.wait()
+            self._report_due.clear()
+            if request := self._reporting.due(self.host_id, self.instance, time.time()):
+                await self._send(request, stub, address)
+            await self._report_due.wait()
 
-    async def _send(self, facts: Facts, stub: Any, address: str) -> None:
-        withheld = islice(self._replica.withheld(time.time()).items(), MAX_WITHHELD)
-        request = mesh_pb2.ReportRequest(
-            endpoints=[endpoint_message(endpoint) for endpoint in facts.endpoints],
-            backend=facts.backend,
-            backend_reason=facts.backend_reason,
-            mtu=facts.mtu,
-            lanes=facts.lanes,
-            host_id=self.host_id,
-            instance=self.instance,
-            withheld=[mesh_pb2.Item(key=key, signed=signed) for key, signed in withheld],
-        )
+    async def _send(self, request: mesh_pb2.ReportRequest, stub: Any, address: str) -> None:
         try:
             await translated(stub.Report(request, timeout=CALL_TIMEOUT), address)
         except InvalidError as error:
-            # The map is no worse for it: the stream stays.
             log.warning("the controller refuses this host's facts", extra={"reason": error.cause})
-            self.problems = (Problem("report", error.cause),)
+            self._reporting.answered(error.cause)
         else:
-            self.problems = ()
+            self._reporting.answered()
 
 
 async def _within(seconds: float, read: Awaitable[Any]) -> Any:

@@ -43,6 +43,7 @@ _log = logging.getLogger("overmesh.controller")
 class Application:
     """What a host that wants to join says (mesh.proto, JoinRequest).
 
+    lanes: that it has; 0: as before, or one.
     wait: how many seconds the answer may take when an operator has yet to let it in.
     """
 
@@ -55,6 +56,7 @@ class Application:
     host_id: str
     suites: tuple[Suite, ...]
     modes: tuple[Mode, ...]
+    lanes: int = 0
     wait: float = 0
 
 
@@ -82,6 +84,7 @@ class _Applicant:
     endpoints: tuple[Endpoint, ...]
     host_id: str
     suites: tuple[Suite, ...]
+    lanes: int
 
 
 class Joins:
@@ -161,6 +164,7 @@ class Joins:
             endpoints=endpoints,
             host_id=checked_host_id(application.host_id),
             suites=application.suites,
+            lanes=application.lanes,
         )
 
     def _plan(self, application: Application, applicant: _Applicant) -> Change | None:
@@ -170,7 +174,9 @@ class Joins:
         if found:
             record, member = found
             self._check_same(view, member, applicant)
-            return self._newcomers.readmit(view, record, member, applicant.endpoints, applicant.suites)
+            return self._newcomers.readmit(
+                view, record, member, applicant.endpoints, applicant.lanes, applicant.suites
+            )
         # First of all what would stop it: a host should not wait for an approval that is worth nothing.
         admitted = self._admitted(view, token, applicant)
         ticket = self._ticket(token, kv, applicant)
@@ -198,7 +204,7 @@ class Joins:
             tags=token.tags,
             suites=applicant.suites,
         )
-        admitted = self._newcomers.admit(view, node, applicant.endpoints)
+        admitted = self._newcomers.admit(view, node, applicant.endpoints, applicant.lanes)
         return Change(
             admitted.compares,
             [

@@ -100,6 +100,7 @@ class JoinService(mesh_pb2_grpc.JoinServicer):
                 endpoints=_endpoints(request.endpoints, unknown_port=True),
                 host_id=request.host_id,
                 suites=suite_values(request.suites),
+                lanes=_lanes(request.lanes) if request.lanes else 0,
                 modes=mode_values(request.modes),
                 wait=min(request.wait_seconds, LONGEST_WAIT),
             )
@@ -146,7 +147,7 @@ class MeshService:
     def __init__(self, parts: Parts, remembered: Remembered, acked: Callable[[float], None]) -> None:
         self._parts = parts
         self._remembered = remembered
-        self._watch = Watch(parts.agents, parts.clones, acked)
+        self._watch = Watch(parts.agents, parts.clones, self._healthy, acked)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what serves them. Watch replies are bytes already: encoded once for all agents."""
@@ -178,10 +179,12 @@ class MeshService:
         self._remembered.witnessed(caller, request.withheld)
         endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
         revision = await self._parts.membership.report(caller.network, caller.node_id, endpoints, lanes)
-        self._parts.presence.reported(
-            caller, Health(text_value(request.backend), text_value(request.backend_reason), request.mtu)
-        )
+        self._healthy(caller, request)
         return mesh_pb2.ReportReply(revision=revision)
+
+    def _healthy(self, caller: Identity, said: mesh_pb2.Health | mesh_pb2.ReportRequest) -> None:
+        health = Health(text_value(said.backend), text_value(said.backend_reason), said.mtu)
+        self._parts.presence.reported(caller, health)
 
     async def _leave(self, request: mesh_pb2.LeaveRequest, context: Context) -> mesh_pb2.LeaveReply:
         caller = self._caller(context)

@@ -39,6 +39,7 @@ class Watch:
     Args:
         agents: who is connected.
         clones: tell a node's host from its copies.
+        healthy: is told how a node is.
         acked: is told how many seconds an ack took.
         clock: monotonic.
 
@@ -48,11 +49,13 @@ class Watch:
         self,
         agents: Agents,
         clones: Clones,
+        healthy: Callable[[Identity, mesh_pb2.Health], None],
         acked: Callable[[float], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agents = agents
         self._clones = clones
+        self._healthy = healthy
         self._acked = acked
         self._clock = clock
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
@@ -70,6 +73,8 @@ class Watch:
         await self._agents.catch_up(identity, hello)
         await self._clones.check(identity, hello.host_id, hello.instance, replaced=hello.replaced)
         agent = self._agents.open(identity, hello, self._clock())
+        if hello.HasField("health"):
+            self._healthy(identity, hello.health)
         reader = asyncio.create_task(self._read(agent, stream))
         reader.add_done_callback(partial(_reading_ended, agent))
         try:
@@ -86,6 +91,8 @@ class Watch:
             sent = agent.session.in_flight_since
             with trace.span("ack", request.ack.traceparent, **self._agents.named(agent.identity)):
                 self._agents.ack(agent, request.ack)
+            if request.ack.HasField("health"):
+                self._healthy(agent.identity, request.ack.health)
             if sent is not None and agent.session.in_flight_since is None:
                 self._acked(self._clock() - sent)
 

@@ -35,7 +35,7 @@ KIND_AGENT: Kind
 KIND_WIREGUARD: Kind
 
 class JoinRequest(_message.Message):
-    __slots__ = ("token_id", "token_secret", "name", "csr", "public_key", "endpoints", "host_id", "version", "suites", "modes", "wait_seconds")
+    __slots__ = ("token_id", "token_secret", "name", "csr", "public_key", "endpoints", "host_id", "version", "suites", "modes", "wait_seconds", "lanes")
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_SECRET_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class JoinRequest(_message.Message):
     SUITES_FIELD_NUMBER: _ClassVar[int]
     MODES_FIELD_NUMBER: _ClassVar[int]
     WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
     token_id: str
     token_secret: str
     name: str
@@ -58,7 +59,8 @@ class JoinRequest(_message.Message):
     suites: _containers.RepeatedScalarFieldContainer[Suite]
     modes: _containers.RepeatedScalarFieldContainer[Mode]
     wait_seconds: int
-    def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., wait_seconds: _Optional[int] = ...) -> None: ...
+    lanes: int
+    def __init__(self, token_id: _Optional[str] = ..., token_secret: _Optional[str] = ..., name: _Optional[str] = ..., csr: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., suites: _Optional[_Iterable[_Union[Suite, str]]] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., wait_seconds: _Optional[int] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("node_id", "certificate", "network", "node", "controllers", "revision", "already_member", "root")
@@ -247,34 +249,48 @@ class WatchRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("revision", "digest", "host_id", "version", "instance", "replaced")
+    __slots__ = ("revision", "digest", "host_id", "version", "instance", "replaced", "health")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
     revision: int
     digest: bytes
     host_id: str
     version: str
     instance: str
     replaced: bool
-    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., instance: _Optional[str] = ..., replaced: _Optional[bool] = ...) -> None: ...
+    health: Health
+    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., host_id: _Optional[str] = ..., version: _Optional[str] = ..., instance: _Optional[str] = ..., replaced: _Optional[bool] = ..., health: _Optional[_Union[Health, _Mapping]] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("revision", "digest", "apply_us", "problems", "traceparent")
+    __slots__ = ("revision", "digest", "apply_us", "problems", "traceparent", "health")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     APPLY_US_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
     revision: int
     digest: bytes
     apply_us: int
     problems: _containers.RepeatedCompositeFieldContainer[Problem]
     traceparent: str
-    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., apply_us: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    health: Health
+    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., apply_us: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., traceparent: _Optional[str] = ..., health: _Optional[_Union[Health, _Mapping]] = ...) -> None: ...
+
+class Health(_message.Message):
+    __slots__ = ("backend", "backend_reason", "mtu")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_REASON_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    backend_reason: str
+    mtu: int
+    def __init__(self, backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("subject", "reason")

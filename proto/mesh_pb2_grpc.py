@@ -238,7 +238,8 @@ class MeshServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Report(self, request, context):
-        """What is true on this host now: endpoints (signed into the map when they change) and health.
+        """What is true on this host now, when the map says otherwise: where it is (signed into the map), and what
+        was revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

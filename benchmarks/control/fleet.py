@@ -1,6 +1,6 @@
 """Simulated agents: each joins with a real token, then follows its map over a connection of its own.
 
-    Host --join port--> Member --mesh port--> Agent: hello, receive, ack, report, reconnect
+    Host --join port--> Member --mesh port--> Agent: hello, receive, ack, reconnect; report when it has moved
 
 They say and answer what agent/join.py and agent/sync.py say and answer. What they leave out is what happens
 on the host: signatures, the interface, the fastpath, the disk. Some keep the whole map and hold its digest
@@ -44,6 +44,7 @@ _REPORT = request_headers("/overmesh.mesh.v1.Mesh/Report", rpc.CONTROLLER_NAME)
 
 _FIRST_ENDPOINT = IPv4Address("198.18.0.1")  # RFC 2544, for benchmarks
 _LISTENING = "127.0.0.1"
+_HEALTH = mesh_pb2.Health(backend="tun", mtu=1420)
 # rpc.KEEPALIVE's, in seconds.
 _PING_EVERY = 10
 
@@ -80,6 +81,7 @@ class Host:
             version=__version__,
             suites=[mesh_pb2.SUITE_CHACHA, mesh_pb2.SUITE_AES],
             modes=[mesh_pb2.MODE_PLAIN, mesh_pb2.MODE_SEALED],
+            lanes=1,
         )
 
 
@@ -225,16 +227,24 @@ class Agent:
         ports: the mesh ports of the controllers, the one to begin with first.
         census: told of everything.
         items: the map that it holds and checks; None: it checks nothing.
+        new: its host has just joined; how it carries packets is not known before its fastpath runs.
 
     """
 
     def __init__(
-        self, member: Member, ports: Sequence[int], census: Census, items: dict[str, bytes] | None
+        self,
+        member: Member,
+        ports: Sequence[int],
+        census: Census,
+        items: dict[str, bytes] | None,
+        *,
+        new: bool = False,
     ) -> None:
         self.member = member
         self.revision = 0
         self.acked = 0
-        self.connected = self.reported = False
+        self.connected = False
+        self.healthy = not new
         self.digest = b""
         self._ports = list(ports)
         self._census = census
@@ -272,6 +282,7 @@ class Agent:
             digest=self.digest,
             host_id=f"machine {self.member.number}",
             version=__version__,
+            health=_HEALTH if self.healthy else None,
         )
         self._send(mesh_pb2.WatchRequest(hello=hello))
 
@@ -288,8 +299,8 @@ class Agent:
             self._connection.close()
         self._left()
 
-    async def report(self, port: int = 51820) -> int:
-        """Say where it is, and return the revision at which that is known.
+    async def report(self, port: int) -> int:
+        """Say that it has moved, and return the revision at which that is known.
 
         Raises:
             MeshError: the controller does not take it.
@@ -318,7 +329,6 @@ class Agent:
             self.connected = True
             self._census.connected += 1
             self._backoff.reset()
-            self._task = asyncio.ensure_future(self._report_at_first())
         reply = mesh_pb2.WatchReply.FromString(data)
         match reply.WhichOneof("body"):
             case "delta":
@@ -332,13 +342,10 @@ class Agent:
                     return
                 self._wrong(f"heartbeat of {reply.heartbeat.revision} at {self.revision}")
 
-    async def _report_at_first(self) -> None:
-        try:
-            await self.report()
-        except MeshError as error:
-            if self.connected:
-                self._wrong(f"report: {error.cause}")
-        self.reported = True
+    def be_healthy(self) -> None:
+        """Say how it carries packets, once that is known."""
+        self.healthy = True
+        self._ack()
 
     def _delta(self, delta: mesh_pb2.Delta) -> None:
         if delta.from_revision != self.revision:
@@ -388,7 +395,10 @@ class Agent:
 
     def _ack(self) -> None:
         self._ack_due = False
-        self._send(mesh_pb2.WatchRequest(ack=mesh_pb2.Ack(revision=self.revision, digest=self.digest)))
+        ack = mesh_pb2.Ack(
+            revision=self.revision, digest=self.digest, health=_HEALTH if self.healthy else None
+        )
+        self._send(mesh_pb2.WatchRequest(ack=ack))
         self._census.has_acked(self.acked, self.revision)
         self.acked = self.revision
 
@@ -403,7 +413,7 @@ class Agent:
     def _left(self) -> None:
         self._connection = None
         if self.connected:
-            self.connected = self.reported = False
+            self.connected = False
             self._census.connected -= 1
 
     async def _reconnect(self) -> None:

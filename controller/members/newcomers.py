@@ -47,13 +47,14 @@ class Newcomers:
         self._signer = signer
         self._clock = clock
 
-    def admit(self, view: NetworkView, node: Node, endpoints: tuple[Endpoint, ...]) -> Change:
+    def admit(self, view: NetworkView, node: Node, endpoints: tuple[Endpoint, ...], lanes: int = 1) -> Change:
         """Return the change by which a node takes its name, addresses, record and endpoints, or nothing.
 
         Args:
             view: of the network that it comes into.
             node: who it is; its addresses and the end of its membership are chosen here.
             endpoints: where it is, checked.
+            lanes: that it has there.
 
         Raises:
             NameTakenError, PoolExhaustedError
@@ -88,7 +89,7 @@ class Newcomers:
             ],
             [
                 Put(record, self._signer.sign(member)),
-                *self._membership.endpoints_ops(view.name, node.id, endpoints),
+                *self._membership.endpoints_ops(view.name, node.id, endpoints, lanes),
                 *(Put(claim, node.id.encode()) for claim in claims),
             ],
         )
@@ -133,13 +134,14 @@ class Newcomers:
         kv: KeyValue,
         member: Node,
         endpoints: tuple[Endpoint, ...],
+        lanes: int = 0,
         suites: tuple[Suite, ...] = (),
     ) -> Change | None:
         """Return what changes when a member asks again: where it is, how long it stays, what it seals with.
 
-        No suites: as before.
+        No lanes, no suites: as before.
         """
-        ops = self._membership.endpoints_ops(view.name, member.id, endpoints)
+        ops = self._membership.endpoints_ops(view.name, member.id, endpoints, lanes)
         renewed = replace(member, suites=suites or member.suites)
         if member.not_after - self._clock() < _VALIDITY / 2:
             renewed = replace(renewed, not_after=int(self._clock()) + _VALIDITY)

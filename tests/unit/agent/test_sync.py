@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -17,10 +18,12 @@ from overmesh.agent import sync as syncs
 from overmesh.agent.calls import leave
 from overmesh.agent.pace import AckLimiter, Backoff
 from overmesh.agent.peermap import Held, Replica
+from overmesh.agent.reporting import Facts
 from overmesh.agent.state import Identity
-from overmesh.agent.sync import Facts, Sync
+from overmesh.agent.sync import Sync
 from overmesh.config import AgentConfig
 from overmesh.controller.daemon import running
+from overmesh.controller.membership import Membership, Signer
 from overmesh.controller.trust.certificates import ServerCertificates
 from overmesh.errors import StateError, UnreachableError
 from overmesh.model import Endpoint, Problem
@@ -184,7 +187,57 @@ async def test_facts_that_are_refused_are_a_problem_and_the_stream_stays(mesh: M
         assert member.sync.contact.connected
         member.sync.report(FACTS)
         await until_listed(mesh, "a", mtu=1420)
-        assert member.sync.problems == ()
+        await until(lambda: member.sync.problems == ())
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[mesh_pb2.ReportRequest]:
+    """Return what is said by Report, as it comes."""
+    said: list[mesh_pb2.ReportRequest] = []
+    send = Sync._send
+
+    async def noted(self: Sync, request: mesh_pb2.ReportRequest, *there: Any) -> None:
+        said.append(request)
+        await send(self, request, *there)
+
+    monkeypatch.setattr(Sync, "_send", noted)
+    return said
+
+
+async def test_where_a_host_has_joined_it_need_not_report(
+    mesh: Mesh, tmp_path: Path, reports: list[mesh_pb2.ReportRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AckLimiter, "take", lambda _self, _now: 0.0)
+    config = replace(host(tmp_path, "a"), endpoints=("192.0.2.7:6081",), lanes=2)
+    await joined(mesh, config)
+    member = Member(config)
+    async with following(member):
+        await in_step(mesh, "a")
+        member.sync.report(FACTS)
+        node = await until_listed(mesh, "a", mtu=1420)
+        assert (node.backend, node.backend_reason, node.lanes) == ("tun", "because", 2)
+    again = Member(config, member.state.map())
+    again.sync.report(replace(FACTS, mtu=1300))
+    async with following(again):
+        await until_listed(mesh, "a", mtu=1300)
+    assert reports == []
+
+
+async def test_what_the_map_says_wrong_of_where_a_host_is_is_put_right(
+    mesh: Mesh, tmp_path: Path, reports: list[mesh_pb2.ReportRequest]
+) -> None:
+    config = replace(host(tmp_path, "a"), endpoints=("192.0.2.7:6081",), lanes=2)
+    await joined(mesh, config)
+    member = Member(config)
+    member.sync.report(FACTS)
+    async with following(member):
+        await in_step(mesh, "a")
+        elsewhere = Endpoint(ip_address("192.0.2.66"), 6081)
+        node = member.identity.membership.node_id
+        signer = Signer(mesh.controller.root, time.time)
+        await Membership(mesh.controller.mirror, signer).report("mesh", node, [elsewhere], 2)
+        await until(lambda: len(reports) == 1)
+        await until(lambda: bool(member.replica.place and member.replica.place.endpoints == FACTS.endpoints))
 
 
 async def test_facts_are_reported_and_again_when_they_change(mesh: Mesh, tmp_path: Path) -> None:
@@ -250,7 +303,7 @@ async def test_an_end_is_the_end_though_a_call_fails_on_being_ended(
 
     await joined(mesh, host(tmp_path, "a"))
     member = Member(host(tmp_path, "a"))
-    monkeypatch.setattr(member.sync, "_send_facts", fail_when_cancelled)
+    monkeypatch.setattr(member.sync, "_send_reports", fail_when_cancelled)
     task = asyncio.create_task(member.sync.run())
     await until(lambda: member.sync.contact.connected)
     task.cancel()

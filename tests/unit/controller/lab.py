@@ -99,6 +99,7 @@ class Host:
             host_id=said.host_id,
             suites=[mesh_pb2.Suite.Name(suite) for suite in said.suites],
             modes=[mesh_pb2.Mode.Name(mode) for mode in said.modes],
+            lanes=said.lanes,
         )
 
 

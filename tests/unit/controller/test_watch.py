@@ -272,6 +272,23 @@ async def test_a_stream_without_a_hello_does_not_stay(world: World, monkeypatch:
     assert "no Hello" in error.cause
 
 
+async def test_how_a_host_carries_packets_is_said_with_hello_and_with_every_ack(world: World) -> None:
+    async def known() -> tuple[str, int]:
+        await world.client.admin.Wait(admin_pb2.WaitRequest(timeout_ms=5000))
+        (node,) = (await world.client.admin.ListNodes(admin_pb2.ListNodesRequest())).nodes
+        return node.backend, node.mtu
+
+    mesh = await world.client.joined(Host("a"))
+    watcher = await Watcher(mesh.Watch()).hello(health=mesh_pb2.Health(backend="tun", mtu=1400))
+    await watcher.receive()
+    await watcher.ack()
+    assert await known() == ("tun", 1400)
+    await watcher.ack(health=mesh_pb2.Health(backend="dpdk", mtu=9000))
+    async with asyncio.timeout(10):
+        while await known() != ("dpdk", 9000):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_an_agent_that_hangs_up_is_gone(world: World) -> None:
     mesh = await world.client.joined(Host("a"))
     watcher = await Watcher(mesh.Watch()).hello()
