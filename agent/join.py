@@ -212,8 +212,13 @@ def _check_same_mesh(identity: Identity, token: JoinToken) -> None:
 
 
 async def _sources(target: Target, netlink: Netlink) -> list[Address]:
-    """Return the addresses from which this host reaches a join port."""
-    found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    """Return the addresses from which this host reaches a join port, as far as they can be told."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            target.host, target.port, type=socket.SOCK_STREAM
+        )
+    except socket.gaierror:  # gRPC looks names up by itself, and may know more
+        return []
     places = (ip_address(str(place[0]).partition("%")[0]) for *_, place in found)
     return [source for place in places if (source := await netlink.source_toward(place))]
 
