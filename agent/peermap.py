@@ -239,9 +239,11 @@ class Replica:
 
     @property
     def place(self) -> NodeEndpoints | None:
-        """Where the map says that this host is."""
-        held = self._used.good.get(endpoints_key(self._mine.partition("/")[2]))
-        return held.record if held and isinstance(held.record, NodeEndpoints) else None
+        """Where the map says that this host is; None when it says nothing that can be used."""
+        key = endpoints_key(self._mine.partition("/")[2])
+        held = self._used.good.get(key)
+        said = held and held.signed == self._items.get(key)
+        return held.record if held and said and isinstance(held.record, NodeEndpoints) else None
 
     def renew_own(self, network: bytes, node: bytes) -> None:
         """Take in both from a renewal; they are checked like everything that arrives."""

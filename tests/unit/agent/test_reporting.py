@@ -72,6 +72,15 @@ def test_a_place_that_changed_in_the_map_is_put_right() -> None:
     assert due(reporting)
 
 
+def test_a_forged_place_is_put_right_though_the_last_good_one_is_still_in_use() -> None:
+    before = members(2)
+    held = holding(before)
+    reporting = Reporting(held)
+    reporting.note(HERE)
+    held.receive(delta(10, before, 11, before | {endpoints_key("n1"): b"forged"}))
+    assert due(reporting)
+
+
 def test_a_refusal_is_a_problem_until_the_host_is_where_the_map_says() -> None:
     reporting = Reporting(holding(members(2)))
     reporting.note(ELSEWHERE)
