@@ -13,7 +13,7 @@ as such. That entries were deleted does not show.
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from overmesh import rpc
@@ -47,6 +47,10 @@ class Deed:
     name: str = ""
     who: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
+
+
+# Of a deed, as an entry has it; who has a place of its own there.
+_TOLD = tuple(each.name for each in fields(Deed) if each.name != "who")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ class Audit:
     def _fields(self, deed: Deed, asking: Caller) -> dict[str, Any]:
         return {
             "at_ms": int(self._clock() * 1000),
-            "deed": {name: value for name, value in asdict(deed).items() if value and name != "who"},
+            "deed": {name: value for name in _TOLD if (value := getattr(deed, name))},
             "who": deed.who or asking.who,
             "origin": asking.origin,
             "controller": self._controller,

@@ -1,7 +1,6 @@
 """One root's key at work: it signs records and certificates, and marks what only controllers read."""
 
 import hashlib
-import hmac
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     generate_private_key,
 )
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -38,7 +38,8 @@ class RootKey:
         self.pin = hashlib.sha256(self.der).digest()
         self.public_key = key.public_key()
         self._as_issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public_key)
-        self._mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(self.private_pem)
+        mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(self.private_pem)
+        self._mac = HMAC(mac_key, SHA256())
 
     @classmethod
     def new(cls) -> Self:
@@ -67,7 +68,9 @@ class RootKey:
 
     def mac(self, key: str, value: bytes) -> bytes:
         """Return what marks a value in the store as this mesh's own (hex; HMAC, RFC 2104)."""
-        return hmac.digest(self._mac_key, key.encode() + b"\0" + value, "sha256").hex().encode()
+        marking = self._mac.copy()
+        marking.update(key.encode() + b"\0" + value)
+        return marking.finalize().hex().encode()
 
     def leaf(
         self,

@@ -76,6 +76,9 @@ def run(
         "log_format": log_format,
     }
     settings = load(ControllerConfig, flags, file=config)
+    from overmesh.controller.serving import process
+
+    process.settle_grpc()  # before the daemon brings it
     from overmesh.controller import daemon
 
     daemon.run(settings)
