@@ -35,12 +35,21 @@ def main() -> None:
     parser.add_argument("--spread", action="store_true", help="over all of them, not all at the first")
     parser.add_argument("--store", choices=["etcd", "sqlite"], default="etcd")
     parser.add_argument("--joins", type=int, default=1000, help="so many of the hosts join in full")
-    parser.add_argument("--phases", type=lambda text: text.split(","), default=PHASES, metavar="PHASE,…")
+    parser.add_argument(
+        "--phases", type=_phases, default=PHASES, metavar="PHASE,…", help=f"after joining: {','.join(PHASES)}"
+    )
     said = parser.parse_args()
     one = (said.agents, said.controllers, said.spread, said.store)
     for agents, number, spread, store in [one] if said.agents else _RUNS:
         measure(Size(agents, said.joins, phases=said.phases, spread=spread), number, store)
         report.write()
+
+
+def _phases(text: str) -> list[str]:
+    phases = text.split(",")
+    if unknown := set(phases) - set(PHASES):
+        raise argparse.ArgumentTypeError(f"no phase {min(unknown)!r}: choose from {','.join(PHASES)}")
+    return phases
 
 
 def measure(size: Size, number: int, store: str) -> None:
