@@ -104,7 +104,8 @@ class Grouping:
     ) -> None:
         impatience.cancel()
         self._under_way.discard(sending)
-        sending.exception()  # looked at, also when all have given up: else asyncio reports it as lost
+        if not sending.cancelled():
+            sending.exception()  # looked at, also when all have given up: else asyncio reports it as lost
         for part in group:
             if not part.answer.done():
                 _settle(part.answer, sending, alone=len(group) == 1)

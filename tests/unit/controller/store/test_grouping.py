@@ -48,6 +48,11 @@ class Etcd:
                 future.set_result(rpc.TxnResponse(succeeded=free))
         await settled()
 
+    def end(self) -> None:
+        """Have all that was sent cancelled, as a loop does when it ends."""
+        for future in self._open:
+            future.cancel()
+
     @property
     def written(self) -> list[list[bytes]]:
         """The keys that each request writes."""
@@ -177,6 +182,16 @@ async def test_an_error_that_nobody_waits_for_is_nobodys_surprise(caplog: pytest
     await settled()
     await etcd.answer(StoreUnavailableError("no answer"))
     gc.collect()  # asyncio tells of what was never looked at when it is gone
+    assert not caplog.records
+
+
+async def test_what_ends_with_everything_else_is_nobodys_surprise(caplog: pytest.LogCaptureFixture) -> None:
+    etcd = Etcd()
+    task = await etcd.begin(Put("/a", b""))
+    task.cancel()
+    await settled()
+    etcd.end()
+    await settled()
     assert not caplog.records
 
 
