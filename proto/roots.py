@@ -7,7 +7,6 @@ A value without I/O: the same rules for agents, for controllers, and for a host 
 years and holds a root that has long been retired.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePublicKey,
     EllipticCurveSignatureAlgorithm,
 )
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -131,7 +131,7 @@ class Roots:
 
 def fingerprint(certificate: x509.Certificate) -> str:
     """Return the SHA-256 of a certificate (DER), in hex."""
-    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+    return certificate.fingerprint(SHA256()).hex()
 
 
 def is_root_key(key: str) -> bool:

@@ -1,6 +1,5 @@
 """One root's key at work: it signs records and certificates, and marks what only controllers read."""
 
-import hashlib
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -35,7 +34,7 @@ class RootKey:
         self.certificate = certificate
         self.der = certificate.public_bytes(Encoding.DER)
         self.pem = certificate.public_bytes(Encoding.PEM)
-        self.pin = hashlib.sha256(self.der).digest()
+        self.pin = certificate.fingerprint(SHA256())
         self.public_key = key.public_key()
         self._as_issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public_key)
         mac_key = HKDF(SHA256(), 32, salt=None, info=b"overmesh store v1").derive(self.private_pem)

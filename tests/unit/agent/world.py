@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import NameOID
 
 from overmesh.agent.peermap import Held, Replica
 from overmesh.model import (
@@ -29,15 +28,14 @@ from overmesh.model import (
     node_key,
 )
 from overmesh.proto import mesh_pb2
-from overmesh.proto.roots import Roots
+from overmesh.proto.roots import ROOT_NAME, Roots
 from overmesh.proto.signed import map_key, sign
 
 
 def root_certificate(key: EllipticCurvePrivateKey) -> x509.Certificate:
     """Return a certificate of a mesh root, as little of one as the agent looks at."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overmesh root")])
     begin, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2046, 1, 1, tzinfo=UTC)
-    return x509.CertificateBuilder(name, name, key.public_key(), 1, begin, end).sign(key, SHA256())
+    return x509.CertificateBuilder(ROOT_NAME, ROOT_NAME, key.public_key(), 1, begin, end).sign(key, SHA256())
 
 
 ROOT = generate_private_key(SECP256R1())
