@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from overmesh import log, rpc
+from overmesh.agent.joinport import certificate_request
 from overmesh.agent.state import Keys
 from overmesh.controller.membership import node_id
 from overmesh.errors import NotFoundError, OvermeshError, StoreUnavailableError, UnreachableError
@@ -31,7 +32,7 @@ from overmesh.proto import admin_pb2, mesh_pb2
 from overmesh.token import JoinToken
 from tests.faults.agents import Follower, Reporting
 from tests.faults.history import OK, REFUSED, UNKNOWN, Call, Recorder
-from tests.faults.wire import PATIENCE, TIMEOUT, Controller, certificate_request, identity
+from tests.faults.wire import PATIENCE, TIMEOUT, Controller, identity
 
 NETWORK = "mesh"
 # Seconds between two attempts.
@@ -149,7 +150,7 @@ class Clients:
             token_id=token.id,
             token_secret=token.secret_text,
             name=guest.name,
-            csr=certificate_request(guest.keys),
+            csr=certificate_request(guest.keys.tls, guest.name),
             public_key=guest.keys.public,
             host_id=guest.name,
         )

@@ -9,9 +9,6 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from overmesh import rpc
 from overmesh.agent.state import Identity, Keys, Membership
@@ -80,13 +77,6 @@ class Controller:
             return await call
         except grpc.aio.AioRpcError as error:
             raise rpc.raised(error, f"controller {self.name}") from None
-
-
-def certificate_request(keys: Keys) -> bytes:
-    """Return a request for a certificate (DER) for a host's TLS key."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "host")])
-    request = x509.CertificateSigningRequestBuilder(subject).sign(keys.tls, SHA256())
-    return request.public_bytes(Encoding.DER)
 
 
 def identity(

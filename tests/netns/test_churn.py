@@ -13,11 +13,10 @@ from typing import Any
 import grpc.aio
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from overmesh import rpc
+from overmesh.agent.joinport import certificate_request
 from overmesh.agent.peermap import Replica
 from overmesh.agent.state import Identity, Keys, Membership, StateDir
 from overmesh.agent.sync import Sync
@@ -45,14 +44,12 @@ class Client:
     async def let_in(self, name: str) -> tuple[Identity, Sequence[str]]:
         """Join with fresh keys; return who that is, and its addresses."""
         keys = Keys.new()
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        csr = x509.CertificateSigningRequestBuilder(subject).sign(keys.tls, SHA256())
         reply = await self.join.Join(
             mesh_pb2.JoinRequest(
                 token_id=self.token.id,
                 token_secret=self.token.secret_text,
                 name=name,
-                csr=csr.public_bytes(Encoding.DER),
+                csr=certificate_request(keys.tls, name),
                 public_key=keys.public,
                 host_id=name,
             )

@@ -62,22 +62,20 @@ def test_a_host_that_the_map_has_no_place_for_says_where_it_is() -> None:
     assert due(reporting)
 
 
-def test_a_place_that_changed_in_the_map_is_put_right() -> None:
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(signed(endpoints(1, serial=11, port=99)), id="changed"),
+        pytest.param({endpoints_key("n1"): b"forged"}, id="forged, though the last good one is still in use"),
+    ],
+)
+def test_a_place_that_is_wrong_in_the_map_is_put_right(place: Items) -> None:
     before = members(2)
     held = holding(before)
     reporting = Reporting(held)
     reporting.note(HERE)
     assert due(reporting) is None
-    held.receive(delta(10, before, 11, before | signed(endpoints(1, serial=11, port=99))))
-    assert due(reporting)
-
-
-def test_a_forged_place_is_put_right_though_the_last_good_one_is_still_in_use() -> None:
-    before = members(2)
-    held = holding(before)
-    reporting = Reporting(held)
-    reporting.note(HERE)
-    held.receive(delta(10, before, 11, before | {endpoints_key("n1"): b"forged"}))
+    held.receive(delta(10, before, 11, before | place))
     assert due(reporting)
 
 

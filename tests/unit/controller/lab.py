@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     generate_private_key,
 )
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from overmesh import rpc
+from overmesh.agent.joinport import certificate_request
 from overmesh.config import ControllerConfig
 from overmesh.controller.daemon import Controller
 from overmesh.controller.join import Application
@@ -68,8 +68,7 @@ class Host:
         return node_id(self.public_key)
 
     def csr(self) -> bytes:
-        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-        return builder.sign(self.tls, SHA256()).public_bytes(Encoding.DER)
+        return certificate_request(self.tls, self.name)
 
     def application(self, token: JoinToken, **other: Any) -> Application:
         said = Application(
