@@ -218,7 +218,8 @@ class Agent:
     async def _keep_matching(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), RECHECK)
+                async with asyncio.timeout(RECHECK):
+                    await self._wake.wait()
             self._wake.clear()
             await self.apply()
 

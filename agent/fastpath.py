@@ -321,7 +321,8 @@ async def _gone(pid: int) -> None:
     loop.add_reader(descriptor, gone.set)
     try:
         with suppress(TimeoutError):
-            await asyncio.wait_for(gone.wait(), GONE_TIMEOUT)
+            async with asyncio.timeout(GONE_TIMEOUT):
+                await gone.wait()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)

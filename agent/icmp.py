@@ -33,7 +33,8 @@ async def echo(address: Address, source: Address, timeout: float) -> float | Non
             raw.setblocking(False)
             raw.bind((str(source), 0))
             raw.connect((str(address), 0))
-            return await asyncio.wait_for(_round_trip(raw, address.version), timeout)
+            async with asyncio.timeout(timeout):
+                return await _round_trip(raw, address.version)
     except TimeoutError:
         return None
     except OSError as error:

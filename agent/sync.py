@@ -147,7 +147,6 @@ class Sync:
 
     async def _rest(self, seconds: float) -> None:
         """Wait, but not with a new identity: it may be let in where the last one was not."""
-        # Not wait_for: it may swallow a cancellation (Python 3.11).
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._renewed.wait()
@@ -416,7 +415,8 @@ class Sync:
 
 async def _within(seconds: float, read: Awaitable[Any]) -> Any:
     try:
-        return await asyncio.wait_for(read, seconds)
+        async with asyncio.timeout(seconds):
+            return await read
     except TimeoutError:
         raise UnreachableError(f"the controller was silent for {seconds:.0f} s") from None
 

@@ -121,8 +121,8 @@ async def ask(
     timeout: float = CALL_TIMEOUT,
 ) -> Any:
     """Return what one call answers within so many seconds; `opened` is `controller` or `agent`."""
-    async with opened as stub:
-        return await asyncio.wait_for(call(stub), timeout)
+    async with opened as stub, asyncio.timeout(timeout):
+        return await call(stub)
 
 
 @asynccontextmanager

@@ -84,7 +84,8 @@ async def waiting(config: AgentConfig, mesh: Mesh, token: str) -> "asyncio.Task[
         return done
 
     task = asyncio.create_task(joining())
-    await asyncio.wait_for(said.wait(), 10)
+    async with asyncio.timeout(10):
+        await said.wait()
     return task
 
 

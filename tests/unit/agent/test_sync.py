@@ -6,7 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import grpc
 import grpc.aio
@@ -306,6 +308,18 @@ async def test_an_end_is_the_end_though_a_call_fails_on_being_ended(
     monkeypatch.setattr(member.sync, "_send_reports", fail_when_cancelled)
     task = asyncio.create_task(member.sync.run())
     await until(lambda: member.sync.contact.connected)
+    task.cancel()
+    await asyncio.wait({task}, timeout=2)
+    assert task.cancelled()
+
+
+async def test_an_end_is_the_end_though_a_message_comes_just_then(mesh: Mesh, tmp_path: Path) -> None:
+    await joined(mesh, host(tmp_path, "a"))
+    messages: asyncio.Queue[mesh_pb2.WatchReply] = asyncio.Queue()
+    stream = SimpleNamespace(write=AsyncMock(), read=messages.get)
+    task = asyncio.create_task(Member(host(tmp_path, "a")).sync._receive(stream))
+    await until(lambda: stream.write.called)
+    messages.put_nowait(mesh_pb2.WatchReply(heartbeat=mesh_pb2.Heartbeat(revision=1)))
     task.cancel()
     await asyncio.wait({task}, timeout=2)
     assert task.cancelled()

@@ -209,7 +209,8 @@ async def test_a_lost_store_ends_the_controller(tmp_path: Path) -> None:
     async with running(config(tmp_path)) as controller:
         await controller.mirror._store.close()
         with pytest.raises(StoreUnavailableError):
-            await asyncio.wait_for(controller.until(asyncio.Event()), 5)
+            async with asyncio.timeout(5):
+                await controller.until(asyncio.Event())
 
 
 _RUN = """

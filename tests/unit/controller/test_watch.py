@@ -55,7 +55,8 @@ class Watcher:
         return self
 
     async def receive(self) -> str:
-        return self.take(await asyncio.wait_for(self.call.read(), 10))
+        async with asyncio.timeout(10):
+            return self.take(await self.call.read())
 
     def take(self, reply: mesh_pb2.WatchReply) -> str:
         kind = reply.WhichOneof("body")
@@ -85,8 +86,9 @@ class Watcher:
 
     async def error(self) -> OvermeshError:
         try:
-            while await asyncio.wait_for(self.call.read(), 10) is not grpc.aio.EOF:
-                pass
+            async with asyncio.timeout(10):
+                while await self.call.read() is not grpc.aio.EOF:
+                    pass
         except grpc.aio.AioRpcError as error:
             return rpc.raised(error, "controller")
         pytest.fail("the stream ended well")
@@ -391,11 +393,13 @@ async def test_a_deadline_that_moves_away_costs_no_new_timer() -> None:
     agent = Agent(Identity("mesh", "n"), "", "", Session(NetworkMap(1, {}), Position(0, b""), 0))
     agent.wake_in(0.05)
     agent.wake_in(30)
-    await asyncio.wait_for(agent.wake.wait(), 5)
+    async with asyncio.timeout(5):
+        await agent.wake.wait()
     agent.wake.clear()
     agent.wake_in(30)
     agent.wake_in(0.05)
-    await asyncio.wait_for(agent.wake.wait(), 5)
+    async with asyncio.timeout(5):
+        await agent.wake.wait()
     agent.wake.clear()
     agent.wake_in(0.01)
     agent.rest()

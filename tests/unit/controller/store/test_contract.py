@@ -363,7 +363,8 @@ class TestWatch:
     async def test_giving_up_on_one_anext_loses_nothing(self, store: Store) -> None:
         watch = store.watch("", 0)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(anext(watch), 0.001)
+            async with asyncio.timeout(0.001):
+                await anext(watch)
         revision = await put(store, "/a")
         assert (await anext(watch)).revision == revision
 

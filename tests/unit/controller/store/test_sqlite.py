@@ -462,7 +462,8 @@ class TestThreads:
         lease = await store.grant(0.05)
         await store.txn((), [Put("/a", b"", lease)])
         watch = store.watch("", 3)
-        (event,) = (await asyncio.wait_for(anext(watch), 10)).events
+        async with asyncio.timeout(10):
+            (event,) = (await anext(watch)).events
         assert event.kv is None
         await store.close()
 
