@@ -53,8 +53,9 @@ async def test_one_stays_and_the_other_is_told_what_to_do(
         before = mesh.controller.mirror.revision
         async with following(second):
             await until(lambda: second.sync.contact.copied and first.sync.contact.connected)
-            node = await until_listed(mesh, "a", mtu=FACTS.mtu)
+            await until_listed(mesh, "a", mtu=FACTS.mtu)
             await asyncio.sleep(2)
+            node = await listed(mesh, "a")
             assert (first.sync.contact.copied, first.sync.contact.connected) == (False, True)
             assert "and of its machine id" in second.sync.contact.error
             assert "systemd-machine-id-setup" in second.sync.contact.advice
