@@ -61,7 +61,7 @@ bench: .venv/ready $(FASTPATH)
 	$(BIN)/python -m benchmarks.overlay
 
 bench-micro:
-	cargo bench --locked --quiet $(RUST) -p overmesh-core --bench packets -- --quiet
+	cargo bench --locked --quiet $(RUST) -p overmesh-core --features ipsec-mb --bench packets -- --quiet
 
 bench-control: .venv/ready
 	@scripts/setup test
@@ -86,6 +86,6 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(FASTPATH): $(shell find fastpath -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
+$(FASTPATH): $(shell find fastpath -name target -prune -o \( -name '*.rs' -o -name '*.c' -o -name 'Cargo.*' \) -print)
 	cargo build --locked --release --quiet $(RUST)
 	@touch $@

@@ -31,7 +31,7 @@ DEFAULT_NETWORK = "mesh"
 DEFAULT_IPV4_RANGE = "10.77.0.0/16"
 
 LogFormat = Literal["text", "json"]
-Offload = Literal["tso", "uso", "gso", "gro"]  # fastpath/io/src/offloads.rs
+Offload = Literal["tso", "uso", "gso", "gro", "avx512"]  # fastpath/io/src/offloads.rs
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,8 @@ _AGENT_SETTINGS: dict[str, Any] = {
         list[str] | None,
         typer.Option(
             metavar="uso,gro",
-            help="Do without these offloads of the kernel: tso, uso (super-packets of the TUN), "
-            "gso, gro (runs of datagrams).",
+            help="Do without these offloads: tso, uso (super-packets of the TUN), gso, gro (runs of "
+            "datagrams), avx512 (ciphers).",
         ),
     ],
     "host_id": Annotated[

@@ -11,7 +11,7 @@ def test_a_restarted_agent_sees_to_offloads_and_lanes(mesh: Mesh) -> None:
     assert before["socket_buffers"]["wanted"] == 8 << 20
     pinging = Pinging(b, a.addresses[0])
     a.kill_agent()
-    a.start_agent("agent run --no-offload uso,gro --lanes 2")
+    a.start_agent("agent run --no-offload uso,gro,avx512 --lanes 2")
     until(lambda: a.status().get("fastpath", {}).get("lanes") == 2, "the new fastpath")
     a.until_working()
     loss = pinging.stop()
@@ -21,7 +21,7 @@ def test_a_restarted_agent_sees_to_offloads_and_lanes(mesh: Mesh) -> None:
     assert fastpath["pid"] != before["pid"]
     assert fastpath["ports"] == [51820, 51821]
     off = {entry["name"] for entry in fastpath["offloads"] if entry["reason"] == "switched off"}
-    assert off == {"uso", "gro"}
+    assert off == {"uso", "gro", "avx512"}
 
     b.kill_agent()
     b.start_agent("agent run --lanes 2")
@@ -31,6 +31,6 @@ def test_a_restarted_agent_sees_to_offloads_and_lanes(mesh: Mesh) -> None:
     assert "192.0.2.3:51820-51821" in page
 
     a.kill_agent()
-    a.start_agent("agent run --no-offload gro,uso --lanes 2")
+    a.start_agent("agent run --no-offload avx512,gro,uso --lanes 2")
     a.until_working()
     assert a.status()["fastpath"]["pid"] == fastpath["pid"], "nothing has changed"

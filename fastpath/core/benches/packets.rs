@@ -1,7 +1,7 @@
 //! What each step of a packet costs by itself, on one core.
 //!
 //! ```text
-//! seal, open   a session's, beside the same by the cipher's own crate
+//! seal, open   a session's, by AVX-512 where the processor has it, beside the same by each library alone
 //! lookup       whose a destination is, with ever more peers
 //! cut, merge   a super-packet of 64 KiB, in packets of 1400 bytes
 //! ```
@@ -14,7 +14,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKe
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::IpNet;
-use overmesh_core::noise::{Now, Output, PeerKeys, Peers, PrivateKey, Suite, message_len};
+use overmesh_core::noise::{Now, Output, PeerKeys, Peers, PrivateKey, Suite, accelerate, message_len};
 use overmesh_core::offload::cut::Cut;
 use overmesh_core::offload::merge::{Flow, Merged, Segment};
 use overmesh_core::offload::virtio::{Header, Kind, Partial, Segments};
@@ -22,6 +22,7 @@ use overmesh_core::peers::{PeerIndex, PeerSpec, Table};
 use overmesh_core::routes::Routes;
 use overmesh_core::wire::ip;
 use overmesh_core::wire::wireguard::{HEADER_LEN, TAG_LEN};
+use overmesh_ipsec_mb::Avx512;
 
 const MTU: usize = 1420;
 const NOW: Now = Now { time: Duration::from_secs(1), unix: Duration::from_secs(1) };
@@ -49,11 +50,12 @@ fn seal(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new("session", size), |bencher| {
                 bencher.iter(|| pair.seal(&mut message));
             });
-            let mut cipher = Cipher::new(suite);
-            let mut packet = vec![0; size];
-            group.bench_function(BenchmarkId::new("crate", size), |bencher| {
-                bencher.iter(|| cipher.seal(&mut packet));
-            });
+            let mut packet = vec![0; size + TAG_LEN];
+            for mut cipher in Cipher::all(suite) {
+                group.bench_function(BenchmarkId::new(cipher.name(), size), |bencher| {
+                    bencher.iter(|| cipher.seal(&mut packet));
+                });
+            }
         }
     }
 }
@@ -72,22 +74,20 @@ fn open(criterion: &mut Criterion) {
                 |(pair, messages)| messages.iter_mut().for_each(|message| pair.seal(message)),
                 |(pair, messages), at| pair.open(&mut messages[at]),
             );
-            let mut cipher = Cipher::new(suite);
             let mut sealed = vec![vec![0; size + TAG_LEN]; 64];
-            open_all(
-                &mut group,
-                BenchmarkId::new("crate", size),
-                &mut (&mut cipher, &mut sealed),
-                |(cipher, sealed)| {
-                    cipher.counter = 0;
-                    for message in sealed.iter_mut() {
-                        let (packet, tag) = message.split_at_mut(size);
-                        tag.copy_from_slice(&cipher.seal(packet));
-                    }
-                    cipher.counter = 0;
-                },
-                |(cipher, sealed), at| cipher.open(&mut sealed[at]),
-            );
+            for mut cipher in Cipher::all(suite) {
+                open_all(
+                    &mut group,
+                    BenchmarkId::new(cipher.name(), size),
+                    &mut (&mut cipher, &mut sealed),
+                    |(cipher, sealed)| {
+                        cipher.counter = 0;
+                        sealed.iter_mut().for_each(|message| cipher.seal(message));
+                        cipher.counter = 0;
+                    },
+                    |(cipher, sealed), at| cipher.open(&mut sealed[at]),
+                );
+            }
         }
     }
 }
@@ -185,6 +185,7 @@ struct Pair {
 
 impl Pair {
     fn new(suite: Suite) -> Self {
+        let _ = accelerate();
         let keys = [1, 2].map(|seed| PrivateKey::from([seed; 32]));
         let table = |at: usize| {
             let peer = PeerSpec {
@@ -237,37 +238,69 @@ fn address(host: usize) -> SocketAddr {
     SocketAddr::new([192, 0, 2, u8::try_from(host).expect("one of two")].into(), 51820)
 }
 
-/// The crate's own work, with a nonce per packet as any caller has it.
+/// A library's own work, with a nonce per packet as any caller has it.
 struct Cipher {
-    key: LessSafeKey,
+    key: Key,
     counter: u64,
 }
 
+enum Key {
+    AwsLc(LessSafeKey),
+    IpsecMb(overmesh_ipsec_mb::Key),
+}
+
 impl Cipher {
-    fn new(suite: Suite) -> Self {
+    /// By each library that this processor is fit for.
+    fn all(suite: Suite) -> Vec<Self> {
         let algorithm: &Algorithm = match suite {
             Suite::ChaChaPoly => &CHACHA20_POLY1305,
             Suite::AesGcm => &AES_256_GCM,
         };
-        Self { key: LessSafeKey::new(UnboundKey::new(algorithm, &[7; 32]).expect("a key")), counter: 0 }
+        let aws_lc = LessSafeKey::new(UnboundKey::new(algorithm, &[7; 32]).expect("a key"));
+        let ipsec_mb = Avx512::detect().map(|avx512| match suite {
+            Suite::ChaChaPoly => avx512.chacha20_poly1305(&[7; 32]),
+            Suite::AesGcm => avx512.aes_256_gcm(&[7; 32]),
+        });
+        let keys = [Some(Key::AwsLc(aws_lc)), ipsec_mb.ok().map(Key::IpsecMb)];
+        keys.into_iter().flatten().map(|key| Self { key, counter: 0 }).collect()
     }
 
-    fn nonce(&mut self) -> Nonce {
+    fn name(&self) -> &'static str {
+        match self.key {
+            Key::AwsLc(_) => "aws-lc",
+            Key::IpsecMb(_) => "ipsec-mb",
+        }
+    }
+
+    fn nonce(&mut self) -> [u8; 12] {
         let mut nonce = [0; 12];
         nonce[4..].copy_from_slice(&self.counter.to_le_bytes());
         self.counter += 1;
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 
-    fn seal(&mut self, packet: &mut [u8]) -> [u8; TAG_LEN] {
+    fn seal(&mut self, message: &mut [u8]) {
         let nonce = self.nonce();
-        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::empty(), packet).expect("not too long");
-        tag.as_ref().try_into().expect("16 bytes")
+        match &self.key {
+            Key::AwsLc(key) => {
+                let (packet, room) = message.split_at_mut(message.len() - TAG_LEN);
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let tag = key.seal_in_place_separate_tag(nonce, Aad::empty(), packet).expect("not too long");
+                room.copy_from_slice(tag.as_ref());
+            }
+            Key::IpsecMb(key) => key.seal(&nonce, &[], message),
+        }
     }
 
     fn open(&mut self, sealed: &mut [u8]) {
         let nonce = self.nonce();
-        black_box(self.key.open_in_place(nonce, Aad::empty(), sealed).expect("not forged"));
+        let opened = match &self.key {
+            Key::AwsLc(key) => {
+                key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), sealed).is_ok()
+            }
+            Key::IpsecMb(key) => key.open(&nonce, &[], sealed),
+        };
+        assert!(black_box(opened), "not forged");
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// Seconds after which it is tried at the latest whether a path takes more by now.
     pub path_mtu_raise: u64,
-    /// Offloads of the kernel to do without.
+    /// Offloads to do without.
     #[serde(deserialize_with = "offloads")]
     pub no_offload: Vec<Offload>,
     /// Everyone else.

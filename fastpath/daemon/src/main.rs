@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
+use overmesh_core::noise;
 use overmesh_core::pmtu::Pace;
 use overmesh_fastpath::backend::TunBackend;
 use overmesh_fastpath::command::Event;
@@ -50,7 +51,7 @@ struct Options {
     #[arg(long, value_name = "loss=0.05,seed=7")]
     fault: Option<Faults>,
 
-    /// Do without these offloads of the kernel: tso, uso (super-packets of the TUN), gso, gro (of UDP)
+    /// Do without these offloads: tso, uso (super-packets of the TUN), gso, gro (of UDP), avx512 (ciphers)
     #[arg(long, value_name = "uso,gro", value_delimiter = ',')]
     no_offload: Vec<Offload>,
 }
@@ -141,6 +142,9 @@ async fn serve(options: Options, config: Option<Config>) -> Result<(), Error> {
     let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let unwanted = config.as_ref().map_or(&[][..], |config| &config.no_offload);
     let offloads = Arc::new(Offloads::without(&[&options.no_offload, unwanted].concat()));
+    if offloads.is_wanted(Offload::Avx512) {
+        offloads.tried(Offload::Avx512, noise::accelerate());
+    }
     let backend = TunBackend { capture: options.pcap, faults: options.fault, offloads };
     let pace = config.as_ref().map_or_else(Pace::default, Config::pace);
     let mut engine = Engine::new(Box::new(backend)).with_pace(pace);

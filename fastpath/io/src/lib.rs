@@ -1,7 +1,8 @@
 //! Where packets come from and go to: TUN devices and UDP sockets, and what stands in for them.
 //!
 //! [`device`] says what a device is. [`tun`] and [`udp`] are the real ones, [`loopback`] a pair in
-//! memory; [`fault`] and [`pcap`] wrap any of them. [`offloads`] keeps what the kernel does for them. All `unsafe` code of the fastpath is here.
+//! memory; [`fault`] and [`pcap`] wrap any of them. [`offloads`] keeps what the kernel does for them, and the processor. All `unsafe` code of the fastpath is here and
+//! in `overmesh-ipsec-mb`.
 
 pub mod device;
 pub mod fault;

@@ -1,7 +1,7 @@
-//! The offloads of the kernel that speed packets up: which are asked for, which are had.
+//! The offloads of kernel and processor that speed packets up: which are asked for, which are had.
 //!
-//! Each is tried when its device is opened, may be switched off by the user, and may turn out
-//! unusable while packets flow. What became of each is here, for the statistics.
+//! Each is tried, those of the kernel when a device is opened; each may be switched off by the user, and those
+//! of the kernel may turn out unusable while packets flow. What became of each is here, for the statistics.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,11 +21,13 @@ pub enum Offload {
     Gso,
     /// Many datagrams of one peer in one piece from the kernel (`UDP_GRO`). Linux 5.0.
     Gro,
+    /// Ciphers by AVX-512. Of the processor.
+    Avx512,
 }
 
 impl Offload {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Tso, Self::Uso, Self::Gso, Self::Gro];
+    pub const ALL: [Self; 5] = [Self::Tso, Self::Uso, Self::Gso, Self::Gro, Self::Avx512];
 
     /// Its name in options and statistics.
     #[must_use]
@@ -35,6 +37,15 @@ impl Offload {
             Self::Uso => "uso",
             Self::Gso => "gso",
             Self::Gro => "gro",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whose it is, in words.
+    const fn owner(self) -> &'static str {
+        match self {
+            Self::Avx512 => "processor",
+            _ => "kernel",
         }
     }
 }
@@ -51,7 +62,7 @@ impl FromStr for Offload {
     fn from_str(text: &str) -> Result<Self, OpenError> {
         let known = Self::ALL.into_iter().find(|offload| offload.name() == text.trim());
         known.ok_or_else(|| {
-            OpenError::new(format!("{text:?} is no offload"), "choose from tso, uso, gso and gro")
+            OpenError::new(format!("{text:?} is no offload"), "choose from tso, uso, gso, gro and avx512")
         })
     }
 }
@@ -118,17 +129,23 @@ impl Offloads {
     }
 
     /// Notes what came of trying it, unless it is unwanted. That it is not there is logged.
-    pub(crate) fn tried(&self, offload: Offload, outcome: Result<(), impl fmt::Display>) {
+    pub fn tried(&self, offload: Offload, outcome: Result<(), impl fmt::Display>) {
         let state = self.state(offload);
         if state.unwanted {
             return;
         }
         state.on.store(outcome.is_ok(), Relaxed);
         match outcome {
-            Ok(()) => state.explain("the kernel has it".into()),
+            Ok(()) => state.explain(format!("the {} has it", offload.owner())),
             Err(error) => {
-                tracing::warn!(%offload, %error, "this kernel lacks an offload: packets are carried slower");
-                state.explain(format!("the kernel lacks it: {error}"));
+                let owner = offload.owner();
+                // Kernels are upgraded; a processor stays as it is.
+                if offload == Offload::Avx512 {
+                    tracing::info!(%error, "ciphers without AVX-512");
+                } else {
+                    tracing::warn!(%offload, %error, "this kernel lacks an offload: packets are carried slower");
+                }
+                state.explain(format!("the {owner} lacks it: {error}"));
             }
         }
     }
@@ -220,6 +237,6 @@ mod tests {
     fn a_wrong_name_is_named() {
         assert_eq!("gro".parse::<Offload>().unwrap(), Offload::Gro);
         let error = "lro".parse::<Offload>().unwrap_err().to_string();
-        assert_eq!(error, "\"lro\" is no offload. choose from tso, uso, gso and gro");
+        assert_eq!(error, "\"lro\" is no offload. choose from tso, uso, gso, gro and avx512");
     }
 }

@@ -53,7 +53,7 @@ def test_offloads_are_named_in_one_list_or_several() -> None:
     assert as_flags({"no_offload": taken["no_offload"]})[:2] == ["--no-offload", "uso"]
     wrong = run(["--no-offload", "uso,lro"]).exception
     assert isinstance(wrong, UsageError)
-    assert (wrong.cause, wrong.fix) == ("'lro' is no offload", "choose from tso, uso, gso, gro")
+    assert (wrong.cause, wrong.fix) == ("'lro' is no offload", "choose from tso, uso, gso, gro, avx512")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ mod timers;
 #[cfg(feature = "testing")]
 mod world;
 
-pub use aead::Suite;
+pub use aead::{Suite, accelerate};
 pub use keys::{HostKeys, PeerKeys, PresharedKey, PrivateKey, PublicKey};
 pub use peer::Sealer;
 pub use peers::{Now, Output, Peers, Random, Received};

@@ -21,11 +21,15 @@ impl Sum {
     /// Adds bytes from an even place of the packet on. Takes up to 2^32 words.
     pub(crate) fn add(self, bytes: &[u8]) -> Self {
         let (blocks, rest) = bytes.as_chunks();
+        // Most are headers: to sum up lanes that nothing was added to takes longer than the header.
+        if blocks.is_empty() {
+            return self.add_rest(rest);
+        }
         let mut lanes = Lanes::default();
         for block in blocks {
             lanes.add(block);
         }
-        self.add_rest(lanes, rest)
+        self.add_lanes(lanes).add_rest(rest)
     }
 
     /// The same while they are copied: to read them where they have just been written is to wait for that.
@@ -41,22 +45,30 @@ impl Sum {
             lanes.add(block);
         }
         copied_rest.copy_from_slice(rest);
-        self.add_rest(lanes, rest)
+        self.add_lanes(lanes).add_rest(rest)
     }
 
-    fn add_rest(self, lanes: Lanes, rest: &[u8]) -> Self {
-        let (words, rest) = rest.as_chunks::<4>();
-        let words: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    fn add_lanes(self, lanes: Lanes) -> Self {
+        Self(self.0 + lanes.0.iter().sum::<u64>())
+    }
+
+    fn add_rest(self, rest: &[u8]) -> Self {
+        let (words, rest) = rest.as_chunks();
+        let sum = words.iter().fold(self, |sum, word| sum.add_word(*word));
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
-        Self(self.0 + lanes.0.iter().sum::<u64>() + words + u64::from(u32::from_ne_bytes(last)))
+        sum.add_word(last)
+    }
+
+    fn add_word(self, word: [u8; 4]) -> Self {
+        Self(self.0 + u64::from(u32::from_ne_bytes(word)))
     }
 
     /// Adds the pseudo-header of TCP and UDP: addresses, protocol, length (RFC 9293 section 3.1,
     /// RFC 8200 section 8.1).
     pub(crate) fn add_pseudo(self, addresses: &[u8], protocol: u8, length: usize) -> Self {
         let length = u32::try_from(length).unwrap_or(u32::MAX);
-        self.add(addresses).add(&[0, protocol]).add(&length.to_be_bytes())
+        self.add_rest(addresses).add_word([0, protocol, 0, 0]).add_word(length.to_be_bytes())
     }
 
     /// The sum in 16 bits, as it goes into a packet that leaves the rest to someone else.

@@ -125,7 +125,7 @@ pub struct StatsReply {
     /// SHA-256 of the applied table in canonical form
     #[prost(bytes = "vec", tag = "11")]
     pub table_digest: ::prost::alloc::vec::Vec<u8>,
-    /// of the kernel, in use or not
+    /// of kernel and processor, in use or not
     #[prost(message, repeated, tag = "12")]
     pub offloads: ::prost::alloc::vec::Vec<Offload>,
     #[prost(uint32, tag = "13")]
@@ -150,14 +150,14 @@ pub struct SocketBuffers {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Offload {
-    /// tso, uso: super-packets of the TUN; gso, gro: runs of datagrams
+    /// tso, uso: super-packets of the TUN; gso, gro: runs of datagrams; avx512: ciphers
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
     pub on: bool,
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
-    /// how often the kernel refused it while packets flowed
+    /// how often it was refused while packets flowed
     #[prost(uint64, tag = "4")]
     pub failures: u64,
     /// the user does without it
