@@ -73,9 +73,6 @@ class Reporting:
         self._told = facts, place
         return mesh_pb2.ReportRequest(
             endpoints=map(endpoint_message, facts.endpoints),
-            backend=facts.backend,
-            backend_reason=facts.backend_reason,
-            mtu=facts.mtu,
             lanes=facts.lanes,
             host_id=host_id,
             instance=instance,

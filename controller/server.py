@@ -179,10 +179,9 @@ class MeshService:
         self._remembered.witnessed(caller, request.withheld)
         endpoints, lanes = _endpoints(request.endpoints), _lanes(request.lanes)
         revision = await self._parts.membership.report(caller.network, caller.node_id, endpoints, lanes)
-        self._healthy(caller, request)
         return mesh_pb2.ReportReply(revision=revision)
 
-    def _healthy(self, caller: Identity, said: mesh_pb2.Health | mesh_pb2.ReportRequest) -> None:
+    def _healthy(self, caller: Identity, said: mesh_pb2.Health) -> None:
         health = Health(text_value(said.backend), text_value(said.backend_reason), said.mtu)
         self._parts.presence.reported(caller, health)
 

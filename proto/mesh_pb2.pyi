@@ -349,24 +349,18 @@ class Heartbeat(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("endpoints", "backend", "backend_reason", "mtu", "host_id", "lanes", "instance", "withheld")
+    __slots__ = ("endpoints", "lanes", "host_id", "instance", "withheld")
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
-    BACKEND_FIELD_NUMBER: _ClassVar[int]
-    BACKEND_REASON_FIELD_NUMBER: _ClassVar[int]
-    MTU_FIELD_NUMBER: _ClassVar[int]
-    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     WITHHELD_FIELD_NUMBER: _ClassVar[int]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
-    backend: str
-    backend_reason: str
-    mtu: int
-    host_id: str
     lanes: int
+    host_id: str
     instance: str
     withheld: _containers.RepeatedCompositeFieldContainer[Item]
-    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., backend: _Optional[str] = ..., backend_reason: _Optional[str] = ..., mtu: _Optional[int] = ..., host_id: _Optional[str] = ..., lanes: _Optional[int] = ..., instance: _Optional[str] = ..., withheld: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., lanes: _Optional[int] = ..., host_id: _Optional[str] = ..., instance: _Optional[str] = ..., withheld: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("revision",)

@@ -310,8 +310,6 @@ class Agent:
             raise UnreachableError("not connected")
         request = mesh_pb2.ReportRequest(
             endpoints=[endpoint(self.member.number, port)],
-            backend="tun",
-            mtu=1420,
             lanes=1,
             host_id=f"machine {self.member.number}",
         )

@@ -52,7 +52,11 @@ def test_offloads_to_do_without(tmp_path: Path) -> None:
         ("port = 'x'", "port = 'x' is not right", "it takes a whole number"),
         ("port = true", "port = True is not right", "it takes a whole number"),
         ("endpoints = [1]", "endpoints", "it takes a list of strings"),
-        ("no_offload = 'gso'", "no_offload", "it takes a list of 'tso' or 'uso' or 'gso' or 'gro' or 'avx512'"),
+        (
+            "no_offload = 'gso'",
+            "no_offload",
+            "it takes a list of 'tso' or 'uso' or 'gso' or 'gro' or 'avx512'",
+        ),
         ("no_offload = ['lro']", "no_offload = ['lro'] is not right", "it takes a list of 'tso'"),
         ("log_format = 'xml'", "log_format", "it takes 'text' or 'json'"),
         ("port =", "is not TOML", "correct that line"),

@@ -66,15 +66,10 @@ async def test_nodes_with_all_that_is_known_of_them(world: World) -> None:
     (node,) = await nodes(world.client, node="a")
     assert (node.online, node.acked_revision, node.in_step) == (True, 0, False)
     await mesh.Report(
-        mesh_pb2.ReportRequest(
-            endpoints=[mesh_pb2.Endpoint(address="192.0.2.7", port=6081)],
-            backend="tun",
-            backend_reason="nothing faster here",
-            mtu=1400,
-            host_id="one",
-        )
+        mesh_pb2.ReportRequest(endpoints=[mesh_pb2.Endpoint(address="192.0.2.7", port=6081)], host_id="one")
     )
-    await watcher.ack()
+    health = mesh_pb2.Health(backend="tun", backend_reason="nothing faster here", mtu=1400)
+    await watcher.ack(health=health)
     await world.client.admin.Wait(admin_pb2.WaitRequest(timeout_ms=5000))
     (node,) = await nodes(world.client, node=host.id)
     assert (node.acked_revision, node.in_step, node.version) == (watcher.revision, True, "test")
