@@ -82,12 +82,14 @@ async def listed(mesh: Mesh, name: str) -> Any:
     return (await mesh.admin("ListNodes", request)).nodes[0]
 
 
-async def until_listed(mesh: Mesh, name: str, **wanted: object) -> Any:
-    """Wait until the controller knows this of a node; return all that it knows."""
+async def until_listed(mesh: Mesh, name: str, at: Sequence[str] = (), **wanted: object) -> Any:
+    """Wait until the controller knows this of a node, and that it is at these addresses; return all."""
     async with asyncio.timeout(20):
         while True:
             node = await listed(mesh, name)
-            if all(getattr(node, field) == value for field, value in wanted.items()):
+            if all(getattr(node, field) == value for field, value in wanted.items()) and (
+                not at or [one.address for one in node.endpoints] == at
+            ):
                 return node
             await asyncio.sleep(0.02)
 
@@ -332,7 +334,7 @@ async def test_a_clone_is_told_what_it_is(mesh: Mesh, tmp_path: Path) -> None:
     first.sync.report(FACTS)
     clone.sync.report(replace(FACTS, endpoints=(Endpoint(ip_address("192.0.2.66"), 6081),), mtu=1300))
     async with following(first):
-        await until_listed(mesh, "a", mtu=FACTS.mtu)
+        await until_listed(mesh, "a", at=["192.0.2.7"], mtu=FACTS.mtu)
         assert (first.sync.contact.copied, clone.sync.contact.copied) == (False, True), "before it has asked"
         async with following(clone):
             await until(lambda: "another host is connected as this node" in clone.sync.contact.error)
