@@ -84,21 +84,11 @@ class Service(agent_pb2_grpc.AgentServicer):
 
     async def Wait(self, request: agent_pb2.WaitRequest, context: Context) -> agent_pb2.WaitReply:  # noqa: N802, ARG002
         """Return when this host has applied a revision, or all that was done before, or time is up."""
-        agent, why = self._agent, "no controller has answered"
-        target = mesh_pb2.HeadReply(revision=request.revision)
+        wait = _Wait(self._agent, request.revision)
         with suppress(TimeoutError):
             async with asyncio.timeout(request.timeout_ms / 1000):
-                while not target.revision:
-                    try:
-                        target = await calls.head(agent.sync.identity, agent.sync.controllers)
-                    except OvermeshError as error:
-                        why = error.cause
-                        await asyncio.sleep(_PAUSE)
-                why = f"not at {target.revision}"
-                async with agent.applied:
-                    await agent.applied.wait_for(lambda: _holds(agent, target))
-                why = ""
-        return agent_pb2.WaitReply(reached=not why, revision=agent.revision, reason=why)
+                await wait.done()
+        return agent_pb2.WaitReply(reached=not wait.lacks, revision=self._agent.revision, reason=wait.lacks)
 
     async def Leave(self, request: agent_pb2.LeaveRequest, context: Context) -> agent_pb2.LeaveReply:  # noqa: N802
         """Leave the mesh; the agent ends afterwards."""
@@ -236,11 +226,35 @@ class Service(agent_pb2_grpc.AgentServicer):
         )
 
 
-def _holds(agent: "Agent", target: mesh_pb2.HeadReply) -> bool:
-    """Tell whether a host has applied a map, of which its controller may have told another revision."""
-    replica = agent.replica
-    same = agent.revision == replica.revision and replica.digest.to_bytes() == target.digest
-    return same or agent.revision >= target.revision
+class _Wait:
+    """For a host to have applied a revision, 0 for all that was done before. lacks: what is still amiss."""
+
+    def __init__(self, agent: "Agent", revision: int) -> None:
+        self.lacks = "no controller has answered"
+        self._agent = agent
+        self._target = mesh_pb2.HeadReply(revision=revision)
+
+    async def done(self) -> None:
+        while not self._target.revision:
+            await self._ask()
+        self.lacks = f"not at {self._target.revision}"
+        async with self._agent.applied:
+            await self._agent.applied.wait_for(self._holds)
+        self.lacks = ""
+
+    async def _ask(self) -> None:
+        sync = self._agent.sync
+        try:
+            self._target = await calls.head(sync.identity, sync.controllers)
+        except OvermeshError as error:
+            self.lacks = error.cause
+            await asyncio.sleep(_PAUSE)
+
+    def _holds(self) -> bool:
+        """Tell whether the map is applied, of which the controller may have told another revision."""
+        agent, target = self._agent, self._target
+        same = agent.revision == agent.replica.revision and agent.replica.digest.to_bytes() == target.digest
+        return same or agent.revision >= target.revision
 
 
 def _settled(agent: "Agent") -> "Current":
