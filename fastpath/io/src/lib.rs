@@ -1,8 +1,8 @@
 //! Where packets come from and go to: TUN devices and UDP sockets, and what stands in for them.
 //!
 //! [`device`] says what a device is. [`tun`] and [`udp`] are the real ones, [`loopback`] a pair in
-//! memory; [`fault`] and [`pcap`] wrap any of them. [`offloads`] keeps what the kernel does for them, and the processor. All `unsafe` code of the fastpath is here and
-//! in `overmesh-ipsec-mb`.
+//! memory; [`fault`] and [`pcap`] wrap any of them. [`offloads`] keeps what kernel and processor
+//! do for them. All `unsafe` code of the fastpath is here and in `overmesh-ipsec-mb`.
 
 pub mod device;
 pub mod fault;

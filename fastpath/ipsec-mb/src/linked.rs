@@ -72,15 +72,16 @@ impl Key {
 
     /// Encrypts or decrypts `text`; `tag` becomes that of the ciphertext.
     fn run(&self, seal: bool, nonce: &Nonce, authenticated: &[u8], text: &mut [u8], tag: &mut [u8; TAG_LEN]) {
-        let (run, key): (ffi::Run, _) = match &self.0 {
-            Cipher::Aes256Gcm(schedule) => (ffi::overmesh_mb_gcm, schedule.0.as_ptr().cast_const()),
-            Cipher::ChaCha20Poly1305(key) => (ffi::overmesh_mb_chacha, key.as_ptr().cast()),
+        let (aes, key) = match &self.0 {
+            Cipher::Aes256Gcm(schedule) => (true, schedule.0.as_ptr().cast_const()),
+            Cipher::ChaCha20Poly1305(key) => (false, key.as_ptr().cast()),
         };
         // SAFETY: the manager is this thread's, the key this cipher's; the other pointers are to what is
         // borrowed here, with its lengths, and none is kept.
         with_manager(|manager| unsafe {
-            run(
+            ffi::overmesh_mb_run(
                 manager,
+                aes.into(),
                 key,
                 seal.into(),
                 nonce.as_ptr(),
@@ -150,38 +151,15 @@ mod ffi {
     #[repr(C)]
     pub struct Manager([u8; 0]);
 
-    /// (manager, key, whether to seal, nonce, authenticated, its length, text, its length, tag).
-    pub type Run = unsafe extern "C" fn(
-        *mut Manager,
-        *const c_void,
-        c_int,
-        *const u8,
-        *const u8,
-        usize,
-        *mut u8,
-        usize,
-        *mut u8,
-    );
-
     // src/shim.c, and of intel-ipsec-mb.h what needs none.
     unsafe extern "C" {
         pub fn overmesh_mb_has_avx512() -> c_int;
         pub fn overmesh_mb_manager() -> *mut Manager;
         pub fn overmesh_mb_gcm_key(manager: *mut Manager, key: *const u8) -> *mut c_void;
         pub fn overmesh_mb_gcm_drop(schedule: *mut c_void);
-        pub fn overmesh_mb_gcm(
+        pub fn overmesh_mb_run(
             manager: *mut Manager,
-            schedule: *const c_void,
-            seal: c_int,
-            nonce: *const u8,
-            authenticated: *const u8,
-            authenticated_len: usize,
-            text: *mut u8,
-            len: usize,
-            tag: *mut u8,
-        );
-        pub fn overmesh_mb_chacha(
-            manager: *mut Manager,
+            aes: c_int,
             key: *const c_void,
             seal: c_int,
             nonce: *const u8,

@@ -1,4 +1,4 @@
-// What src/lib.rs calls. The library's own interface is macros, and structs that differ from version to version:
+// What src/linked.rs calls. The library's own interface is macros, and structs that differ from version to version:
 // here the installed header speaks of them.
 
 #include <intel-ipsec-mb.h>
@@ -32,9 +32,8 @@ void overmesh_mb_gcm_drop(void *schedule) {
     free(schedule);
 }
 
-// Encrypts or decrypts in place and writes the tag of the ciphertext; key is a schedule.
-void overmesh_mb_gcm(IMB_MGR *manager, const void *key, int seal, const uint8_t nonce[NONCE], const uint8_t *authenticated,
-                     size_t authenticated_len, uint8_t *text, size_t len, uint8_t tag[TAG]) {
+static void gcm(IMB_MGR *manager, const void *key, int seal, const uint8_t nonce[NONCE], const uint8_t *authenticated,
+                size_t authenticated_len, uint8_t *text, size_t len, uint8_t tag[TAG]) {
     struct gcm_context_data context;
     if (seal) {
         IMB_AES256_GCM_ENC(manager, key, &context, text, text, len, nonce, authenticated, authenticated_len, tag, TAG);
@@ -43,9 +42,9 @@ void overmesh_mb_gcm(IMB_MGR *manager, const void *key, int seal, const uint8_t 
     }
 }
 
-// The same by a job, which for one packet costs less than the calls of init, update and finalize.
-void overmesh_mb_chacha(IMB_MGR *manager, const void *key, int seal, const uint8_t nonce[NONCE], const uint8_t *authenticated,
-                        size_t authenticated_len, uint8_t *text, size_t len, uint8_t tag[TAG]) {
+// By a job, which for one packet costs less than the calls of init, update and finalize.
+static void chacha(IMB_MGR *manager, const void *key, int seal, const uint8_t nonce[NONCE], const uint8_t *authenticated,
+                   size_t authenticated_len, uint8_t *text, size_t len, uint8_t tag[TAG]) {
     IMB_JOB *job = IMB_GET_NEXT_JOB(manager);
     job->cipher_mode = IMB_CIPHER_CHACHA20_POLY1305;
     job->hash_alg = IMB_AUTH_CHACHA20_POLY1305;
@@ -71,4 +70,11 @@ void overmesh_mb_chacha(IMB_MGR *manager, const void *key, int seal, const uint8
     if (!job || job->status != IMB_STATUS_COMPLETED) {
         abort();
     }
+}
+
+// Encrypts or decrypts in place and writes the tag of the ciphertext. Of AES the key is a schedule.
+void overmesh_mb_run(IMB_MGR *manager, int aes, const void *key, int seal, const uint8_t nonce[NONCE],
+                     const uint8_t *authenticated, size_t authenticated_len, uint8_t *text, size_t len,
+                     uint8_t tag[TAG]) {
+    (aes ? gcm : chacha)(manager, key, seal, nonce, authenticated, authenticated_len, text, len, tag);
 }
